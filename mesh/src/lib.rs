@@ -1,0 +1,1 @@
+//! One peer's brain: camping, roster, links, paths, routing. Pure.

@@ -1,0 +1,1 @@
+//! The campfire peer: TUN, UDP, the driver around the mesh, status

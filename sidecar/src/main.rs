@@ -1,0 +1,3 @@
+//! `campfire`: the peer.
+
+fn main() {}

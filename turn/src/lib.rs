@@ -1,0 +1,1 @@
+//! A TURN server (RFC 8656) with campfire rooms: a pure core and its tokio shell

@@ -1,0 +1,3 @@
+//! `campfire-turn`: the TURN server that peers camp on.
+
+fn main() {}
