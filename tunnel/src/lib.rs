@@ -17,6 +17,7 @@ pub mod noise;
 pub struct LinkId(pub u32);
 
 /// What the control plane asks of the tunnels.
+#[allow(missing_docs)] // of fields: the variant says it
 #[derive(Clone, PartialEq, Eq)]
 pub enum Command {
     /// Make a link to the peer with this X25519 public key. `preshared` is the pair's WireGuard preshared key.
@@ -31,6 +32,7 @@ pub enum Command {
 }
 
 /// What the tunnels tell the control plane.
+#[allow(missing_docs)] // of fields: the variant says it
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A WireGuard message of the tunnel's own (handshake, cookie, keepalive) to be sent on the link's path of the
@@ -43,12 +45,24 @@ pub enum Event {
     Expired { link: LinkId },
 }
 
-/// A data message opened in place.
+impl std::fmt::Debug for Command {
+    /// Names the link; never shows a key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Add { link, .. } => write!(f, "Add({})", link.0),
+            Self::Rekey { link, .. } => write!(f, "Rekey({})", link.0),
+            Self::Initiate { link } => write!(f, "Initiate({})", link.0),
+            Self::Remove { link } => write!(f, "Remove({})", link.0),
+        }
+    }
+}
+
+/// A data message opened into an output buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// Whose session it was.
     pub link: LinkId,
-    /// Where in the given buffer the inner IP packet lies; empty for a keepalive.
+    /// Where in the output buffer the inner IP packet lies; empty for a keepalive.
     pub packet: Range<usize>,
 }
 
@@ -81,8 +95,8 @@ pub enum TunnelError {
     Limited,
 }
 
-/// Bytes that sealing adds to a packet: 16 of header, 16 of tag (padding comes on top, to a multiple of 16, never past
-/// the given limit).
+/// Bytes that sealing adds to a packet: 16 of header, 16 of tag. Packets are not padded (receivers take the length from the
+/// inner IP header either way): equal packets stay equal, so that they fit one train.
 pub const OVERHEAD: usize = 32;
 
 /// All the WireGuard sessions of one peer.
@@ -104,8 +118,8 @@ pub trait Tunnels {
     /// Seals inner IP packet `packet` for `link` into `out`; returns the message's length.
     fn seal(&mut self, link: LinkId, packet: &[u8], out: &mut [u8]) -> Result<usize, TunnelError>;
 
-    /// Opens a data message (type 4) in place.
-    fn open(&mut self, message: &mut [u8], events: &mut Vec<Event>) -> Result<Opened, TunnelError>;
+    /// Opens a data message (type 4) into `out`, which needs room for `message.len() - 16` bytes (the tag is opened along).
+    fn open(&mut self, message: &[u8], out: &mut [u8], events: &mut Vec<Event>) -> Result<Opened, TunnelError>;
 
     /// Whose session a receiver index of ours is: what a batch is sorted by before it is opened.
     fn link_of(&self, receiver_index: u32) -> Option<LinkId>;
