@@ -1,0 +1,34 @@
+# Two commands do everything: `make demo` shows it, `make test` tests it. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint fuzz bench images clean-demo
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+install: ## What the demo and the tests need, from Debian's packages
+	@scripts/install
+
+demo: ## Two clusters and a laptop behind real NATs become one mesh (root; KEEP=1 leaves it running)
+	@scripts/install demo
+	cargo build --release --locked -p campfire-turn -p campfire-sidecar -p campfire-lab
+	@target/release/campfire-lab demo
+
+clean-demo: ## Remove a demo that was left running
+	@target/release/campfire-lab clean
+
+test: ## Everything: lints, unit, simulated worlds, real namespaces (root), interop
+	@scripts/test
+
+test-fast: ## The same without what needs root or installs anything
+	@scripts/test --fast
+
+lint: ## Format, clippy, shell scripts, licences
+	@scripts/lint
+
+fuzz: ## Every parser for SECONDS (default 60) each
+	@fuzz/run $${SECONDS_EACH:-60}
+
+bench: ## Side by side with wireguard-go, boringtun-cli and coturn (root; long); writes target/bench/
+	@scripts/bench
