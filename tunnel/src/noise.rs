@@ -1,1 +1,468 @@
-//! The real sessions: boringtun.
+//! The real sessions: boringtun's `noise`.
+//!
+//! Each link has two places for a [`Tunn`]: one in use, and one beside it while a new preshared key takes over. A place's
+//! number is the upper 24 bits of all its session indices, so that a receiver index leads to its session without a search.
+//!
+//! Limits: a handshake message is looked at only when its mac1 is right (it needs our public key, which members alone know),
+//! and costs then a token of its link, so that no member starves another. Finding out who speaks costs one Diffie-Hellman
+//! and a token that all share; members nobody knows yet have a small share of their own.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+use boringtun::x25519::{PublicKey, StaticSecret};
+use zeroize::Zeroizing;
+
+use crate::{Command, Event, LinkId, OVERHEAD, Opened, TunnelError, Tunnels};
+
+/// Most links: keeps the upper 24 bits of every session index below 2^21, and so away from 0x42A412: index 0x42A41221 would
+/// make a data message look like STUN (docs/protocol.md, "On the wire").
+pub const MAX_LINKS: u32 = 1 << 20;
+
+const _: () = assert!(2 * MAX_LINKS <= 0x0042_A412);
+
+/// A handshake message is at most this long; boringtun asks for 148 at least.
+const SCRATCH: usize = 256;
+
+/// An old session beside its successor goes when it has been silent for this long …
+const RETIRE_SILENT: Duration = Duration::from_secs(15);
+/// … or has been beside it for this long (WireGuard's REJECT_AFTER_TIME).
+const RETIRE_ALWAYS: Duration = Duration::from_mins(3);
+
+/// How many initiations are remembered between [`Tunnels::initiator`] and [`Tunnels::handshake`].
+const REMEMBERED: usize = 64;
+
+/// Tokens that come back at a steady rate.
+struct Bucket {
+    tokens: f32,
+    burst: f32,
+    per_second: f32,
+    at: Instant,
+}
+
+impl Bucket {
+    fn new(burst: f32, per_second: f32) -> Self {
+        Self { tokens: burst, burst, per_second, at: Instant::now() }
+    }
+
+    fn take(&mut self) -> Result<(), TunnelError> {
+        let now = Instant::now();
+        self.tokens = (self.tokens + now.duration_since(self.at).as_secs_f32() * self.per_second).min(self.burst);
+        self.at = now;
+        if self.tokens < 1.0 {
+            return Err(TunnelError::Limited);
+        }
+        self.tokens -= 1.0;
+        Ok(())
+    }
+}
+
+/// One place of a link: a boringtun tunnel under one preshared key.
+struct Place {
+    tunn: Tunn,
+    preshared: Zeroizing<[u8; 32]>,
+    /// Whether boringtun has a session to send with: to be known without asking its clock.
+    ready: bool,
+    /// Index of the session that we answered with, until it carries its first packet.
+    answered: Option<u32>,
+    /// When a successor took over.
+    retired: Option<Instant>,
+    /// Last time something was opened here since the tick before (kept for a retired place alone).
+    heard: bool,
+    heard_at: Instant,
+    expired: bool,
+}
+
+impl Place {
+    fn refresh(&mut self) {
+        self.ready = self.tunn.time_since_last_handshake().is_some();
+    }
+}
+
+struct Link {
+    public_key: [u8; 32],
+    places: [Option<Box<Place>>; 2],
+    /// Which place sends.
+    current: usize,
+    handshakes: Bucket,
+}
+
+/// Sessions of boringtun, one or two for each link.
+pub struct NoiseTunnels {
+    secret: StaticSecret,
+    public: PublicKey,
+    links: Vec<Option<Link>>,
+    /// boringtun's limiter with no limit: it checks mac1.
+    mac1: Arc<RateLimiter>,
+    /// Diffie-Hellmans for finding out who an initiation is from.
+    parses: Bucket,
+    /// Initiations from keys without a link.
+    strangers: Bucket,
+    /// mac1 and key of initiations that were looked at.
+    remembered: VecDeque<([u8; 16], [u8; 32])>,
+    scratch: [u8; SCRATCH],
+}
+
+impl std::fmt::Debug for NoiseTunnels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NoiseTunnels({} links)", self.links.iter().flatten().count())
+    }
+}
+
+impl NoiseTunnels {
+    /// No links yet. `secret` is our X25519 secret.
+    pub fn new(secret: &Zeroizing<[u8; 32]>) -> Self {
+        let secret = StaticSecret::from(**secret);
+        let public = PublicKey::from(&secret);
+        Self {
+            mac1: Arc::new(RateLimiter::new(&public, u64::MAX)),
+            secret,
+            public,
+            links: Vec::new(),
+            parses: Bucket::new(4000.0, 2000.0),
+            strangers: Bucket::new(500.0, 200.0),
+            remembered: VecDeque::with_capacity(REMEMBERED),
+            scratch: [0; SCRATCH],
+        }
+    }
+
+    fn link(&mut self, link: LinkId) -> Option<&mut Link> {
+        self.links.get_mut(link.0 as usize)?.as_mut()
+    }
+
+    fn make_place(&self, link: LinkId, side: usize, public_key: &[u8; 32], preshared: &Zeroizing<[u8; 32]>) -> Box<Place> {
+        let index = link.0 * 2 + side as u32;
+        Box::new(Place {
+            tunn: Tunn::new(
+                self.secret.clone(),
+                PublicKey::from(*public_key),
+                Some(**preshared),
+                None,
+                index,
+                Some(Arc::clone(&self.mac1)),
+            ),
+            preshared: preshared.clone(),
+            ready: false,
+            answered: None,
+            retired: None,
+            heard: false,
+            heard_at: Instant::now(),
+            expired: false,
+        })
+    }
+
+    /// Link and side that a receiver index leads to.
+    #[inline]
+    fn locate(&self, index: u32) -> Option<(LinkId, usize)> {
+        let place = index >> 8;
+        let (link, side) = (place >> 1, (place & 1) as usize);
+        self.links.get(link as usize)?.as_ref()?.places[side].as_ref()?;
+        Some((LinkId(link), side))
+    }
+
+    fn add(&mut self, link: LinkId, public_key: [u8; 32], preshared: &Zeroizing<[u8; 32]>) {
+        if link.0 >= MAX_LINKS {
+            return;
+        }
+        let index = link.0 as usize;
+        if self.links.len() <= index {
+            self.links.resize_with(index + 1, || None);
+        }
+        let place = self.make_place(link, 0, &public_key, preshared);
+        self.links[index] = Some(Link { public_key, places: [Some(place), None], current: 0, handshakes: Bucket::new(20.0, 4.0) });
+    }
+
+    fn rekey(&mut self, id: LinkId, preshared: &Zeroizing<[u8; 32]>) {
+        let Some(link) = self.link(id) else { return };
+        let other = link.current ^ 1;
+        let current = link.places[link.current].as_ref();
+        if current.is_some_and(|place| place.preshared == *preshared) {
+            // Back to the key in use: whatever was about to take over does not.
+            link.places[other] = None;
+            return;
+        }
+        if link.places[other].as_ref().is_some_and(|place| place.preshared == *preshared && place.retired.is_none()) {
+            return;
+        }
+        let public_key = link.public_key;
+        let fresh = self.make_place(id, other, &public_key, preshared);
+        if let Some(link) = self.link(id) {
+            link.places[other] = Some(fresh);
+        }
+    }
+
+    /// Starts a handshake under the newest key: the successor's place if there is one.
+    fn initiate(&mut self, id: LinkId, events: &mut Vec<Event>) {
+        let mut scratch = [0; SCRATCH];
+        let Some(link) = self.link(id) else { return };
+        let other = link.current ^ 1;
+        let side = if link.places[other].as_ref().is_some_and(|place| place.retired.is_none()) { other } else { link.current };
+        if let Some(place) = link.places[side].as_mut() {
+            Self::initiate_place(place, id, &mut scratch, events);
+        }
+    }
+
+    fn initiate_place(place: &mut Place, id: LinkId, scratch: &mut [u8], events: &mut Vec<Event>) {
+        place.expired = false;
+        if let TunnResult::WriteToNetwork(message) = place.tunn.format_handshake_initiation(scratch, true) {
+            events.push(Event::Send { link: id, message: message.to_vec() });
+        }
+    }
+
+    /// `side`'s session has proved to work in both directions: it sends from now on.
+    fn established(link: &mut Link, id: LinkId, side: usize, initiator: bool, events: &mut Vec<Event>) {
+        if side != link.current {
+            if let Some(old) = link.places[link.current].as_mut() {
+                let now = Instant::now();
+                old.retired = Some(now);
+                old.heard_at = now;
+                old.heard = false;
+            }
+            link.current = side;
+        }
+        if let Some(place) = link.places[side].as_mut() {
+            place.retired = None;
+            place.expired = false;
+            place.refresh();
+        }
+        events.push(Event::Established { link: id, initiator });
+    }
+
+    /// Who made this initiation: remembered, or found by one Diffie-Hellman.
+    fn identify(&mut self, initiation: &[u8]) -> Result<[u8; 32], TunnelError> {
+        let mut cookie = [0; SCRATCH];
+        let Ok(Packet::HandshakeInit(parsed)) = self.mac1.verify_packet(None, initiation, &mut cookie) else {
+            return Err(TunnelError::Forged);
+        };
+        let mut mac1 = [0; 16];
+        mac1.copy_from_slice(initiation.get(116..132).ok_or(TunnelError::Forged)?);
+        if let Some((_, key)) = self.remembered.iter().find(|(seen, _)| *seen == mac1) {
+            return Ok(*key);
+        }
+        self.parses.take()?;
+        let half = parse_handshake_anon(&self.secret, &self.public, &parsed).map_err(|_| TunnelError::Forged)?;
+        if self.remembered.len() == REMEMBERED {
+            self.remembered.pop_front();
+        }
+        self.remembered.push_back((mac1, half.peer_static_public));
+        Ok(half.peer_static_public)
+    }
+
+    fn find(&self, public_key: &[u8; 32]) -> Option<LinkId> {
+        let found = self.links.iter().position(|link| link.as_ref().is_some_and(|link| link.public_key == *public_key))?;
+        Some(LinkId(found as u32))
+    }
+
+    /// Answers an initiation from every living place: while a key changes we cannot know which one the other side means, and
+    /// the answer under the other key does not authenticate there and is dropped.
+    fn answer(&mut self, message: &[u8], events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
+        let key = self.identify(message)?;
+        let id = self.find(&key).ok_or(TunnelError::UnknownLink)?;
+        let mut scratch = [0; SCRATCH];
+        let Some(link) = self.link(id) else { return Err(TunnelError::UnknownLink) };
+        link.handshakes.take()?;
+        let mut outcome = Err(TunnelError::Forged);
+        for side in [link.current ^ 1, link.current] {
+            let Some(place) = link.places[side].as_mut().filter(|place| place.retired.is_none()) else { continue };
+            match place.tunn.decapsulate(None, message, &mut scratch) {
+                TunnResult::WriteToNetwork(answer) => {
+                    place.answered = answer.get(4..8).and_then(|index| index.try_into().ok()).map(u32::from_le_bytes);
+                    place.expired = false;
+                    events.push(Event::Send { link: id, message: answer.to_vec() });
+                    outcome = Ok(id);
+                }
+                TunnResult::Err(error) if outcome.is_err() => outcome = Err(handshake_error(&error)),
+                _ => {}
+            }
+        }
+        outcome
+    }
+
+    /// Takes a response (type 2) or a cookie (type 3).
+    fn conclude(&mut self, message: &[u8], index: u32, events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
+        let (id, side) = self.locate(index).ok_or(TunnelError::UnknownIndex)?;
+        let mut scratch = [0; SCRATCH];
+        let mut cookie = [0; SCRATCH];
+        self.mac1.verify_packet(None, message, &mut cookie).map_err(|_| TunnelError::Forged)?;
+        let Some(link) = self.link(id) else { return Err(TunnelError::UnknownLink) };
+        link.handshakes.take()?;
+        let Some(place) = link.places[side].as_mut() else { return Err(TunnelError::UnknownIndex) };
+        match place.tunn.decapsulate(None, message, &mut scratch) {
+            // A keepalive: the session's first packet, which proves it to the other side.
+            TunnResult::WriteToNetwork(keepalive) => {
+                let keepalive = keepalive.to_vec();
+                Self::established(link, id, side, true, events);
+                events.push(Event::Send { link: id, message: keepalive });
+                Ok(id)
+            }
+            TunnResult::Err(error) => Err(handshake_error(&error)),
+            _ => Ok(id),
+        }
+    }
+
+    fn tick_link(link: &mut Link, id: LinkId, scratch: &mut [u8], now: Instant, events: &mut Vec<Event>) {
+        let mut nudge = false;
+        let mut renewed = false;
+        for side in 0..2 {
+            let Some(place) = link.places[side].as_mut() else { continue };
+            if let Some(retired) = place.retired {
+                if std::mem::take(&mut place.heard) {
+                    // The other side still sends on the old session: show it the new one.
+                    place.heard_at = now;
+                    nudge = true;
+                }
+                if now.duration_since(place.heard_at) > RETIRE_SILENT || now.duration_since(retired) > RETIRE_ALWAYS {
+                    link.places[side] = None;
+                }
+                continue;
+            }
+            match place.tunn.update_timers(scratch) {
+                TunnResult::WriteToNetwork(message) => {
+                    renewed |= side == link.current && message.first() == Some(&1);
+                    events.push(Event::Send { link: id, message: message.to_vec() });
+                }
+                TunnResult::Err(WireGuardError::ConnectionExpired) if !place.expired => {
+                    place.expired = true;
+                    if side == link.current {
+                        events.push(Event::Expired { link: id });
+                    }
+                }
+                _ => {}
+            }
+            if place.ready {
+                place.refresh();
+            }
+        }
+        if renewed && let Some(successor) = link.places[link.current ^ 1].as_mut().filter(|place| place.expired && place.retired.is_none())
+        {
+            // The session in use is being renewed: another try for the new key, too.
+            Self::initiate_place(successor, id, scratch, events);
+        }
+        if nudge
+            && let Some(place) = link.places[link.current].as_mut().filter(|place| place.ready)
+            && let TunnResult::WriteToNetwork(message) = place.tunn.encapsulate(&[], scratch)
+        {
+            events.push(Event::Send { link: id, message: message.to_vec() });
+        }
+    }
+}
+
+/// What boringtun's refusal of a handshake means to the caller.
+fn handshake_error(error: &WireGuardError) -> TunnelError {
+    match error {
+        WireGuardError::WrongTai64nTimestamp | WireGuardError::InvalidTai64nTimestamp => TunnelError::Replayed,
+        WireGuardError::UnexpectedPacket | WireGuardError::WrongIndex => TunnelError::UnknownIndex,
+        WireGuardError::UnderLoad => TunnelError::Limited,
+        _ => TunnelError::Forged,
+    }
+}
+
+/// The little-endian 32-bit word at `offset`.
+#[inline]
+fn word(message: &[u8], offset: usize) -> Option<u32> {
+    message.get(offset..offset + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes)
+}
+
+impl Tunnels for NoiseTunnels {
+    fn execute(&mut self, command: Command, events: &mut Vec<Event>) {
+        match command {
+            Command::Add { link, public_key, preshared } => self.add(link, public_key, &preshared),
+            Command::Rekey { link, preshared } => self.rekey(link, &preshared),
+            Command::Initiate { link } => self.initiate(link, events),
+            Command::Remove { link } => {
+                if let Some(place) = self.links.get_mut(link.0 as usize) {
+                    *place = None;
+                }
+            }
+        }
+    }
+
+    fn initiator(&mut self, initiation: &[u8]) -> Option<[u8; 32]> {
+        let key = self.identify(initiation).ok()?;
+        if self.find(&key).is_none() {
+            self.strangers.take().ok()?;
+        }
+        Some(key)
+    }
+
+    fn handshake(&mut self, message: &[u8], events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
+        match (word(message, 0), message.len()) {
+            (Some(1), 148) => self.answer(message, events),
+            (Some(2), 92) => self.conclude(message, word(message, 8).unwrap_or(0), events),
+            (Some(3), 64) => self.conclude(message, word(message, 4).unwrap_or(0), events),
+            _ => Err(TunnelError::Forged),
+        }
+    }
+
+    #[inline]
+    fn seal(&mut self, link: LinkId, packet: &[u8], out: &mut [u8]) -> Result<usize, TunnelError> {
+        let link = self.link(link).ok_or(TunnelError::UnknownLink)?;
+        let place = link.places[link.current].as_mut().filter(|place| place.ready).ok_or(TunnelError::NoSession)?;
+        if out.len() < packet.len() + OVERHEAD {
+            return Err(TunnelError::BufferTooSmall);
+        }
+        match place.tunn.encapsulate(packet, out) {
+            TunnResult::WriteToNetwork(message) => Ok(message.len()),
+            _ => Err(TunnelError::NoSession),
+        }
+    }
+
+    #[inline]
+    fn open(&mut self, message: &[u8], out: &mut [u8], events: &mut Vec<Event>) -> Result<Opened, TunnelError> {
+        if message.len() < OVERHEAD || word(message, 0) != Some(4) {
+            return Err(TunnelError::Forged);
+        }
+        if out.len() < message.len() - 16 {
+            return Err(TunnelError::BufferTooSmall);
+        }
+        let index = word(message, 4).unwrap_or(0);
+        let (id, side) = self.locate(index).ok_or(TunnelError::UnknownIndex)?;
+        let link = self.link(id).ok_or(TunnelError::UnknownIndex)?;
+        let place = link.places[side].as_mut().ok_or(TunnelError::UnknownIndex)?;
+        let length = match place.tunn.decapsulate(None, message, out) {
+            TunnResult::Done => 0,
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => packet.len(),
+            TunnResult::WriteToNetwork(_) => return Err(TunnelError::Forged),
+            TunnResult::Err(error) => {
+                return Err(match error {
+                    WireGuardError::NoCurrentSession | WireGuardError::WrongIndex => TunnelError::UnknownIndex,
+                    WireGuardError::InvalidCounter | WireGuardError::DuplicateCounter => TunnelError::Replayed,
+                    WireGuardError::InvalidPacket => TunnelError::Malformed,
+                    _ => TunnelError::Forged,
+                });
+            }
+        };
+        place.heard = true;
+        if place.answered == Some(index) || !place.ready {
+            place.answered = None;
+            if place.retired.is_none() {
+                Self::established(link, id, side, false, events);
+            }
+        }
+        Ok(Opened { link: id, packet: 0..length })
+    }
+
+    fn link_of(&self, receiver_index: u32) -> Option<LinkId> {
+        self.locate(receiver_index).map(|(link, _)| link)
+    }
+
+    fn tick(&mut self, events: &mut Vec<Event>) {
+        let now = Instant::now();
+        for (index, link) in self.links.iter_mut().enumerate() {
+            if let Some(link) = link {
+                Self::tick_link(link, LinkId(index as u32), &mut self.scratch, now, events);
+            }
+        }
+    }
+
+    fn last_handshake_ms(&self, link: LinkId) -> Option<u64> {
+        let link = self.links.get(link.0 as usize)?.as_ref()?;
+        let place = link.places[link.current].as_ref()?;
+        place.tunn.time_since_last_handshake().map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
+    }
+}
