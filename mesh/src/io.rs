@@ -26,6 +26,7 @@ pub struct StreamId(pub u32);
 pub struct ServerSlot(pub u16);
 
 /// What carries a datagram: where it came from or shall go.
+#[allow(missing_docs)] // of fields: the variant says it
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Via {
     /// A UDP socket of ours and the address at the other end.
@@ -36,6 +37,7 @@ pub enum Via {
 }
 
 /// How a link's packets go.
+#[allow(missing_docs)] // of fields: the variant says it
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Path {
     /// Straight to the other peer.
@@ -45,6 +47,7 @@ pub enum Path {
 }
 
 /// What the shell tells the mesh.
+#[allow(missing_docs)] // of fields: the variant says it
 #[derive(Debug)]
 pub enum Input<'a> {
     /// The time of [`Mesh::next_wake`](crate::Mesh::next_wake) has come.
@@ -99,6 +102,7 @@ pub struct Traffic {
 }
 
 /// What the mesh asks of the shell.
+#[allow(missing_docs)] // of fields: the variant says it
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Send this datagram (STUN or ChannelData, already framed) as it is.
@@ -128,6 +132,7 @@ pub enum Output {
 }
 
 /// Something a person would notice.
+#[allow(missing_docs)] // of fields: the variant says it
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// Camped on a server (again).
