@@ -91,9 +91,9 @@ pub enum Input<'a> {
 pub struct Traffic {
     /// The link.
     pub link: LinkId,
-    /// Payload bytes sealed and sent.
+    /// Payload bytes of applications sealed and sent (control packets are not counted).
     pub sent_bytes: u64,
-    /// Payload bytes opened.
+    /// Payload bytes of applications opened.
     pub received_bytes: u64,
     /// When the last authentic message came, and how.
     pub last_received: Option<(Time, Path)>,
@@ -119,16 +119,8 @@ pub enum Output {
     Receive { path: Path, message: Vec<u8> },
     /// Look up a server's name.
     Resolve { server: ServerSlot, host: String, port: u16 },
-    /// Connect to a server; with TLS its certificate must match `pin`, or, without one, what the shell was told to trust.
-    OpenStream {
-        stream: StreamId,
-        server: ServerSlot,
-        remote: SocketAddr,
-        transport: campfire_protocol::server::Transport,
-        host: String,
-        /// [`Server::certificate_pin`](campfire_protocol::server::Server::certificate_pin).
-        pin: Option<[u8; 32]>,
-    },
+    /// Connect to a server.
+    OpenStream { stream: StreamId, server: ServerSlot, remote: SocketAddr, transport: campfire_protocol::server::Transport, host: String },
     /// Close it.
     CloseStream { stream: StreamId },
     /// Open one more UDP socket of the family of `like`.
@@ -183,6 +175,9 @@ pub enum WhyNotDirect {
 pub struct Table {
     /// Moves with every change.
     pub version: u64,
+    /// Our own overlay addresses: IPv6 first, then IPv4 while we hold one. The device carries these, and packets to them
+    /// alone are taken from links (or to routes that we offer).
+    pub own: Vec<IpAddr>,
     /// By [`LinkId`]; `None` where no link is.
     pub links: Vec<Option<LinkEntry>>,
     /// Overlay addresses (hosts) and whose they are.

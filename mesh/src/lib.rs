@@ -1,5 +1,109 @@
 //! One peer's brain: camping, roster, links, paths, routing. Pure.
+//!
+//! A [`Mesh`] is told what happens ([`io::Input`]), says what is to be done ([`io::Output`]) and when it wants to be woken,
+//! and publishes the [`io::Table`] that the data plane reads. It owns no socket, no clock and no randomness but its seed's.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use campfire_protocol::time::{Time, UnixMillis};
+
+use crate::config::Config;
+use crate::fire::Fire;
+use crate::io::{Input, Output, Table};
+use crate::links::Links;
+use crate::status::Status;
+
+#[allow(dead_code)]
+mod candidates;
 pub mod config;
 pub mod fire;
 pub mod io;
+mod links;
+#[allow(dead_code)]
+mod liveness;
+#[allow(dead_code)]
+mod relays;
+pub mod status;
+
+/// One peer.
+///
+/// After each [`handle`](Self::handle) (or a batch of them), drain [`poll`](Self::poll) until it gives `None`; then look at
+/// [`next_wake`](Self::next_wake) and, if its version moved, hand [`table`](Self::table) to the data plane.
+pub struct Mesh {
+    fire: Fire,
+    links: Links,
+    outputs: VecDeque<Output>,
+}
+
+impl Mesh {
+    /// A peer that has not yet said anything. `seed` must be random; `wall` is the clock's reading `now`.
+    pub fn new(config: Config, seed: [u8; 32], now: Time, wall: UnixMillis) -> Self {
+        let fire = Fire::new(&config, seed, now, wall);
+        Self { links: Links::new(config, seed, now, &fire), fire, outputs: VecDeque::new() }
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, now: Time, input: Input<'_>) {
+        self.links.handle(now, &mut self.fire, &input);
+        match input {
+            Input::Wake => self.fire.on_wake(now),
+            Input::SocketOpened { socket, local } => self.fire.on_socket_opened(now, socket, local),
+            Input::SocketClosed { socket } => self.fire.on_socket_closed(now, socket),
+            Input::Resolved { server, addresses } => self.fire.on_resolved(now, server, addresses),
+            Input::StreamOpened { stream } => self.fire.on_stream_opened(now, stream),
+            Input::StreamClosed { stream, reason } => self.fire.on_stream_closed(now, stream, reason),
+            Input::Stun { via, message } => self.fire.on_stun(now, via, message),
+            Input::Wall { unix_millis } => self.fire.on_wall(now, UnixMillis(unix_millis)),
+            Input::Configure(change) => {
+                self.fire.reconfigure(now, &change);
+                self.links.reconfigure(now, &mut self.fire, &change);
+            }
+            Input::Shutdown => self.fire.shutdown(now),
+            Input::Handshake { .. }
+            | Input::Initiation { .. }
+            | Input::Control { .. }
+            | Input::Tunnel(_)
+            | Input::Traffic(_)
+            | Input::Wanted { .. } => {}
+        }
+        self.settle(now);
+    }
+
+    /// Carries what each half says over to the other until both are quiet.
+    fn settle(&mut self, now: Time) {
+        while let Some(event) = self.fire.poll_event() {
+            self.links.on_fire(now, &mut self.fire, event);
+        }
+        while let Some(output) = self.fire.poll_output() {
+            self.outputs.push_back(output);
+        }
+        while let Some(output) = self.links.poll() {
+            self.outputs.push_back(output);
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        let output = self.outputs.pop_front();
+        if output.is_none() {
+            self.links.publish(&self.fire);
+        }
+        output
+    }
+
+    /// When to say [`Input::Wake`]; `None`: not before something else happens.
+    pub fn next_wake(&self) -> Option<Time> {
+        [self.fire.next_wake(), self.links.next_wake()].into_iter().flatten().min()
+    }
+
+    /// What the data plane needs. Its version moves with every change; up to date once [`poll`](Self::poll) gave `None`.
+    pub fn table(&self) -> Arc<Table> {
+        self.links.table()
+    }
+
+    /// What this peer knows, for people.
+    pub fn status(&self, now: Time) -> Status {
+        self.links.status(now, &self.fire)
+    }
+}

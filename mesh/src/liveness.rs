@@ -1,0 +1,215 @@
+//! Does a path still carry packets? Answered by what is heard on it, and by pings (probes inside the session) when
+//! nothing is.
+
+use std::time::Duration;
+
+use campfire_protocol::time::Time;
+
+/// Silence under traffic after which a path is pinged.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Misses after which a path is in doubt: data goes on two paths.
+pub(crate) const DOUBT: u8 = 3;
+/// Misses after which a path in doubt is given up, if another one works.
+const DEAD: u8 = 6;
+/// Pings without an answer, while packets are heard all the same: the way there is broken, the way back works.
+const ONE_WAY: u8 = 3;
+
+/// A smoothed round trip time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rtt(Option<Duration>);
+
+impl Rtt {
+    /// Takes a sample (RFC 6298's weights).
+    pub(crate) fn sample(&mut self, sample: Duration) {
+        self.0 = Some(self.0.map_or(sample, |old| (old * 7 + sample) / 8));
+    }
+
+    /// The estimate.
+    pub(crate) fn get(self) -> Option<Duration> {
+        self.0
+    }
+}
+
+/// The state of one path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Liveness {
+    /// Round trip of pings.
+    pub(crate) rtt: Rtt,
+    /// When something authentic last came on it.
+    heard: Time,
+    /// When a ping was last answered.
+    answered: Time,
+    /// First sending after `heard`.
+    quiet_since: Option<Time>,
+    /// A ping is out since.
+    pinged: Option<Time>,
+    /// Pings lost in a row, nothing else heard.
+    misses: u8,
+    /// Pings unanswered in a row, whatever else was heard.
+    unanswered: u8,
+    /// How long a path may idle before it is pinged: keeps NAT mappings and knowledge alive.
+    idle: Duration,
+}
+
+impl Liveness {
+    /// A path that was heard on `now`.
+    pub(crate) fn new(now: Time, idle: Duration) -> Self {
+        Self { rtt: Rtt::default(), heard: now, answered: now, quiet_since: None, pinged: None, misses: 0, unanswered: 0, idle }
+    }
+
+    /// The path was made anew: what was held against it is void.
+    pub(crate) fn renewed(&mut self, now: Time) {
+        *self = Self { rtt: self.rtt, ..Self::new(now, self.idle) };
+    }
+
+    /// Something authentic came on it at `at`.
+    pub(crate) fn heard(&mut self, at: Time) {
+        if at > self.heard {
+            self.heard = at;
+            self.quiet_since = None;
+            self.misses = 0;
+        }
+    }
+
+    /// Data was sent on it at `at`.
+    pub(crate) fn sent(&mut self, at: Time) {
+        if at > self.heard && self.quiet_since.is_none() {
+            self.quiet_since = Some(at);
+        }
+    }
+
+    /// A ping was answered after `rtt`.
+    pub(crate) fn answered(&mut self, now: Time, rtt: Duration) {
+        self.heard(now);
+        self.rtt.sample(rtt);
+        self.answered = now;
+        self.pinged = None;
+        self.quiet_since = None;
+        self.misses = 0;
+        self.unanswered = 0;
+    }
+
+    /// When the next ping is due.
+    pub(crate) fn due(&self) -> Time {
+        if let Some(pinged) = self.pinged {
+            return pinged + self.timeout();
+        }
+        let idle = self.answered + self.idle;
+        self.quiet_since.map_or(idle, |since| idle.min(since + SILENCE))
+    }
+
+    /// Looks whether a ping is due; if so counts the miss of the one before, and the caller sends one.
+    pub(crate) fn ping(&mut self, now: Time) -> bool {
+        if now < self.due() {
+            return false;
+        }
+        self.force_ping(now);
+        true
+    }
+
+    /// A ping is sent now, due or not.
+    pub(crate) fn force_ping(&mut self, now: Time) {
+        if let Some(pinged) = self.pinged {
+            self.unanswered = self.unanswered.saturating_add(1);
+            if self.heard <= pinged {
+                self.misses = self.misses.saturating_add(1);
+            }
+        }
+        self.pinged = Some(now);
+    }
+
+    /// How long an answer may take: short at first, then, for a path that seems dead, seldom.
+    fn timeout(&self) -> Duration {
+        let base = (self.rtt.get().unwrap_or(Duration::from_millis(150)) * 2).clamp(Duration::from_millis(150), Duration::from_millis(500));
+        let misses = self.misses.max(self.unanswered / 2);
+        if misses < DEAD { base } else { (base * 2u32.pow(u32::from(misses - DEAD + 1).min(7))).min(self.idle) }
+    }
+
+    /// In doubt: send on another path as well.
+    pub(crate) fn in_doubt(&self) -> bool {
+        self.misses >= DOUBT || self.unanswered >= ONE_WAY * 2
+    }
+
+    /// Given up, if another path works.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.misses >= DEAD || self.unanswered >= ONE_WAY * 4
+    }
+
+    /// When something authentic last came on it.
+    pub(crate) fn last_heard(&self) -> Time {
+        self.heard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_path_is_pinged_only_to_keep_it_open() {
+        let live = Liveness::new(at(0), Duration::from_secs(20));
+        assert_eq!(live.due(), at(20_000));
+    }
+
+    #[test]
+    fn silence_under_traffic_is_noticed_after_a_second_and_doubted_after_three_misses() {
+        let mut live = Liveness::new(at(0), Duration::from_secs(20));
+        live.sent(at(5_000));
+        live.sent(at(5_500));
+        assert_eq!(live.due(), at(6_000));
+        let mut now = live.due();
+        for _ in 0..3 {
+            assert!(live.ping(now));
+            assert!(!live.in_doubt());
+            now = live.due();
+        }
+        assert!(live.ping(now));
+        assert!(live.in_doubt() && !live.is_dead());
+        assert!(now < at(7_000), "{now:?}");
+        for _ in 0..3 {
+            now = live.due();
+            assert!(live.ping(now));
+        }
+        assert!(live.is_dead());
+    }
+
+    #[test]
+    fn traffic_that_is_answered_needs_no_ping() {
+        let mut live = Liveness::new(at(0), Duration::from_secs(20));
+        for ms in (100..5_000).step_by(100) {
+            live.sent(at(ms));
+            live.heard(at(ms + 50));
+        }
+        assert_eq!(live.due(), at(20_000));
+    }
+
+    #[test]
+    fn a_path_that_works_one_way_only_is_given_up_too() {
+        let mut live = Liveness::new(at(0), Duration::from_secs(20));
+        let mut now = live.due();
+        for _ in 0..20 {
+            live.ping(now);
+            live.heard(now + Duration::from_millis(1));
+            now = live.due();
+        }
+        assert!(live.is_dead());
+    }
+
+    #[test]
+    fn an_answer_clears_all_doubt() {
+        let mut live = Liveness::new(at(0), Duration::from_secs(20));
+        live.sent(at(10));
+        for _ in 0..5 {
+            live.ping(live.due());
+        }
+        assert!(live.in_doubt());
+        live.answered(at(9_000), Duration::from_millis(40));
+        assert!(!live.in_doubt());
+        assert_eq!(live.due(), at(29_000));
+        assert_eq!(live.rtt.get(), Some(Duration::from_millis(40)));
+    }
+
+    fn at(ms: u64) -> Time {
+        Time::from_micros(ms * 1000)
+    }
+}
