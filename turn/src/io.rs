@@ -3,7 +3,7 @@
 //! After each [`Server::handle`](crate::Server::handle) (or a batch of them) the shell drains
 //! [`Server::poll`](crate::Server::poll) until it gives `None`, then looks at
 //! [`Server::next_wake`](crate::Server::next_wake). ChannelData takes a way of its own that allocates nothing:
-//! [`Server::forward`](crate::Server::forward).
+//! [`Server::forward`](crate::Server::forward), and [`Server::forward_relayed`](crate::Server::forward_relayed) back.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ pub struct ListenerId(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
 
-/// An allocation's relay socket, numbered by the core.
+/// An allocation's relay socket, numbered by the core, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelayId(pub u64);
 
@@ -23,9 +23,28 @@ pub struct RelayId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Via {
     /// UDP.
-    Udp { listener: ListenerId, remote: SocketAddr },
+    Udp {
+        /// The socket it came to.
+        listener: ListenerId,
+        /// The client's address; IPv4 as IPv4, never v4-mapped.
+        remote: SocketAddr,
+    },
     /// TCP or TLS.
-    Stream { stream: StreamId, remote: SocketAddr },
+    Stream {
+        /// The connection.
+        stream: StreamId,
+        /// The client's address; IPv4 as IPv4, never v4-mapped.
+        remote: SocketAddr,
+    },
+}
+
+impl Via {
+    /// The client's address.
+    pub fn remote(&self) -> SocketAddr {
+        match self {
+            Via::Udp { remote, .. } | Via::Stream { remote, .. } => *remote,
+        }
+    }
 }
 
 /// What the shell tells the core.
@@ -33,18 +52,44 @@ pub enum Via {
 pub enum Input<'a> {
     /// The time of `next_wake` has come.
     Wake,
-    /// A STUN message from a client (also ChannelData that `forward` returned as not its own).
-    Message { via: Via, bytes: &'a [u8] },
+    /// A STUN message from a client (also ChannelData for which `forward` said [`Forward::Slow`]).
+    Message {
+        /// Whose.
+        via: Via,
+        /// A whole datagram, or one frame of a stream.
+        bytes: &'a [u8],
+    },
     /// A datagram arrived at a relay socket.
-    RelayDatagram { relay: RelayId, from: SocketAddr, payload: &'a [u8] },
-    /// A stream was opened or has ended.
-    StreamOpened { via: Via },
+    RelayDatagram {
+        /// Which.
+        relay: RelayId,
+        /// The peer that sent it.
+        from: SocketAddr,
+        /// Its content.
+        payload: &'a [u8],
+    },
+    /// A stream was opened.
+    StreamOpened {
+        /// Which.
+        via: Via,
+    },
     /// It ended: what hung on it is released.
-    StreamClosed { via: Via },
+    StreamClosed {
+        /// Which.
+        via: Via,
+    },
     /// Answer to [`Output::OpenRelay`].
-    RelayOpened { relay: RelayId, address: SocketAddr },
+    RelayOpened {
+        /// Which.
+        relay: RelayId,
+        /// What clients are told: the address at which peers reach the socket.
+        address: SocketAddr,
+    },
     /// Answer to [`Output::OpenRelay`]: no port could be had.
-    RelayFailed { relay: RelayId },
+    RelayFailed {
+        /// Which.
+        relay: RelayId,
+    },
     /// Secrets were (re)loaded; what they no longer cover ends.
     Secrets(crate::auth::Secrets),
     /// Stop taking newcomers and tell members to move.
@@ -55,25 +100,63 @@ pub enum Input<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Send to a client: a whole STUN message or ChannelData (padded to four bytes on streams: done already).
-    Send { via: Via, bytes: Vec<u8> },
+    Send {
+        /// To whom.
+        via: Via,
+        /// What.
+        bytes: Vec<u8>,
+    },
     /// Send from a relay socket.
-    SendRelay { relay: RelayId, to: SocketAddr, payload: Vec<u8> },
-    /// Bind a relay socket: on the configured relay address of this family, a random port of the range; `even`: an even port.
-    OpenRelay { relay: RelayId, ipv6: bool, even: bool },
+    SendRelay {
+        /// Which.
+        relay: RelayId,
+        /// The peer.
+        to: SocketAddr,
+        /// What.
+        payload: Vec<u8>,
+        /// With the don't-fragment bit set (RFC 8656 §11.2).
+        dont_fragment: bool,
+    },
+    /// Bind a relay socket: on the configured relay address of this family, a random port of the range.
+    OpenRelay {
+        /// How to call it.
+        relay: RelayId,
+        /// Family.
+        ipv6: bool,
+        /// The port must be even.
+        even: bool,
+    },
     /// Close it.
-    CloseRelay { relay: RelayId },
+    CloseRelay {
+        /// Which.
+        relay: RelayId,
+    },
     /// Close a client's stream.
-    CloseStream { via: Via },
+    CloseStream {
+        /// Which.
+        via: Via,
+    },
 }
 
-/// What becomes of a ChannelData frame; the ranges are into the frame that was given.
+/// What becomes of a ChannelData frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
-    /// Between members: the header has been rewritten in place; send the frame (padded for a stream) to `via`.
-    Client { via: Via },
-    /// To a relay socket's peer: send the payload (frame without its first four bytes, `length` long).
-    Peer { relay: RelayId, to: SocketAddr, length: usize },
-    /// Hand the frame to [`Input::Message`]: it takes the slow way (receiver not bound yet).
+    /// The header has been (re)written in place: send the frame (four bytes of header and what its length field says;
+    /// padded to four bytes on a stream) to a client.
+    Client {
+        /// To whom.
+        via: Via,
+    },
+    /// To a relay socket's peer: send the payload (the frame without its first four bytes, `length` long).
+    Peer {
+        /// From where.
+        relay: RelayId,
+        /// To whom.
+        to: SocketAddr,
+        /// Bytes of payload.
+        length: usize,
+    },
+    /// Hand the frame to [`Input::Message`] (or the payload to [`Input::RelayDatagram`]): it takes the slow way.
     Slow,
     /// Dropped and counted.
     Drop,
