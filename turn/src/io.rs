@@ -114,8 +114,6 @@ pub enum Output {
         to: SocketAddr,
         /// What.
         payload: Vec<u8>,
-        /// With the don't-fragment bit set (RFC 8656 §11.2).
-        dont_fragment: bool,
     },
     /// Bind a relay socket: on the configured relay address of this family, a random port of the range.
     OpenRelay {
