@@ -119,8 +119,16 @@ pub enum Output {
     Receive { path: Path, message: Vec<u8> },
     /// Look up a server's name.
     Resolve { server: ServerSlot, host: String, port: u16 },
-    /// Connect to a server.
-    OpenStream { stream: StreamId, server: ServerSlot, remote: SocketAddr, transport: campfire_protocol::server::Transport, host: String },
+    /// Connect to a server; with TLS its certificate must match `pin`, or, without one, what the shell was told to trust.
+    OpenStream {
+        stream: StreamId,
+        server: ServerSlot,
+        remote: SocketAddr,
+        transport: campfire_protocol::server::Transport,
+        host: String,
+        /// [`Server::certificate_pin`](campfire_protocol::server::Server::certificate_pin).
+        pin: Option<[u8; 32]>,
+    },
     /// Close it.
     CloseStream { stream: StreamId },
     /// Open one more UDP socket of the family of `like`.

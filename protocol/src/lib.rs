@@ -15,6 +15,7 @@
 //! | [`control`] | what peers say to each other inside the tunnel |
 
 pub mod announce;
+mod cbor;
 pub mod control;
 pub mod credential;
 pub mod identity;

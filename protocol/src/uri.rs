@@ -2,11 +2,14 @@
 
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use crate::identity::NetworkId;
 use crate::key::Psk;
-use crate::server::Server;
+use crate::server::{PORT, ParseServerError, Server, ServerId, TLS_PORT, Transport};
+use crate::server::{addresses, host_port, merge, parse_pin, plain_transports, split_host};
 
 /// A parsed `camp://` URI. `Debug` shows the fingerprint in place of the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,16 +29,184 @@ pub struct CampUri {
 #[error("{0}")]
 pub struct ParseUriError(pub String);
 
+/// Longest URI that is read, in bytes.
+pub const MAX_URI: usize = 4_096;
+/// Most servers in a URI.
+pub const MAX_SERVERS: usize = 16;
+
+const SCHEME: &str = "camp://";
+
 impl CampUri {
-    /// The URI's text. Secret.
+    /// The URI's text. Secret. A server is written as `[id=]host[:port]` for each host and port that it has; one set of
+    /// transports stands for all servers (the union of theirs), which is exact for servers that came from a URI.
     pub fn to_text(&self) -> Zeroizing<String> {
-        todo!()
+        let mut segments = Vec::new();
+        let mut pins = Vec::new();
+        let mut transports = Vec::new();
+        let mut plain = true;
+        for server in &self.servers {
+            let mut places: Vec<(&str, u16)> = Vec::new();
+            for address in &server.addresses {
+                let tls_default = address.transport == Transport::Tls && address.port == TLS_PORT;
+                let place = (address.host.as_str(), if tls_default { PORT } else { address.port });
+                if !places.contains(&place) {
+                    places.push(place);
+                }
+                if !transports.contains(&address.transport) {
+                    transports.push(address.transport);
+                }
+            }
+            for &(host, port) in &places {
+                let here = server.addresses.iter().filter(|a| a.host == host).map(|a| a.transport);
+                plain &= here.eq(plain_transports(port).iter().copied());
+                let authority = host_port(host, port);
+                let id = if server.id.as_str() == authority { String::new() } else { format!("{}=", server.id) };
+                let shown = if port == PORT { authority.strip_suffix(":3478").unwrap_or(&authority) } else { &authority };
+                segments.push(format!("{id}{shown}"));
+                pins.push(server.certificate_pin);
+            }
+        }
+        let mut query = Vec::new();
+        if let Some(network) = self.network {
+            query.push(format!("net={network}"));
+        }
+        if !plain {
+            let names: Vec<&str> = transports.iter().map(|transport| transport_name(*transport)).collect();
+            query.push(format!("transport={}", names.join(",")));
+        }
+        let same = pins.windows(2).all(|pair| pair[0] == pair[1]);
+        let shown = if same { pins.get(..1).unwrap_or_default() } else { &pins };
+        if pins.iter().any(Option::is_some) {
+            let shown: Vec<String> = shown.iter().map(|pin| pin.map(|pin| URL_SAFE_NO_PAD.encode(pin)).unwrap_or_default()).collect();
+            query.push(format!("cert={}", shown.join(",")));
+        }
+        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+        Zeroizing::new(format!("{SCHEME}{}{query}#{}", segments.join("/"), *self.psk.to_text()))
     }
 }
 
 impl FromStr for CampUri {
     type Err = ParseUriError;
-    fn from_str(_text: &str) -> Result<Self, ParseUriError> {
-        todo!()
+
+    /// Servers are segments `[id=]host[:port]`, those with one id being one server; `transport=` (repeated or
+    /// comma-separated: `udp`, `tcp`, `tls`) holds for all of them, by default as for plain server texts; TLS is on 5349 where the
+    /// port is 3478, else on the port. `cert=` is one pin for all, or one (maybe empty) for each segment. Other parameters are
+    /// ignored.
+    fn from_str(text: &str) -> Result<Self, ParseUriError> {
+        let text = text.trim();
+        if text.len() > MAX_URI {
+            return Err(error("longer than 4096 bytes"));
+        }
+        let (head, fragment) = text.split_once('#').ok_or_else(|| error("expected #KEY at its end"))?;
+        let scheme = head.get(..SCHEME.len()).filter(|scheme| scheme.eq_ignore_ascii_case(SCHEME));
+        let rest = scheme.and_then(|_| head.get(SCHEME.len()..)).ok_or_else(|| error("expected camp:// at its beginning"))?;
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (psk, version1) = parse_key(fragment)?;
+        let query = Query::parse(query)?;
+
+        let segments: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
+        if segments.len() > MAX_SERVERS {
+            return Err(error("more than 16 servers"));
+        }
+        if query.pins.len() > 1 && query.pins.len() != segments.len() {
+            return Err(error("expected one cert= for all servers, or one for each"));
+        }
+        let mut servers = Vec::with_capacity(segments.len());
+        for (index, segment) in segments.iter().enumerate() {
+            let pin = query.pins.get(index).or_else(|| query.pins.first().filter(|_| query.pins.len() == 1)).copied().flatten();
+            let server = parse_segment(segment, &query.transports, pin);
+            servers.push(server.map_err(|ParseServerError(why)| error(&format!("server {}: {why}", index + 1)))?);
+        }
+        Ok(Self { servers: merge(servers), network: query.network, psk, version1 })
     }
+}
+
+#[derive(Default)]
+struct Query {
+    network: Option<NetworkId>,
+    transports: Vec<Transport>,
+    pins: Vec<Option<[u8; 32]>>,
+}
+
+impl Query {
+    fn parse(text: &str) -> Result<Self, ParseUriError> {
+        let mut query = Self::default();
+        for (key, value) in text.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))) {
+            match key {
+                "net" if query.network.is_some() => return Err(error("net= given twice")),
+                "net" => query.network = Some(value.parse().map_err(|_| error("expected 10 hex digits behind net="))?),
+                "transport" => {
+                    for name in value.split(',') {
+                        let transport = [Transport::Udp, Transport::Tcp, Transport::Tls].into_iter().find(|t| transport_name(*t) == name);
+                        let transport = transport.ok_or_else(|| error("expected udp, tcp or tls behind transport="))?;
+                        if !query.transports.contains(&transport) {
+                            query.transports.push(transport);
+                        }
+                    }
+                }
+                "cert" => {
+                    for pin in value.split(',') {
+                        let pin = if pin.is_empty() { None } else { Some(parse_pin(pin).map_err(|ParseServerError(why)| error(&why))?) };
+                        query.pins.push(pin);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(query)
+    }
+}
+
+fn parse_segment(segment: &str, transports: &[Transport], pin: Option<[u8; 32]>) -> Result<Server, ParseServerError> {
+    let (id, place) = match segment.split_once('=') {
+        Some((id, place)) => (Some(ServerId::new(id)?), place),
+        None => (None, segment),
+    };
+    let (host, port) = split_host(place)?;
+    let port = port.unwrap_or(PORT);
+    let transports = if transports.is_empty() { plain_transports(port) } else { transports };
+    let id = id.map_or_else(|| ServerId::new(&host_port(&host, port)), Ok)?;
+    let tls_port = if port == PORT { TLS_PORT } else { port };
+    Ok(Server { id, addresses: addresses(&host, port, tls_port, transports), certificate_pin: pin })
+}
+
+/// A key of ours, or version 1's: 32 printable ASCII characters, taken as the bytes that they are.
+fn parse_key(fragment: &str) -> Result<(Psk, bool), ParseUriError> {
+    if let Ok(psk) = fragment.parse() {
+        return Ok((psk, false));
+    }
+    let bytes = percent_decode(fragment).filter(|bytes| bytes.iter().all(|b| matches!(b, 0x20..=0x7E)));
+    let key = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
+    let key = key.ok_or_else(|| error("expected a key behind #: 43 characters of base64url or 64 hex digits"))?;
+    Ok((Psk::from_bytes(key), true))
+}
+
+fn percent_decode(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte == b'%' {
+            let (digits, tail) = rest.split_first_chunk::<2>()?;
+            let mut decoded = [0];
+            hex::decode_to_slice(digits, &mut decoded).ok()?;
+            bytes.push(decoded[0]);
+            rest = tail;
+        } else {
+            bytes.push(byte);
+        }
+    }
+    Some(bytes)
+}
+
+fn transport_name(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Udp => "udp",
+        Transport::Tcp => "tcp",
+        Transport::Tls => "tls",
+    }
+}
+
+fn error(what: &str) -> ParseUriError {
+    ParseUriError(format!("not a campfire URI: {what}"))
 }

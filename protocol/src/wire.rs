@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::announce::MAX_SEALED;
 use crate::key::{RoomId, Tag};
-use crate::stun::{Message, StunError, TransactionId};
+use crate::stun::{Attribute, Builder, Class, MAX_MESSAGE, Message, Method, SHA256_SIZE, StunError, TransactionId};
 
 /// Proves a seat: 16 random bytes, one for each server, known to the member and that server.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -145,7 +146,7 @@ pub struct SignalRequest {
     pub from: MemberId,
     /// CAMP-TO.
     pub to: MemberId,
-    /// CAMP-DATA, ≤ 1,000 bytes.
+    /// CAMP-DATA, 1 to 1,000 bytes; in the indication 1 to 1,420.
     pub data: Vec<u8>,
 }
 
@@ -165,93 +166,296 @@ pub struct BindRequest {
     pub release: bool,
 }
 
+/// Most entries in one message: with the other attributes they stay below [`stun::MAX_ATTRIBUTES`](crate::stun::MAX_ATTRIBUTES).
+pub const MAX_ENTRIES: usize = 20;
+/// Most tags in a Camp request.
+pub const MAX_CAMP_TAGS: usize = 8;
+/// Most tags in a Find request.
+pub const MAX_FIND_TAGS: usize = 16;
+/// Most bytes of CAMP-DATA in a Signal request.
+pub const MAX_SIGNAL: usize = 1_000;
+/// Most bytes of CAMP-DATA in a Signal indication: relay frames reach a receiver that has not bound yet this way.
+pub const MAX_RELAYED_SIGNAL: usize = 1_420;
+/// Most bytes of a nonce, a user name, a reason phrase.
+pub const MAX_TEXT: usize = 128;
+/// Channel numbers that Bind takes (RFC 8656 §12).
+pub const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x4FFF;
+
+/// High bit of CAMP-MEMBERS: the room is large.
+const LARGE: u32 = 1 << 31;
+
+/// What the campfire methods may carry; other comprehension-required attributes get a 420 (RFC 8489 §6.3.1).
+pub const KNOWN: [Attribute; 16] = [
+    Attribute::CAMP_ROOM,
+    Attribute::CAMP_TOKEN,
+    Attribute::CAMP_FROM,
+    Attribute::CAMP_TO,
+    Attribute::CAMP_TIME,
+    Attribute::CAMP_ANNOUNCEMENT,
+    Attribute::CAMP_TAGS,
+    Attribute::CAMP_CURSOR,
+    Attribute::CAMP_PREVIOUS_CURSOR,
+    Attribute::CAMP_HEAD,
+    Attribute::CAMP_ENTRY,
+    Attribute::CAMP_RESET,
+    Attribute::CAMP_MEMBERS,
+    Attribute::CAMP_SERVER_ID,
+    Attribute::CAMP_DATA,
+    Attribute::CAMP_LEAVING,
+];
+
 impl CampRequest {
-    /// Encodes; without a nonce padded to [`MAX_MESSAGE`](crate::stun::MAX_MESSAGE).
-    pub fn encode(&self, _transaction: TransactionId, _auth: &Auth<'_>) -> Vec<u8> {
-        todo!()
+    /// Encodes; without a nonce padded to [`MAX_MESSAGE`].
+    pub fn encode(&self, transaction: TransactionId, auth: &Auth<'_>) -> Vec<u8> {
+        let mut builder = request(Method::CAMP, transaction, auth)
+            .attribute(Attribute::CAMP_ROOM, &self.room.0)
+            .attribute(Attribute::CAMP_TOKEN, &self.token.0)
+            .u32(Attribute::LIFETIME, self.lifetime)
+            .attribute(Attribute::CAMP_TIME, &self.unix_millis.to_be_bytes())
+            .attribute(Attribute::CAMP_CURSOR, &self.cursor.to_bytes())
+            .optional(Attribute::CAMP_ANNOUNCEMENT, self.announcement.as_deref());
+        if !self.tags.is_empty() {
+            builder = builder.attribute(Attribute::CAMP_TAGS, &encode_tags(&self.tags));
+        }
+        if auth.nonce.is_none() {
+            builder = builder.pad_before_sha256(MAX_MESSAGE);
+        }
+        builder.finish_sha256(auth.key)
     }
+
     /// Reads from a message of method CAMP whose integrity was checked.
-    pub fn decode(_message: &Message) -> Result<Self, StunError> {
-        todo!()
+    pub fn decode(message: &Message) -> Result<Self, StunError> {
+        expect(message, Method::CAMP, Class::Request)?;
+        let announcement = message.get(Attribute::CAMP_ANNOUNCEMENT).map(<[u8]>::to_vec);
+        if announcement.as_ref().is_some_and(|sealed| sealed.is_empty() || sealed.len() > MAX_SEALED) {
+            return Err(malformed(Attribute::CAMP_ANNOUNCEMENT));
+        }
+        Ok(Self {
+            room: RoomId(array(message, Attribute::CAMP_ROOM)?),
+            token: MemberToken(array(message, Attribute::CAMP_TOKEN)?),
+            lifetime: u32::from_be_bytes(array(message, Attribute::LIFETIME)?),
+            unix_millis: u64::from_be_bytes(array(message, Attribute::CAMP_TIME)?),
+            announcement,
+            tags: decode_tags(message, MAX_CAMP_TAGS)?,
+            cursor: Cursor::from_bytes(array(message, Attribute::CAMP_CURSOR)?),
+        })
+    }
+}
+
+impl Entry {
+    /// Bytes that the entry takes in a message, header and padding included.
+    pub fn encoded_len(&self) -> usize {
+        4 + (16 + self.announcement.as_ref().map_or(0, Vec::len)).next_multiple_of(4)
     }
 }
 
 impl CampSuccess {
-    /// Bytes of the encoded answer, given the entries (to fill a page).
-    pub fn encode(&self, _transaction: TransactionId, _key: &[u8; 32]) -> Vec<u8> {
-        todo!()
+    /// Encodes. The caller keeps it within [`MAX_MESSAGE`] and [`MAX_ENTRIES`] (see [`CampSuccess::fits`]).
+    pub fn encode(&self, transaction: TransactionId, key: &[u8; 32]) -> Vec<u8> {
+        self.builder(transaction).finish_sha256(key)
     }
+
+    /// Bytes of the encoded answer with the entries that it has.
+    pub fn encoded_len(&self) -> usize {
+        self.builder(TransactionId::default()).size() + SHA256_SIZE
+    }
+
+    /// Whether one more entry fits.
+    pub fn fits(&self, entry: &Entry) -> bool {
+        self.entries.len() < MAX_ENTRIES && self.encoded_len() + entry.encoded_len() <= MAX_MESSAGE
+    }
+
+    fn builder(&self, transaction: TransactionId) -> Builder {
+        let builder = Builder::new(Class::Success, Method::CAMP, transaction)
+            .u32(Attribute::LIFETIME, self.lifetime)
+            .optional(Attribute::CAMP_SERVER_ID, self.server_id.as_ref().map(String::as_bytes))
+            .attribute(Attribute::CAMP_TIME, &self.unix_millis.to_be_bytes())
+            .xor_address(Attribute::XOR_MAPPED_ADDRESS, self.observed)
+            .attribute(Attribute::NONCE, self.nonce.as_bytes())
+            .u32(Attribute::CAMP_MEMBERS, self.members.min(LARGE - 1) | if self.large { LARGE } else { 0 })
+            .optional(Attribute::CAMP_RESET, self.reset.then_some(&[]))
+            .attribute(Attribute::CAMP_CURSOR, &self.cursor.to_bytes())
+            .attribute(Attribute::CAMP_HEAD, &self.head.to_be_bytes())
+            .optional(Attribute::CAMP_LEAVING, self.leaving.then_some(&[]));
+        add_entries(builder, &self.entries)
+    }
+
     /// Reads from a success response whose integrity was checked.
-    pub fn decode(_message: &Message) -> Result<Self, StunError> {
-        todo!()
+    pub fn decode(message: &Message) -> Result<Self, StunError> {
+        expect(message, Method::CAMP, Class::Success)?;
+        let members = u32::from_be_bytes(array(message, Attribute::CAMP_MEMBERS)?);
+        let observed = message.xor_address(Attribute::XOR_MAPPED_ADDRESS)?;
+        let nonce = text(message, Attribute::NONCE)?.ok_or(StunError::Missing(Attribute::NONCE.0))?;
+        Ok(Self {
+            lifetime: u32::from_be_bytes(array(message, Attribute::LIFETIME)?),
+            server_id: text(message, Attribute::CAMP_SERVER_ID)?.map(for_people),
+            unix_millis: u64::from_be_bytes(array(message, Attribute::CAMP_TIME)?),
+            observed: observed.ok_or(StunError::Missing(Attribute::XOR_MAPPED_ADDRESS.0))?,
+            nonce: nonce.to_owned(),
+            members: members & !LARGE,
+            reset: message.get(Attribute::CAMP_RESET).is_some(),
+            cursor: Cursor::from_bytes(array(message, Attribute::CAMP_CURSOR)?),
+            head: u64::from_be_bytes(array(message, Attribute::CAMP_HEAD)?),
+            entries: entries_of(message)?,
+            large: members & LARGE != 0,
+            leaving: message.get(Attribute::CAMP_LEAVING).is_some(),
+        })
     }
 }
 
 impl Ember {
-    /// Encodes under the receiver's push key.
-    pub fn encode(&self, _transaction: TransactionId, _push_key: &[u8; 32]) -> Vec<u8> {
-        todo!()
+    /// Encodes under the receiver's push key. The caller keeps it within [`MAX_MESSAGE`] and [`MAX_ENTRIES`] (see
+    /// [`Ember::fits`]).
+    pub fn encode(&self, transaction: TransactionId, push_key: &[u8; 32]) -> Vec<u8> {
+        self.builder(transaction).finish_sha256(push_key)
     }
+
+    /// Bytes of the encoded indication with the entries that it has.
+    pub fn encoded_len(&self) -> usize {
+        self.builder(TransactionId::default()).size() + SHA256_SIZE
+    }
+
+    /// Whether one more entry fits.
+    pub fn fits(&self, entry: &Entry) -> bool {
+        self.entries.len() < MAX_ENTRIES && self.encoded_len() + entry.encoded_len() <= MAX_MESSAGE
+    }
+
+    fn builder(&self, transaction: TransactionId) -> Builder {
+        let builder = Builder::new(Class::Indication, Method::EMBER, transaction)
+            .attribute(Attribute::CAMP_TO, &self.to.0)
+            .attribute(Attribute::CAMP_PREVIOUS_CURSOR, &self.previous.to_bytes())
+            .attribute(Attribute::CAMP_CURSOR, &self.cursor.to_bytes())
+            .optional(Attribute::CAMP_LEAVING, self.leaving.then_some(&[]));
+        add_entries(builder, &self.entries)
+    }
+
     /// Reads from an indication whose integrity was checked.
-    pub fn decode(_message: &Message) -> Result<Self, StunError> {
-        todo!()
+    pub fn decode(message: &Message) -> Result<Self, StunError> {
+        expect(message, Method::EMBER, Class::Indication)?;
+        Ok(Self {
+            to: MemberId(array(message, Attribute::CAMP_TO)?),
+            previous: Cursor::from_bytes(array(message, Attribute::CAMP_PREVIOUS_CURSOR)?),
+            cursor: Cursor::from_bytes(array(message, Attribute::CAMP_CURSOR)?),
+            entries: entries_of(message)?,
+            leaving: message.get(Attribute::CAMP_LEAVING).is_some(),
+        })
     }
 }
 
 impl FindRequest {
     /// Encodes.
-    pub fn encode(&self, _transaction: TransactionId, _auth: &Auth<'_>) -> Vec<u8> {
-        todo!()
+    pub fn encode(&self, transaction: TransactionId, auth: &Auth<'_>) -> Vec<u8> {
+        request(Method::FIND, transaction, auth)
+            .attribute(Attribute::CAMP_FROM, &self.from.0)
+            .attribute(Attribute::CAMP_TAGS, &encode_tags(&self.tags))
+            .finish_sha256(auth.key)
     }
+
     /// Reads from a request whose integrity was checked.
-    pub fn decode(_message: &Message) -> Result<Self, StunError> {
-        todo!()
+    pub fn decode(message: &Message) -> Result<Self, StunError> {
+        expect(message, Method::FIND, Class::Request)?;
+        let tags = decode_tags(message, MAX_FIND_TAGS)?;
+        if tags.is_empty() {
+            return Err(StunError::Missing(Attribute::CAMP_TAGS.0));
+        }
+        Ok(Self { from: MemberId(array(message, Attribute::CAMP_FROM)?), tags })
     }
 }
 
 impl SignalRequest {
     /// Encodes the request.
-    pub fn encode(&self, _transaction: TransactionId, _auth: &Auth<'_>) -> Vec<u8> {
-        todo!()
+    pub fn encode(&self, transaction: TransactionId, auth: &Auth<'_>) -> Vec<u8> {
+        self.content(request(Method::SIGNAL, transaction, auth)).finish_sha256(auth.key)
     }
+
     /// Encodes the indication, under the receiver's push key.
-    pub fn encode_indication(&self, _transaction: TransactionId, _push_key: &[u8; 32]) -> Vec<u8> {
-        todo!()
+    pub fn encode_indication(&self, transaction: TransactionId, push_key: &[u8; 32]) -> Vec<u8> {
+        self.content(Builder::new(Class::Indication, Method::SIGNAL, transaction)).finish_sha256(push_key)
     }
-    /// Reads from a request or indication whose integrity was checked.
-    pub fn decode(_message: &Message) -> Result<Self, StunError> {
-        todo!()
+
+    fn content(&self, builder: Builder) -> Builder {
+        builder
+            .attribute(Attribute::CAMP_FROM, &self.from.0)
+            .attribute(Attribute::CAMP_TO, &self.to.0)
+            .attribute(Attribute::CAMP_DATA, &self.data)
+    }
+
+    /// Reads from a request (at most [`MAX_SIGNAL`] bytes of data) or indication ([`MAX_RELAYED_SIGNAL`]) whose integrity
+    /// was checked.
+    pub fn decode(message: &Message) -> Result<Self, StunError> {
+        let most = match message.class() {
+            Class::Request => MAX_SIGNAL,
+            _ => MAX_RELAYED_SIGNAL,
+        };
+        if message.method() != Method::SIGNAL || !matches!(message.class(), Class::Request | Class::Indication) {
+            return Err(StunError::Unexpected);
+        }
+        let data = message.require(Attribute::CAMP_DATA)?;
+        if data.is_empty() || data.len() > most || message.as_bytes().len() > MAX_MESSAGE - MAX_SIGNAL + most {
+            return Err(malformed(Attribute::CAMP_DATA));
+        }
+        Ok(Self {
+            from: MemberId(array(message, Attribute::CAMP_FROM)?),
+            to: MemberId(array(message, Attribute::CAMP_TO)?),
+            data: data.to_vec(),
+        })
     }
 }
 
 impl BindRequest {
     /// Encodes.
-    pub fn encode(&self, _transaction: TransactionId, _auth: &Auth<'_>) -> Vec<u8> {
-        todo!()
+    pub fn encode(&self, transaction: TransactionId, auth: &Auth<'_>) -> Vec<u8> {
+        let [high, low] = self.channel.to_be_bytes();
+        request(Method::BIND, transaction, auth)
+            .attribute(Attribute::CAMP_FROM, &self.from.0)
+            .attribute(Attribute::CAMP_TO, &self.to.0)
+            .attribute(Attribute::CHANNEL_NUMBER, &[high, low, 0, 0])
+            .optional(Attribute::LIFETIME, self.release.then_some(&[0; 4]))
+            .finish_sha256(auth.key)
     }
+
     /// Reads from a request whose integrity was checked.
-    pub fn decode(_message: &Message) -> Result<Self, StunError> {
-        todo!()
+    pub fn decode(message: &Message) -> Result<Self, StunError> {
+        expect(message, Method::BIND, Class::Request)?;
+        let [high, low, _, _] = array(message, Attribute::CHANNEL_NUMBER)?;
+        let channel = u16::from_be_bytes([high, low]);
+        if !CHANNELS.contains(&channel) {
+            return Err(malformed(Attribute::CHANNEL_NUMBER));
+        }
+        Ok(Self {
+            from: MemberId(array(message, Attribute::CAMP_FROM)?),
+            to: MemberId(array(message, Attribute::CAMP_TO)?),
+            channel,
+            release: message.u32(Attribute::LIFETIME)? == Some(0),
+        })
     }
 }
 
-/// Success without content of its own (Signal, Bind); Find's carries `entries`.
-pub fn encode_success(_request: &Message, _entries: &[Entry], _key: &[u8; 32]) -> Vec<u8> {
-    todo!()
+/// Success without content of its own (Signal, Bind); Find's carries `entries`, of which those are left out that would
+/// make it larger than [`MAX_MESSAGE`] or more than [`MAX_ENTRIES`].
+pub fn encode_success(request: &Message, entries: &[Entry], key: &[u8; 32]) -> Vec<u8> {
+    let mut builder = Builder::answer(Class::Success, request);
+    for entry in entries.iter().take(MAX_ENTRIES) {
+        if builder.size() + entry.encoded_len() + SHA256_SIZE <= MAX_MESSAGE {
+            builder = add_entries(builder, std::slice::from_ref(entry));
+        }
+    }
+    builder.finish_sha256(key)
 }
 
 /// The entries of a success response (Find).
-pub fn decode_entries(_message: &Message) -> Result<Vec<Entry>, StunError> {
-    todo!()
+pub fn decode_entries(message: &Message) -> Result<Vec<Entry>, StunError> {
+    expect(message, message.method(), Class::Success)?;
+    entries_of(message)
 }
 
 /// What an error response to a campfire request says (docs/protocol.md lists the codes: 400, 401 with nonce and server
 /// time, 403, 404 no such member, 420, 438 stale nonce, 486 too many, 508 full).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Code.
+    /// Code, 300 to 699.
     pub code: u16,
-    /// Reason phrase, for people.
+    /// Reason phrase, for people; read without control characters.
     pub reason: String,
     /// NONCE to use, with 401 and 438.
     pub nonce: Option<String>,
@@ -261,11 +465,96 @@ pub struct Failure {
 
 impl Failure {
     /// Encodes; `key` where the request's integrity was right.
-    pub fn encode(&self, _request: &Message, _key: Option<&[u8; 32]>) -> Vec<u8> {
-        todo!()
+    pub fn encode(&self, request: &Message, key: Option<&[u8; 32]>) -> Vec<u8> {
+        let builder = Builder::answer(Class::Error, request)
+            .error_code(self.code, &self.reason)
+            .optional(Attribute::NONCE, self.nonce.as_ref().map(String::as_bytes))
+            .optional(Attribute::CAMP_TIME, self.unix_millis.map(u64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
+        match key {
+            Some(key) => builder.finish_sha256(key),
+            None => builder.finish(),
+        }
     }
+
     /// Reads from an error response.
-    pub fn decode(_message: &Message) -> Result<Self, StunError> {
-        todo!()
+    pub fn decode(message: &Message) -> Result<Self, StunError> {
+        expect(message, message.method(), Class::Error)?;
+        let (code, reason) = message.error_code().ok_or(malformed(Attribute::ERROR_CODE))?;
+        Ok(Self {
+            code,
+            reason: for_people(reason),
+            nonce: text(message, Attribute::NONCE)?.map(str::to_owned),
+            unix_millis: message.array(Attribute::CAMP_TIME)?.map(u64::from_be_bytes),
+        })
     }
+}
+
+impl Cursor {
+    /// Incarnation, then sequence, big-endian.
+    fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.incarnation) << 64 | u128::from(self.sequence)).to_be_bytes()
+    }
+
+    fn from_bytes(bytes: [u8; 16]) -> Self {
+        let both = u128::from_be_bytes(bytes);
+        Self { incarnation: (both >> 64) as u64, sequence: both as u64 }
+    }
+}
+
+fn request(method: Method, transaction: TransactionId, auth: &Auth<'_>) -> Builder {
+    Builder::new(Class::Request, method, transaction)
+        .attribute(Attribute::USERNAME, auth.user_name.as_bytes())
+        .optional(Attribute::NONCE, auth.nonce.map(str::as_bytes))
+}
+
+fn expect(message: &Message, method: Method, class: Class) -> Result<(), StunError> {
+    let fits = message.as_bytes().len() <= MAX_MESSAGE;
+    if fits && message.method() == method && message.class() == class { Ok(()) } else { Err(StunError::Unexpected) }
+}
+
+fn malformed(attribute: Attribute) -> StunError {
+    StunError::Malformed(attribute.0)
+}
+
+fn array<const N: usize>(message: &Message, attribute: Attribute) -> Result<[u8; N], StunError> {
+    message.array(attribute)?.ok_or(StunError::Missing(attribute.0))
+}
+
+fn text(message: &Message, attribute: Attribute) -> Result<Option<&str>, StunError> {
+    let text = message.text(attribute)?;
+    if text.is_some_and(|text| text.len() > MAX_TEXT) { Err(malformed(attribute)) } else { Ok(text) }
+}
+
+/// A text of a server's, fit for a log.
+fn for_people(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
+}
+
+fn add_entries(mut builder: Builder, entries: &[Entry]) -> Builder {
+    for entry in entries {
+        let sealed = entry.announcement.as_deref().unwrap_or_default();
+        builder = builder.attribute(Attribute::CAMP_ENTRY, &[&entry.member.0, sealed].concat());
+    }
+    builder
+}
+
+fn entries_of(message: &Message) -> Result<Vec<Entry>, StunError> {
+    let decode = |value: &[u8]| {
+        let (member, sealed) = value.split_first_chunk::<16>()?;
+        let announcement = if sealed.is_empty() { None } else { Some(sealed.to_vec()) };
+        (sealed.len() <= MAX_SEALED).then_some(Entry { member: MemberId(*member), announcement })
+    };
+    message.all(Attribute::CAMP_ENTRY).map(|value| decode(value).ok_or(malformed(Attribute::CAMP_ENTRY))).collect()
+}
+
+fn encode_tags(tags: &[Tag]) -> Vec<u8> {
+    tags.iter().flat_map(|tag| tag.0).collect()
+}
+
+fn decode_tags(message: &Message, most: usize) -> Result<Vec<Tag>, StunError> {
+    let (tags, rest) = message.get(Attribute::CAMP_TAGS).unwrap_or_default().as_chunks::<8>();
+    if tags.len() > most || !rest.is_empty() {
+        return Err(malformed(Attribute::CAMP_TAGS));
+    }
+    Ok(tags.iter().map(|tag| Tag(*tag)).collect())
 }
