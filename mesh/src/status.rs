@@ -54,7 +54,6 @@ pub struct Own {
 
 /// What a server is to us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub enum ServerState {
     /// Not tried now.
     #[default]
@@ -92,7 +91,6 @@ pub struct Server {
 
 /// How a peer's packets go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub enum PathKind {
     /// No way yet, or no session.
     #[default]
@@ -129,7 +127,7 @@ pub struct Peer {
     /// The server in use when relayed.
     pub server: Option<String>,
     /// Why it is not direct, if it is not.
-    pub why: Option<WhyNotDirect>,
+    pub why_not_direct: Option<WhyNotDirect>,
     /// The same in a sentence.
     pub reason: Option<String>,
     /// Round trip on the path in use, milliseconds.
