@@ -225,10 +225,12 @@ impl Announcement {
         let mut last = None;
         for _ in 0..length {
             let key = d.u64()?;
-            // Ascending: so each occurs once.
-            if last.replace(key).is_some_and(|last| last >= key) || (last.is_none() && key != key::VERSION) {
+            // Ascending from the version: so each occurs once.
+            let ascends = last.map_or(key == key::VERSION, |last| key > last);
+            if !ascends {
                 return Err(Malformed);
             }
+            last = Some(key);
             match key {
                 key::VERSION if d.u64()? != u64::from(VERSION) => return Err(Malformed),
                 key::VERSION => {}
@@ -404,3 +406,6 @@ impl MapWriter {
         map
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,16 +13,18 @@ use zeroize::Zeroizing;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey([u8; 32]);
 
-/// Not the encoding of a usable Ed25519 point (small-order points are refused).
+/// Not the encoding of a usable Ed25519 point (small-order points and encodings that are not canonical are refused).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a usable Ed25519 public key")]
 pub struct BadPublicKey;
 
 impl PublicKey {
-    /// Checks that `bytes` encode a point of large order.
+    /// Checks that `bytes` are the canonical encoding of a point of large order.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, BadPublicKey> {
         let key = VerifyingKey::from_bytes(&bytes).map_err(|_| BadPublicKey)?;
-        if key.is_weak() { Err(BadPublicKey) } else { Ok(Self(bytes)) }
+        // A name has one spelling: decompression alone would take y coordinates that are not reduced.
+        let canonical = key.to_edwards().compress().to_bytes() == bytes;
+        if key.is_weak() || !canonical { Err(BadPublicKey) } else { Ok(Self(bytes)) }
     }
 
     /// The encoding (RFC 8032 §5.1.2).

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::identity::NetworkId;
 use crate::key::Psk;
-use crate::server::{PORT, ParseServerError, Server, ServerId, TLS_PORT, Transport};
+use crate::server::{PORT, ParseServerError, Server, ServerAddress, ServerId, TLS_PORT, Transport};
 use crate::server::{addresses, host_port, merge, parse_pin, plain_transports, split_host};
 
 /// A parsed `camp://` URI. `Debug` shows the fingerprint in place of the key.
@@ -38,7 +38,8 @@ const SCHEME: &str = "camp://";
 
 impl CampUri {
     /// The URI's text. Secret. A server is written as `[id=]host[:port]` for each host and port that it has; one set of
-    /// transports stands for all servers (the union of theirs), which is exact for servers that came from a URI.
+    /// transports stands for all servers (the union of theirs), which is exact for servers that came from a URI, but for the
+    /// order of one server's addresses.
     pub fn to_text(&self) -> Zeroizing<String> {
         let mut segments = Vec::new();
         let mut pins = Vec::new();
@@ -47,22 +48,20 @@ impl CampUri {
         for server in &self.servers {
             let mut places: Vec<(&str, u16)> = Vec::new();
             for address in &server.addresses {
-                let tls_default = address.transport == Transport::Tls && address.port == TLS_PORT;
-                let place = (address.host.as_str(), if tls_default { PORT } else { address.port });
-                if !places.contains(&place) {
-                    places.push(place);
+                if !places.contains(&place(server, address)) {
+                    places.push(place(server, address));
                 }
                 if !transports.contains(&address.transport) {
                     transports.push(address.transport);
                 }
             }
-            for &(host, port) in &places {
-                let here = server.addresses.iter().filter(|a| a.host == host).map(|a| a.transport);
+            for (host, port) in places {
+                let here =
+                    server.addresses.iter().filter(|address| place(server, address) == (host, port)).map(|address| address.transport);
                 plain &= here.eq(plain_transports(port).iter().copied());
                 let authority = host_port(host, port);
                 let id = if server.id.as_str() == authority { String::new() } else { format!("{}=", server.id) };
-                let shown = if port == PORT { authority.strip_suffix(":3478").unwrap_or(&authority) } else { &authority };
-                segments.push(format!("{id}{shown}"));
+                segments.push(id + authority.strip_suffix(":3478").unwrap_or(&authority));
                 pins.push(server.certificate_pin);
             }
         }
@@ -71,18 +70,27 @@ impl CampUri {
             query.push(format!("net={network}"));
         }
         if !plain {
-            let names: Vec<&str> = transports.iter().map(|transport| transport_name(*transport)).collect();
+            let names: Vec<&str> = transports.into_iter().map(transport_name).collect();
             query.push(format!("transport={}", names.join(",")));
         }
-        let same = pins.windows(2).all(|pair| pair[0] == pair[1]);
-        let shown = if same { pins.get(..1).unwrap_or_default() } else { &pins };
         if pins.iter().any(Option::is_some) {
-            let shown: Vec<String> = shown.iter().map(|pin| pin.map(|pin| URL_SAFE_NO_PAD.encode(pin)).unwrap_or_default()).collect();
+            // One pin for all is said once.
+            let same = pins.windows(2).all(|pair| pair[0] == pair[1]);
+            let shown = pins.iter().take(if same { 1 } else { pins.len() });
+            let shown: Vec<String> = shown.map(|pin| pin.map(|pin| URL_SAFE_NO_PAD.encode(pin)).unwrap_or_default()).collect();
             query.push(format!("cert={}", shown.join(",")));
         }
         let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
         Zeroizing::new(format!("{SCHEME}{}{query}#{}", segments.join("/"), *self.psk.to_text()))
     }
+}
+
+/// Host and port of the segment that an address comes from: TLS on 5349 goes with 3478, unless 5349 is the server's port
+/// for other transports and 3478 is not.
+fn place<'a>(server: &Server, address: &'a ServerAddress) -> (&'a str, u16) {
+    let other_on = |port| server.addresses.iter().any(|a| a.host == address.host && a.port == port && a.transport != Transport::Tls);
+    let tls_default = address.transport == Transport::Tls && address.port == TLS_PORT;
+    (&address.host, if tls_default && (other_on(PORT) || !other_on(TLS_PORT)) { PORT } else { address.port })
 }
 
 impl FromStr for CampUri {
