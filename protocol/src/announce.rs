@@ -97,8 +97,8 @@ pub const MAX_ROUTES: usize = 8;
 pub const MAX_ADDRESSES: usize = 4;
 
 const VERSION: u8 = 2;
-const SIGNATURE_LABEL: &[u8] = b"campfire/2 announcement";
-const SEAL_LABEL: &[u8] = b"campfire/2 announce";
+pub(crate) const SIGNATURE_LABEL: &[u8] = b"campfire/2 announcement";
+pub(crate) const SEAL_LABEL: &[u8] = b"campfire/2 announce";
 
 /// Keys of the map. 14 is reserved for a certificate.
 mod key {
@@ -163,7 +163,7 @@ impl Announcement {
     }
 
     /// The map, keys ascending, absent or empty values left out.
-    fn encode(&self) -> Result<Vec<u8>, AnnouncementError> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, AnnouncementError> {
         let record = self.record.as_ref();
         if self.fingerprints.len() > MAX_FINGERPRINTS
             || self.servers.len() > MAX_SERVERS
@@ -284,7 +284,7 @@ pub fn display_name(text: &str) -> String {
 }
 
 /// What a signature or a seal is bound to, then `content`.
-fn bound(label: &[u8], keys: &Keys, member: &MemberId, content: &[u8]) -> Vec<u8> {
+pub(crate) fn bound(label: &[u8], keys: &Keys, member: &MemberId, content: &[u8]) -> Vec<u8> {
     [label, &keys.room.0, &member.0, content].concat()
 }
 

@@ -25,3 +25,6 @@ pub mod stun;
 pub mod time;
 pub mod uri;
 pub mod wire;
+
+#[cfg(test)]
+mod vectors;
