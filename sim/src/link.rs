@@ -42,7 +42,16 @@ impl Link {
 
     /// A clean link of this one-way delay.
     pub const fn clean(delay: Duration) -> Self {
-        Self { delay, jitter: Duration::ZERO, loss: 0.0, reorder: 0.0, duplicate: 0.0, mtu: 1_500, oversize: Oversize::Fragment, rate: None }
+        Self {
+            delay,
+            jitter: Duration::ZERO,
+            loss: 0.0,
+            reorder: 0.0,
+            duplicate: 0.0,
+            mtu: 1_500,
+            oversize: Oversize::Fragment,
+            rate: None,
+        }
     }
 }
 
@@ -118,8 +127,7 @@ mod tests {
             let link = Link { jitter: Duration::from_millis(30), reorder, ..Link::clean(Duration::from_millis(10)) };
             let mut state = LinkState::new(link);
             let mut random = Random::new(1);
-            let arrivals: Vec<_> =
-                (0..200).filter_map(|i| state.cross(Time::from_micros(i * 1_000), true, 100, &mut random)).collect();
+            let arrivals: Vec<_> = (0..200).filter_map(|i| state.cross(Time::from_micros(i * 1_000), true, 100, &mut random)).collect();
             assert_eq!(arrivals.is_sorted(), sorted);
         }
     }

@@ -78,7 +78,7 @@ pub struct Nat {
 
 impl Nat {
     const fn of(kind: Kind) -> Self {
-        Self { kind, hairpin: false, timeout: Duration::from_secs(120), timeout_unreplied: Duration::from_secs(30) }
+        Self { kind, hairpin: false, timeout: Duration::from_mins(2), timeout_unreplied: Duration::from_secs(30) }
     }
 
     /// A NAT of RFC 4787's terms, ports at random.

@@ -84,7 +84,6 @@ struct Gateway {
     nat: Option<(Nat, Table)>,
     /// Inside hosts' routed (untranslated) flows: what the stateful firewall lets back in.
     flows: HashMap<(SocketAddr, SocketAddr), Time>,
-    firewall: bool,
     udp: bool,
     tcp: Tcp,
     local: HashMap<IpAddr, NodeId>,
@@ -96,7 +95,7 @@ struct Gateway {
 }
 
 /// How long a stateful firewall remembers a flow.
-const FIREWALL_TIMEOUT: Duration = Duration::from_secs(120);
+const FIREWALL_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// All nodes and links.
 #[derive(Debug, Default)]
@@ -132,7 +131,6 @@ impl Network {
         let gateway = Gateway {
             nat: spec.nat.map(|nat| (nat, Table::new(&nat))),
             flows: HashMap::new(),
-            firewall: true,
             udp: spec.udp,
             tcp: spec.tcp,
             local: HashMap::new(),
@@ -173,16 +171,12 @@ impl Network {
     }
 
     fn next_address(&mut self, parent: Option<NodeId>) -> Ipv4Addr {
-        match parent.and_then(|parent| self.nodes[parent.0 as usize].gateway.as_mut()) {
-            Some(gateway) => {
-                gateway.hosts += 1;
-                Ipv4Addr::from(gateway.lan + gateway.hosts)
-            }
-            None => {
-                self.public_addresses += 1;
-                Ipv4Addr::from(u32::from(Ipv4Addr::new(20, 0, 0, 0)) + self.public_addresses)
-            }
+        if let Some(gateway) = parent.and_then(|parent| self.nodes[parent.0 as usize].gateway.as_mut()) {
+            gateway.hosts += 1;
+            return Ipv4Addr::from(gateway.lan + gateway.hosts);
         }
+        self.public_addresses += 1;
+        Ipv4Addr::from(u32::from(Ipv4Addr::new(20, 0, 0, 0)) + self.public_addresses)
     }
 
     fn realm_mut(&mut self, realm: Option<NodeId>) -> &mut HashMap<IpAddr, NodeId> {
@@ -394,7 +388,7 @@ impl Network {
                     *expires = now + FIREWALL_TIMEOUT;
                     true
                 }
-                _ => !state.firewall,
+                _ => false,
             },
             _ => false,
         }

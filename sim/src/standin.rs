@@ -40,8 +40,8 @@ const RESPONSE: usize = 92;
 const HEADER: usize = 16;
 const TAG: usize = 16;
 
-const REKEY_AFTER: Duration = Duration::from_secs(120);
-const REJECT_AFTER: Duration = Duration::from_secs(180);
+const REKEY_AFTER: Duration = Duration::from_mins(2);
+const REJECT_AFTER: Duration = Duration::from_mins(3);
 const REKEY_ATTEMPTS_FOR: Duration = Duration::from_secs(90);
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -395,10 +395,11 @@ impl Tunnels for StandIn {
                 session.seal(&[], &mut message);
                 events.push(Event::Send { link: id, message });
             }
-            let age = link.current.as_ref().map(|session| now.since(session.created));
-            let over = age.is_none_or(|age| age >= REJECT_AFTER) && gave_up || age.is_some_and(|age| age >= 3 * REJECT_AFTER);
+            // As boringtun does: what gave up on a handshake forgets its sessions too.
+            let over = gave_up || link.current.as_ref().is_some_and(|session| now.since(session.created) >= 3 * REJECT_AFTER);
             if over && link.pending.is_none() && !link.expiry_told {
                 link.expiry_told = true;
+                link.unanswered_since = None;
                 for session in [link.current.take(), link.previous.take()].into_iter().flatten() {
                     self.by_index.remove(&session.local);
                 }
@@ -469,15 +470,10 @@ impl Session {
 }
 
 /// Which counters have come, of the last 1,024.
+#[derive(Default)]
 struct Window {
     next: u64,
     seen: [u64; 16],
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self { next: 0, seen: [0; 16] }
-    }
 }
 
 impl Window {
