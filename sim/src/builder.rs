@@ -14,7 +14,7 @@ use campfire_turn::Config as ServerConfig;
 
 use crate::link::Link;
 use crate::nat::Nat;
-use crate::net::{GatewaySpec, NodeId, Tcp};
+use crate::net::{GatewaySpec, NodeId, Packet, Tcp};
 use crate::overlay::Echo;
 use crate::peer::Counters;
 use crate::server::{PORT, ServerCounters, ServerHost, ServerOptions, TLS_PORT};
@@ -177,9 +177,25 @@ impl World {
         self.add_peer_host(node, options)
     }
 
-    /// A host that belongs to nobody: for attackers.
-    pub fn bystander(&mut self) -> NodeId {
-        self.net.add_host(None, true, true, self.wan)
+    /// A bare host, without a peer: for attackers, and for tests of the network itself.
+    pub fn host(&mut self, place: impl Into<Place>) -> NodeId {
+        let place = place.into();
+        let link = if place == Place::Internet { self.wan } else { self.lan };
+        self.net.add_host(place.node(), true, true, link)
+    }
+
+    /// What came to a bare host since this was last asked, and when.
+    pub fn mail(&mut self, host: NodeId) -> Vec<(Time, Packet)> {
+        self.mail.remove(&host).unwrap_or_default()
+    }
+
+    /// A bare host sends from this port of its own.
+    pub fn send(&mut self, host: NodeId, port: u16, destination: SocketAddr, payload: &[u8]) {
+        let (v4, v6) = self.net.addresses(host);
+        let ip = if destination.is_ipv4() { v4.map(IpAddr::from) } else { v6.map(IpAddr::from) };
+        if let Some(ip) = ip {
+            self.inject(host, Packet { source: SocketAddr::new(ip, port), destination, payload: payload.to_vec() });
+        }
     }
 
     /// What is derived from the world's key `index` (0 to 3; servers hold all of them, peers the first).

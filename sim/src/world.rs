@@ -128,6 +128,7 @@ pub struct World {
     pub lan: Link,
     inhabitants: HashMap<NodeId, Inhabitant>,
     hops: Vec<(Time, Hop)>,
+    pub(crate) mail: HashMap<NodeId, Vec<(Time, Packet)>>,
     quiet: bool,
 }
 
@@ -179,6 +180,7 @@ impl World {
             lan: Link::clean(Duration::from_micros(100)),
             inhabitants: HashMap::new(),
             hops: Vec::new(),
+            mail: HashMap::new(),
             quiet: false,
         }
     }
@@ -311,7 +313,7 @@ impl World {
                 }
             }
             Some(&Inhabitant::Server(server)) => self.server_datagram(server, packet),
-            None => {}
+            None => self.mail.entry(node).or_default().push((self.now, packet)),
         }
     }
 
