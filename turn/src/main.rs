@@ -1,3 +1,9 @@
 //! `campfire-turn`: the TURN server that peers camp on.
 
-fn main() {}
+use std::process::ExitCode;
+
+mod shell;
+
+fn main() -> ExitCode {
+    ExitCode::from(shell::main())
+}

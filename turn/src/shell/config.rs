@@ -102,7 +102,13 @@ pub struct Options {
     pub relay_address: Vec<IpAddr>,
 
     /// What to tell clients in place of --relay-address, behind a one-to-one NAT.
-    #[arg(long, env = "CAMPFIRE_TURN_RELAY_EXTERNAL_ADDRESS", value_name = "IP", value_delimiter = ',', help_heading = "Standard relaying")]
+    #[arg(
+        long,
+        env = "CAMPFIRE_TURN_RELAY_EXTERNAL_ADDRESS",
+        value_name = "IP",
+        value_delimiter = ',',
+        help_heading = "Standard relaying"
+    )]
     pub relay_external_address: Vec<IpAddr>,
 
     /// Ports of relay sockets. [default: 49152-65535]
@@ -293,8 +299,8 @@ impl Options {
         let Some(path) = self.config.clone() else { return Ok(self) };
         let text = std::fs::read_to_string(&path)
             .map_err(|error| ConfigError(format!("cannot read the configuration file {}: {error}", path.display())))?;
-        let mut file: Options = toml::from_str(&text)
-            .map_err(|error| ConfigError(format!("{} is not a valid configuration: {error}", path.display())))?;
+        let mut file: Options =
+            toml::from_str(&text).map_err(|error| ConfigError(format!("{} is not a valid configuration: {error}", path.display())))?;
         let base = path.parent().unwrap_or(Path::new(""));
         let Options { tls_cert, tls_key, secrets_dir, users_file, rest_secrets_file, .. } = &mut file;
         for path in [tls_cert, tls_key, secrets_dir, users_file, rest_secrets_file] {
@@ -345,18 +351,10 @@ impl Options {
             allocations: standard,
             relay_ipv4: relay_v4.is_some(),
             relay_ipv6: relay_v6.is_some(),
-            peers: PeerPolicy {
-                allow: self.allow_peer,
-                deny: self.deny_peer,
-                allow_private: self.allow_private_peers.unwrap_or(false),
-            },
+            peers: PeerPolicy { allow: self.allow_peer, deny: self.deny_peer, allow_private: self.allow_private_peers.unwrap_or(false) },
             limits: Limits {
                 allocations: positive("--max-allocations", self.max_allocations, limits.allocations)?,
-                allocations_per_user: positive(
-                    "--max-allocations-per-user",
-                    self.max_allocations_per_user,
-                    limits.allocations_per_user,
-                )?,
+                allocations_per_user: positive("--max-allocations-per-user", self.max_allocations_per_user, limits.allocations_per_user)?,
                 members: positive("--max-members-per-room", self.max_members_per_room, limits.members)?,
                 seats_per_source: positive("--max-seats-per-source", self.max_seats_per_source, limits.seats_per_source)?,
                 bandwidth_per_user: self.max_bandwidth_per_user,
@@ -418,9 +416,7 @@ fn listeners(listen: &[String], have_tls: bool) -> Result<Listeners, ConfigError
     for text in listen {
         let (scheme, address) = text.split_once("://").unwrap_or(("", text));
         let Ok(address) = address.parse::<SocketAddr>() else {
-            return bad(format!(
-                "--listen {text}: expected an address with a port, such as 0.0.0.0:3478, [::]:3478 or tls://0.0.0.0:443"
-            ));
+            return bad(format!("--listen {text}: expected an address with a port, such as 0.0.0.0:3478, [::]:3478 or tls://0.0.0.0:443"));
         };
         let listen = Listen { address, optional: false };
         match scheme {
@@ -448,10 +444,7 @@ fn listeners(listen: &[String], have_tls: bool) -> Result<Listeners, ConfigError
     Ok((udp, tcp, tls))
 }
 
-fn relay_addresses(
-    bind: &[IpAddr],
-    external: &[IpAddr],
-) -> Result<(Option<RelayAddress>, Option<RelayAddress>), ConfigError> {
+fn relay_addresses(bind: &[IpAddr], external: &[IpAddr]) -> Result<(Option<RelayAddress>, Option<RelayAddress>), ConfigError> {
     let pick = |list: &[IpAddr], ipv6: bool, name: &str| {
         let mut of_family = list.iter().copied().filter(|ip| ip.is_ipv6() == ipv6);
         let first = of_family.next();

@@ -39,6 +39,12 @@ pub fn first_frame(bytes: &[u8]) -> Result<Option<Frame>, Malformed> {
     }
 }
 
+/// Whether a stream may begin so: with a STUN message, for no channel can be bound yet. A browser's `GET` would pass for
+/// ChannelData.
+pub fn may_begin(bytes: &[u8]) -> Result<(), Malformed> {
+    if bytes.first().is_none_or(|first| *first < 0x40) { Ok(()) } else { Err(Malformed) }
+}
+
 /// How many bytes at the beginning are whole frames.
 pub fn whole_frames(bytes: &[u8]) -> Result<usize, Malformed> {
     let mut end = 0;
@@ -74,7 +80,9 @@ mod tests {
 
     #[test]
     fn what_is_neither_is_refused_at_the_first_byte_that_shows_it() {
-        assert_eq!(first_frame(b"GET / HTTP/1.1"), Err(Malformed));
+        assert_eq!(may_begin(b"GET / HTTP/1.1"), Err(Malformed));
+        assert_eq!(may_begin(&[0x01]), Ok(()));
+        assert_eq!(first_frame(b"SSH-2.0"), Err(Malformed));
         assert_eq!(first_frame(&[0x80]), Err(Malformed));
         assert_eq!(first_frame(&[0x00, 0x01, 0x00, 0x03]), Err(Malformed), "length not a multiple of four");
         assert_eq!(first_frame(&[0x00, 0x01, 0x00, 0x00, 0x21, 0x12, 0xA4, 0x43]), Err(Malformed), "cookie");

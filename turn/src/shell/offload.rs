@@ -29,7 +29,7 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 /// Waits for many sockets.
 pub struct Epoll {
     fd: OwnedFd,
-    events: Vec<libc::epoll_event>,
+    events: [libc::epoll_event; BATCH],
 }
 
 impl Epoll {
@@ -37,7 +37,7 @@ impl Epoll {
     pub fn new() -> io::Result<Self> {
         // SAFETY: no pointers; the result is checked before it is owned, and nothing else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
-        Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; BATCH] })
+        Ok(Self { fd, events: [libc::epoll_event { events: 0, u64: 0 }; BATCH] })
     }
 
     /// Reports `token` whenever `fd` can be read (level-triggered), until `fd` is closed.
@@ -52,10 +52,8 @@ impl Epoll {
     /// tokens to be read with [`Self::token`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         let timeout = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
-        // SAFETY: the kernel writes at most `events.len()` events into memory that we hold exclusively.
-        let count = unsafe {
-            libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), self.events.len() as libc::c_int, timeout)
-        };
+        // SAFETY: the kernel writes at most `BATCH` events into memory of that many, which we hold exclusively.
+        let count = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), BATCH as i32, timeout) };
         match check(count) {
             Ok(count) => Ok(count as usize),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
@@ -102,13 +100,7 @@ impl WakeFd {
 fn set(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: `value` lives through the call, and its size is given.
     check(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
+        libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<libc::c_int>() as libc::socklen_t)
     })?;
     Ok(())
 }
@@ -120,11 +112,7 @@ pub fn enable_gro(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Asks for the local address of every datagram.
 pub fn enable_packet_info(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
-    if ipv6 {
-        set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
-    } else {
-        set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
-    }
+    if ipv6 { set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1) } else { set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1) }
 }
 
 /// Sends with fragmentation allowed and takes no ICMP's word for a path's MTU: a relay carries what it is given.
@@ -265,13 +253,7 @@ impl Receiver {
         // SAFETY: the first `count` headers were just pointed at slots, names and control buffers of this value, which is
         // held exclusively through the call; their lengths are true.
         let received = unsafe {
-            libc::recvmmsg(
-                fd.as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                count as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                ptr::null_mut(),
-            )
+            libc::recvmmsg(fd.as_raw_fd(), self.headers.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT as _, ptr::null_mut())
         };
         Ok(check(received)? as usize)
     }
@@ -392,12 +374,7 @@ impl Sender {
     }
 
     /// Sends up to [`BATCH`] messages in one call; how many went out. An error is that of the first message.
-    pub fn send<'a>(
-        &mut self,
-        fd: BorrowedFd<'_>,
-        messages: impl Iterator<Item = Message<'a>>,
-        sources: Sources<'_>,
-    ) -> io::Result<usize> {
+    pub fn send<'a>(&mut self, fd: BorrowedFd<'_>, messages: impl Iterator<Item = Message<'a>>, sources: Sources<'_>) -> io::Result<usize> {
         self.vectors.clear();
         let mut count = 0;
         let rest = self.controls.iter_mut().zip(self.headers.iter_mut());
@@ -428,13 +405,11 @@ impl Sender {
         for header in self.headers.iter_mut().take(count) {
             header.msg_hdr.msg_iov = next;
             // SAFETY: the lengths of all headers add up to the number of vectors, so this stays within them or one past.
-            next = unsafe { next.add(header.msg_hdr.msg_iovlen as usize) };
+            next = unsafe { next.add(header.msg_hdr.msg_iovlen) };
         }
         // SAFETY: the first `count` headers point at names, controls and vectors of this value, held exclusively, and the
         // vectors at `sources`, borrowed through the call and only read.
-        let sent = unsafe {
-            libc::sendmmsg(fd.as_raw_fd(), self.headers.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT as _)
-        };
+        let sent = unsafe { libc::sendmmsg(fd.as_raw_fd(), self.headers.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT as _) };
         Ok(check(sent)? as usize)
     }
 }

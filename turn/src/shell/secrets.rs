@@ -135,10 +135,7 @@ fn read(path: &Path, exposed: &mut Vec<PathBuf>) -> Result<Zeroizing<String>, Lo
 
 /// Lines with something on them, without comments, numbered from 1.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line.trim()))
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+    text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
 
 /// `FINGERPRINT:SECRET`, or the secret alone in a file that is named by the fingerprint.
@@ -163,7 +160,10 @@ fn at(path: &Path, line: usize, problem: &'static str) -> LoadError {
 
 /// What can be seen of files without reading them. Different means: changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Signature(Vec<(PathBuf, Option<(u64, u64, i64, i64, u64)>)>);
+pub struct Signature(Vec<(PathBuf, Option<Look>)>);
+
+/// Device, inode, seconds and nanoseconds of the last change, length.
+type Look = (u64, u64, i64, i64, u64);
 
 impl Signature {
     /// Looks at files and at the files in directories, through links.
@@ -179,7 +179,7 @@ impl Signature {
     }
 }
 
-fn look(path: &Path) -> Option<(u64, u64, i64, i64, u64)> {
+fn look(path: &Path) -> Option<Look> {
     fs::metadata(path).ok().map(|seen| (seen.dev(), seen.ino(), seen.mtime(), seen.mtime_nsec(), seen.len()))
 }
 

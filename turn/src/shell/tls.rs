@@ -57,9 +57,7 @@ impl ResolvesServerCert for Identity {
 }
 
 fn certified_key(provider: &CryptoProvider, files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
-    let problem = |option: &str, path: &Path, what: &dyn std::fmt::Display| {
-        TlsError(format!("{option} {}: {what}", path.display()))
-    };
+    let problem = |option: &str, path: &Path, what: &dyn std::fmt::Display| TlsError(format!("{option} {}: {what}", path.display()));
     let chain: Vec<_> = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect)
         .map_err(|error| problem("--tls-cert", &files.cert, &error))?;

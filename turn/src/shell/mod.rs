@@ -1,0 +1,372 @@
+//! Everything around the core: sockets, files, time, threads and signals.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use clap::error::ErrorKind;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
+
+mod config;
+mod engine;
+mod framing;
+mod http;
+mod logging;
+mod metrics;
+#[allow(unsafe_code)]
+mod offload;
+mod outbox;
+mod queue;
+mod secrets;
+mod sockets;
+mod streams;
+mod tls;
+
+use config::{ConfigError, Listen, Options, Settings, TlsFiles};
+use engine::{Command, Engine, Handle};
+use metrics::Counters;
+use secrets::{Loaded, Signature};
+use sockets::{Listener, RelaySettings, UdpSockets};
+use tls::Identity;
+
+/// Exit status for a configuration that cannot be used (`EX_USAGE`).
+const BAD_CONFIGURATION: u8 = 64;
+/// How often files are looked at for changes.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Runs the program; its exit status.
+pub fn main() -> u8 {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => {
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+                _ => BAD_CONFIGURATION,
+            };
+        }
+    };
+    let check = options.check;
+    let prepared = options.with_file().and_then(Options::validate).and_then(Prepared::new);
+    match prepared {
+        Err(error) => {
+            eprintln!("campfire-turn: {error}");
+            BAD_CONFIGURATION
+        }
+        Ok(prepared) if check => {
+            print!("{}", prepared.describe());
+            0
+        }
+        Ok(prepared) => match prepared.run() {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                1
+            }
+        },
+    }
+}
+
+/// A valid configuration with everything it speaks of loaded.
+struct Prepared {
+    settings: Settings,
+    loaded: Loaded,
+    identity: Option<(Arc<Identity>, TlsFiles)>,
+}
+
+impl Prepared {
+    fn new(settings: Settings) -> Result<Self, ConfigError> {
+        logging::start(settings.log_format, &settings.log)?;
+        let loaded = secrets::load(&settings.secrets).map_err(|error| ConfigError(error.to_string()))?;
+        let identity = match settings.tls_files.clone() {
+            Some(files) => {
+                let identity = Identity::load(&files).map_err(|error| ConfigError(error.to_string()))?;
+                Some((identity, files))
+            }
+            None => None,
+        };
+        warn_about(&settings, &loaded);
+        Ok(Self { settings, loaded, identity })
+    }
+
+    /// What the configuration means, for `--check`.
+    fn describe(&self) -> String {
+        let list = |listeners: &[Listen]| {
+            let texts: Vec<_> = listeners.iter().map(|listen| listen.address.to_string()).collect();
+            if texts.is_empty() { "-".to_owned() } else { texts.join(", ") }
+        };
+        let relay = |address: Option<config::RelayAddress>| match address {
+            Some(address) if address.bind == address.external => address.bind.to_string(),
+            Some(address) => format!("{} (as {})", address.bind, address.external),
+            None => "-".to_owned(),
+        };
+        let Settings { udp, tcp, tls, http, core, relay_v4, relay_v6, relay_ports, .. } = &self.settings;
+        format!(
+            "configuration is valid\nudp:       {}\ntcp:       {}\ntls:       {}\nhttp:      {}\ncampfire:  {} ({} secrets)\nstandard:  {} ({} users, {} REST secrets, realm {})\nrelay:     {} and {}, ports {}-{}\n",
+            list(udp),
+            list(tcp),
+            list(tls),
+            http.map_or("-".to_owned(), |address| address.to_string()),
+            if core.campfire { "on" } else { "off" },
+            self.loaded.campfires,
+            if core.allocations { "on" } else { "off" },
+            self.loaded.users,
+            self.loaded.rest,
+            core.realm,
+            relay(*relay_v4),
+            relay(*relay_v6),
+            relay_ports.start(),
+            relay_ports.end(),
+        )
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("streams")
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
+        let result = runtime.block_on(self.serve());
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        result
+    }
+
+    async fn serve(self) -> anyhow::Result<()> {
+        let Self { settings, loaded, identity } = self;
+        // Handled from the start: a signal during the start is not lost.
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+
+        let counters = Arc::new(Counters::default());
+        let mut udp = Vec::new();
+        for listen in &settings.udp {
+            udp.extend(optional("UDP", *listen, Listener::bind(listen.address))?);
+        }
+        let tcp = bind_tcp("TCP", &settings.tcp)?;
+        let tls = bind_tcp("TLS", &settings.tls)?;
+        let http = match settings.http {
+            Some(address) => bind_tcp("HTTP", &[Listen { address, optional: false }])?.pop(),
+            None => None,
+        };
+        let addresses = Addresses {
+            udp: udp.iter().map(Listener::address).collect::<Result<_, _>>()?,
+            tcp: tcp.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?,
+            tls: tls.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?,
+            http: http.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?,
+        };
+
+        let (handle, inbox) = engine::channel()?;
+        count_loaded(&counters, &loaded);
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness from the system: {error}"))?;
+        let (core, relays) = (settings.core.clone(), RelaySettings::new(&settings));
+        let (secrets, engine_counters) = (loaded.secrets, Arc::clone(&counters));
+        let (done, mut ended) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("packets".into()).spawn(move || {
+            // Its memory is touched by this thread first.
+            let engine = Engine::new(core, secrets, seed, UdpSockets::new(udp), relays, inbox, engine_counters);
+            let _ = done.send(engine.and_then(Engine::run));
+        })?;
+
+        let streams = streams::Streams::new(handle.clone(), settings.streams, Arc::clone(&counters));
+        for listener in tcp {
+            tokio::spawn(Arc::clone(&streams).accept(listener, None));
+        }
+        if let Some((identity, _)) = &identity {
+            let acceptor = TlsAcceptor::from(identity.server_config()?);
+            for listener in tls {
+                tokio::spawn(Arc::clone(&streams).accept(listener, Some(acceptor.clone())));
+            }
+        }
+        let ready = Arc::new(AtomicBool::new(true));
+        if let Some(listener) = http {
+            let pages = http::Pages { handle: handle.clone(), counters: Arc::clone(&counters), ready: Arc::clone(&ready) };
+            tokio::spawn(http::serve(listener, pages));
+        }
+        let mut files = Files::new(&settings, identity);
+        addresses.say_ready();
+
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                result = &mut ended => return result.context("the packet thread panicked")?.context("the packet thread failed"),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => files.reload(&handle, &counters),
+                _ = look.tick() => files.reload_if_changed(&handle, &counters),
+            }
+        }
+
+        ready.store(false, Ordering::Release);
+        counters.draining.set(1);
+        tracing::info!(timeout = ?settings.drain_timeout, "draining: no newcomers, members are told to move; a second signal ends it at once");
+        handle.command(Command::Drain);
+        tokio::select! {
+            result = &mut ended => return result.context("the packet thread panicked")?.context("the packet thread failed"),
+            _ = terminate.recv() => tracing::info!("a second signal: ending at once"),
+            _ = interrupt.recv() => tracing::info!("a second signal: ending at once"),
+            () = tokio::time::sleep(settings.drain_timeout) => tracing::info!("the drain timeout is over"),
+            () = drained(&handle) => tracing::info!("nobody is left"),
+        }
+        handle.command(Command::Stop);
+        let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Waits until no seat and no allocation is left.
+async fn drained(handle: &Handle) {
+    loop {
+        if handle.report().await.is_some_and(|report| report.busy == 0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What is listened on, with the ports that were got.
+struct Addresses {
+    udp: Vec<SocketAddr>,
+    tcp: Vec<SocketAddr>,
+    tls: Vec<SocketAddr>,
+    http: Vec<SocketAddr>,
+}
+
+impl Addresses {
+    fn say_ready(&self) {
+        let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        tracing::info!(
+            udp = list(&self.udp),
+            tcp = list(&self.tcp),
+            tls = list(&self.tls),
+            http = list(&self.http),
+            version = env!("CARGO_PKG_VERSION"),
+            "ready"
+        );
+    }
+}
+
+/// The files that are loaded again when they change.
+struct Files {
+    secrets: config::SecretFiles,
+    identity: Option<(Arc<Identity>, TlsFiles)>,
+    seen: Signature,
+}
+
+impl Files {
+    fn new(settings: &Settings, identity: Option<(Arc<Identity>, TlsFiles)>) -> Self {
+        let mut files = Self { secrets: settings.secrets.clone(), identity, seen: Signature::default() };
+        files.seen = files.look();
+        files
+    }
+
+    fn look(&self) -> Signature {
+        let secrets = [&self.secrets.campfires, &self.secrets.users, &self.secrets.rest].into_iter().flatten();
+        let identity = self.identity.iter().flat_map(|(_, files)| [&files.cert, &files.key]);
+        Signature::of(secrets.chain(identity).map(Path::new))
+    }
+
+    fn reload_if_changed(&mut self, handle: &Handle, counters: &Counters) {
+        if self.look() != self.seen {
+            self.reload(handle, counters);
+        }
+    }
+
+    /// Loads everything; what cannot be loaded stays as it was.
+    fn reload(&mut self, handle: &Handle, counters: &Counters) {
+        // Looked at before reading: what changes in between is noticed the next time.
+        self.seen = self.look();
+        let secrets = secrets::load(&self.secrets).map(|loaded| {
+            count_loaded(counters, &loaded);
+            tracing::info!(campfires = loaded.campfires, users = loaded.users, rest_secrets = loaded.rest, "secrets loaded");
+            handle.command(Command::Secrets(loaded.secrets));
+        });
+        let identity = match &self.identity {
+            Some((identity, files)) => identity.reload(files),
+            None => Ok(()),
+        };
+        let errors = [secrets.err().map(|error| error.to_string()), identity.err().map(|error| error.to_string())];
+        for error in errors.iter().flatten() {
+            tracing::error!("not reloaded, what was loaded before stays in use: {error}");
+            counters.reload_failures.add(1);
+        }
+        if errors.iter().all(Option::is_none) {
+            counters.reloads.add(1);
+        }
+    }
+}
+
+fn count_loaded(counters: &Counters, loaded: &Loaded) {
+    counters.campfires.set(loaded.campfires as u64);
+    counters.users.set(loaded.users as u64);
+    counters.rest_secrets.set(loaded.rest as u64);
+}
+
+fn warn_about(settings: &Settings, loaded: &Loaded) {
+    for path in &loaded.exposed {
+        tracing::warn!("others on this machine may read {}: `chmod 600` it (in a pod: set defaultMode 0400 on the volume)", path.display());
+    }
+    if settings.core.campfire && loaded.campfires == 0 {
+        tracing::warn!("there is no campfire's secret yet in --secrets-dir: nobody can camp until a file is put there");
+    }
+    if !settings.core.campfire && loaded.campfires > 0 {
+        tracing::warn!("--secrets-dir holds campfires' secrets, but rooms are off: give --enable-campfire to serve them");
+    }
+    let loopback = |address: Option<config::RelayAddress>| address.is_none_or(|address| address.external.is_loopback());
+    if settings.core.allocations && loopback(settings.relay_v4) && loopback(settings.relay_v6) {
+        tracing::warn!("standard users reach this machine alone: give --relay-address to relay to others");
+    }
+}
+
+fn bind_tcp(what: &str, listeners: &[Listen]) -> anyhow::Result<Vec<TcpListener>> {
+    let mut bound = Vec::new();
+    for listen in listeners {
+        bound.extend(optional(what, *listen, listen_tcp(listen.address))?);
+    }
+    Ok(bound)
+}
+
+fn listen_tcp(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// A listener that was not asked for by name may be missing; another one's failure says what to do.
+fn optional<T>(what: &str, listen: Listen, result: std::io::Result<T>) -> anyhow::Result<Option<T>> {
+    let Listen { address, optional } = listen;
+    match result {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if optional => {
+            tracing::warn!(%error, "not listening on {what} {address}");
+            Ok(None)
+        }
+        Err(error) => {
+            let advice = match error.kind() {
+                std::io::ErrorKind::AddrInUse => "another program holds it; stop that, or choose another with --listen",
+                std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; see `ip address`",
+                std::io::ErrorKind::PermissionDenied => {
+                    "ports below 1024 need CAP_NET_BIND_SERVICE, or a lower net.ipv4.ip_unprivileged_port_start"
+                }
+                _ => "choose another with --listen",
+            };
+            Err(anyhow::anyhow!("cannot listen on {what} {address}: {error} ({advice})"))
+        }
+    }
+}

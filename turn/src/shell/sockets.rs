@@ -1,0 +1,243 @@
+//! The UDP sockets: those that the server listens on, and the relay sockets of allocations.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use campfire_turn::io::ListenerId;
+use rand_core::RngCore;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::config::Settings;
+use super::offload;
+use super::outbox::{Route, SocketKey, Sockets};
+
+/// Buffers of a listening socket: what arrives while the packet thread is not scheduled for some ten milliseconds.
+const LISTENER_BUFFER: usize = 8 << 20;
+/// Buffers of a relay socket, which serves one client.
+const RELAY_BUFFER: usize = 1 << 20;
+/// Local addresses told apart on sockets that are bound to all of them.
+const MAX_LOCAL: usize = 4096;
+/// Ports tried at random before all of the range are tried in turn.
+const RANDOM_TRIES: u32 = 32;
+
+/// A UDP socket ready for the packet thread.
+fn bind(address: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
+    let ipv6 = address.is_ipv6();
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if ipv6 {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    offload::grow_buffers(socket.as_fd(), buffer);
+    offload::allow_fragments(socket.as_fd(), ipv6)?;
+    if let Err(error) = offload::enable_gro(socket.as_fd()) {
+        tracing::debug!(%error, "no UDP GRO: datagrams come one by one");
+    }
+    Ok(socket.into())
+}
+
+/// A socket that clients send to.
+pub struct Listener {
+    socket: UdpSocket,
+    /// Bound to all addresses: each datagram tells which one it came to.
+    wildcard: bool,
+    ids: HashMap<Option<IpAddr>, ListenerId>,
+    last: Option<(Option<IpAddr>, ListenerId)>,
+    /// Datagrams to be received with one call: fewer when they are long trains, for the sake of the caches.
+    pub batch: usize,
+}
+
+impl Listener {
+    /// Binds it.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = bind(address, LISTENER_BUFFER)?;
+        let wildcard = address.ip().is_unspecified();
+        if wildcard {
+            offload::enable_packet_info(socket.as_fd(), address.is_ipv6())?;
+        }
+        let got = Socket::from(socket.try_clone()?).recv_buffer_size().unwrap_or(0);
+        if got < LISTENER_BUFFER / 8 {
+            tracing::info!(
+                bytes = got,
+                "the receive buffer of {address} is small: bursts will be lost; raise net.core.rmem_max to 8388608, or grant CAP_NET_ADMIN"
+            );
+        }
+        Ok(Self { socket, wildcard, ids: HashMap::new(), last: None, batch: offload::BATCH })
+    }
+
+    /// What it is bound to.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
+/// The socket and local address that stand behind a [`ListenerId`].
+#[derive(Clone, Copy)]
+struct Origin {
+    listener: usize,
+    local: Option<IpAddr>,
+}
+
+/// All UDP sockets.
+pub struct UdpSockets {
+    listeners: Vec<Listener>,
+    /// By [`ListenerId`]: a listening socket that is bound to all addresses has an id for each one that was used, so that
+    /// answers leave from where the request came to, and the core tells the 5-tuples apart.
+    origins: Vec<Origin>,
+    relays: HashMap<u64, UdpSocket>,
+}
+
+impl UdpSockets {
+    /// These listeners and no relay sockets.
+    pub fn new(listeners: Vec<Listener>) -> Self {
+        Self { listeners, origins: Vec::new(), relays: HashMap::new() }
+    }
+
+    /// How many listeners there are.
+    pub fn listeners(&self) -> usize {
+        self.listeners.len()
+    }
+
+    /// A listener.
+    pub fn listener_mut(&mut self, index: usize) -> Option<&mut Listener> {
+        self.listeners.get_mut(index)
+    }
+
+    /// The id of a listener's local address.
+    pub fn listener_id(&mut self, index: usize, local: Option<IpAddr>) -> Option<ListenerId> {
+        let listener = self.listeners.get_mut(index)?;
+        let mut local = local.filter(|_| listener.wildcard);
+        if let Some((last, id)) = listener.last
+            && last == local
+        {
+            return Some(id);
+        }
+        if listener.ids.len() >= MAX_LOCAL && !listener.ids.contains_key(&local) {
+            local = None;
+        }
+        let id = if let Some(id) = listener.ids.get(&local) {
+            *id
+        } else {
+            let id = ListenerId(u16::try_from(self.origins.len()).ok()?);
+            self.origins.push(Origin { listener: index, local });
+            listener.ids.insert(local, id);
+            id
+        };
+        listener.last = Some((local, id));
+        Some(id)
+    }
+
+    /// How to reach a client over UDP.
+    pub fn route(&self, listener: ListenerId, remote: SocketAddr) -> Option<Route> {
+        let origin = self.origins.get(usize::from(listener.0))?;
+        Some(Route { socket: SocketKey::Listener(origin.listener), to: remote, from: origin.local })
+    }
+
+    /// Binds a relay socket; what clients are to be told.
+    pub fn open_relay(
+        &mut self,
+        relay: u64,
+        ipv6: bool,
+        even: bool,
+        settings: &RelaySettings,
+        rng: &mut impl RngCore,
+    ) -> io::Result<SocketAddr> {
+        let address = if ipv6 { settings.v6 } else { settings.v4 };
+        let Some((local, external)) = address else { return Err(io::ErrorKind::AddrNotAvailable.into()) };
+        let (first, last) = (u32::from(*settings.ports.start()), u32::from(*settings.ports.end()));
+        let span = last - first + 1;
+        let random = |rng: &mut dyn RngCore| first + rng.next_u32() % span;
+        let start = random(rng);
+        let candidates = (0..RANDOM_TRIES).map(|_| random(rng)).collect::<Vec<_>>().into_iter();
+        let mut error = io::Error::from(io::ErrorKind::AddrInUse);
+        for port in candidates.chain((0..span).map(|step| first + (start - first + step) % span)) {
+            let port = port as u16;
+            if even && !port.is_multiple_of(2) {
+                continue;
+            }
+            match bind(SocketAddr::new(local, port), RELAY_BUFFER) {
+                Ok(socket) => {
+                    self.relays.insert(relay, socket);
+                    return Ok(SocketAddr::new(external, port));
+                }
+                Err(cause) if cause.kind() == io::ErrorKind::AddrInUse => error = cause,
+                Err(cause) => return Err(cause),
+            }
+        }
+        Err(error)
+    }
+
+    /// Closes a relay socket.
+    pub fn close_relay(&mut self, relay: u64) {
+        self.relays.remove(&relay);
+    }
+}
+
+impl Sockets for UdpSockets {
+    fn descriptor(&self, socket: SocketKey) -> Option<BorrowedFd<'_>> {
+        match socket {
+            SocketKey::Listener(index) => self.listeners.get(index).map(|listener| listener.socket.as_fd()),
+            SocketKey::Relay(relay) => self.relays.get(&relay).map(AsFd::as_fd),
+        }
+    }
+}
+
+/// Where relay sockets live.
+pub struct RelaySettings {
+    /// IPv4: bound to, and told to clients.
+    v4: Option<(IpAddr, IpAddr)>,
+    /// IPv6.
+    v6: Option<(IpAddr, IpAddr)>,
+    ports: RangeInclusive<u16>,
+}
+
+impl RelaySettings {
+    /// Out of the settings.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            v4: settings.relay_v4.map(|address| (address.bind, address.external)),
+            v6: settings.relay_v6.map(|address| (address.bind, address.external)),
+            ports: settings.relay_ports.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_listener_has_an_id_for_each_local_address_and_answers_from_it() {
+        let mut sockets = UdpSockets::new(vec![Listener::bind("0.0.0.0:0".parse().unwrap()).unwrap()]);
+        let (one, two) = ("127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap());
+        let id = sockets.listener_id(0, Some(one)).unwrap();
+        assert_ne!(sockets.listener_id(0, Some(two)).unwrap(), id);
+        assert_eq!(sockets.listener_id(0, Some(one)).unwrap(), id);
+        assert_eq!(sockets.route(id, "127.0.0.1:9".parse().unwrap()).unwrap().from, Some(one));
+    }
+
+    #[test]
+    fn relay_ports_stay_in_their_range_until_none_is_left() {
+        let mut rng = <rand_chacha::ChaCha8Rng as rand_core::SeedableRng>::from_seed([7; 32]);
+        let mut sockets = UdpSockets::new(Vec::new());
+        let local: IpAddr = "127.0.0.77".parse().unwrap();
+        let settings = RelaySettings { v4: Some((local, "192.0.2.1".parse().unwrap())), v6: None, ports: 50_000..=50_007 };
+        let mut ports: Vec<u16> = Vec::new();
+        for relay in 0..8 {
+            let address = sockets.open_relay(relay, false, relay < 2, &settings, &mut rng).unwrap();
+            assert_eq!(address.ip().to_string(), "192.0.2.1");
+            ports.push(address.port());
+        }
+        assert!(ports[0].is_multiple_of(2) && ports[1].is_multiple_of(2));
+        ports.sort_unstable();
+        assert_eq!(ports, (50_000..=50_007).collect::<Vec<_>>());
+        assert!(sockets.open_relay(9, false, false, &settings, &mut rng).is_err());
+        assert!(sockets.open_relay(9, true, false, &settings, &mut rng).is_err(), "no IPv6 relay address");
+        sockets.close_relay(3);
+        assert!(sockets.open_relay(9, false, false, &settings, &mut rng).is_ok());
+    }
+}
