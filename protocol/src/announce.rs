@@ -128,12 +128,9 @@ impl Announcement {
         if identity.public() != self.public_key {
             return Err(AnnouncementError::Signature);
         }
-        let content = self.encode()?;
-        let signature = identity.sign(&bound(SIGNATURE_LABEL, keys, member, &content));
-        let mut outer = Encoder::new(Vec::with_capacity(MAX_SEALED));
-        infallible(&outer.array(2).and_then(|e| e.bytes(&content)?.bytes(&signature)?.ok()));
+        let outer = self.write_signed(identity, keys, member)?;
         let aad = bound(SEAL_LABEL, keys, member, &[]);
-        let payload = Payload { msg: outer.writer(), aad: &aad };
+        let payload = Payload { msg: &outer, aad: &aad };
         let cipher = XChaCha20Poly1305::new((&*keys.announce).into());
         let sealed = cipher.encrypt(nonce.into(), payload).map_err(|_| AnnouncementError::TooLarge)?;
         let sealed = [nonce.as_slice(), &sealed].concat();
@@ -160,6 +157,15 @@ impl Announcement {
             return Err(AnnouncementError::Signature);
         }
         Ok(announcement)
+    }
+
+    /// What is sealed: the CBOR array `[content, signature]`.
+    pub(crate) fn write_signed(&self, identity: &Identity, keys: &Keys, member: &MemberId) -> Result<Vec<u8>, AnnouncementError> {
+        let content = self.encode()?;
+        let signature = identity.sign(&bound(SIGNATURE_LABEL, keys, member, &content));
+        let mut outer = Encoder::new(Vec::with_capacity(MAX_SEALED));
+        infallible(&outer.array(2).and_then(|e| e.bytes(&content)?.bytes(&signature)?.ok()));
+        Ok(outer.into_writer())
     }
 
     /// The map, keys ascending, absent or empty values left out.

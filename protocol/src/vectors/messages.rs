@@ -227,6 +227,7 @@ pub fn announcements() -> Value {
                 "content": hex(&content),
                 "signed": hex(&signed),
                 "signature": hex(identity(1).sign(&signed)),
+                "plaintext": hex(announcement.write_signed(&identity(1), &keys, &member).unwrap()),
                 "sealed": hex(&sealed),
             })
         })
