@@ -166,7 +166,7 @@ pub enum WhyNotDirect {
     SymmetricNAT,
     /// The same of the other side.
     PeerSymmetricNAT,
-    /// No UDP at all from here.
+    /// No UDP at all gets out on one side (the sentence beside it says which).
     UDPBlocked,
     /// No server told us an outside address.
     NoReflexiveAddress,
@@ -176,6 +176,21 @@ pub enum WhyNotDirect {
     Policy,
     /// Not tried to the end yet.
     Pending,
+}
+
+impl WhyNotDirect {
+    /// For people.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::SymmetricNAT => "our NAT gives another port for each destination (symmetric): nobody can aim at us",
+            Self::PeerSymmetricNAT => "the other side's NAT gives another port for each destination (symmetric): nobody can aim at it",
+            Self::UDPBlocked => "no UDP gets out here",
+            Self::NoReflexiveAddress => "no server told us an outside address",
+            Self::ProbeTimeout => "probes were sent and none came through",
+            Self::Policy => "our configuration forbids direct paths",
+            Self::Pending => "not tried to the end yet",
+        }
+    }
 }
 
 /// What the data plane needs, replaced as a whole when anything in it changes.

@@ -14,17 +14,20 @@ use crate::io::{Input, Output, Table};
 use crate::links::Links;
 use crate::status::Status;
 
-#[allow(dead_code)]
 mod candidates;
 pub mod config;
 pub mod fire;
 pub mod io;
+mod link;
 mod links;
-#[allow(dead_code)]
 mod liveness;
-#[allow(dead_code)]
+mod meet;
+mod paths;
+mod punch;
 mod relays;
+mod shared;
 pub mod status;
+mod table;
 
 /// One peer.
 ///
@@ -40,26 +43,31 @@ impl Mesh {
     /// A peer that has not yet said anything. `seed` must be random; `wall` is the clock's reading `now`.
     pub fn new(config: Config, seed: [u8; 32], now: Time, wall: UnixMillis) -> Self {
         let fire = Fire::new(&config, seed, now, wall);
-        Self { links: Links::new(config, seed, now, &fire), fire, outputs: VecDeque::new() }
+        Self { links: Links::new(config, seed, now), fire, outputs: VecDeque::new() }
     }
 
     /// Something happened.
+    #[expect(clippy::needless_pass_by_value, reason = "an input is used up")]
     pub fn handle(&mut self, now: Time, input: Input<'_>) {
-        self.links.handle(now, &mut self.fire, &input);
-        match input {
+        match &input {
             Input::Wake => self.fire.on_wake(now),
-            Input::SocketOpened { socket, local } => self.fire.on_socket_opened(now, socket, local),
-            Input::SocketClosed { socket } => self.fire.on_socket_closed(now, socket),
-            Input::Resolved { server, addresses } => self.fire.on_resolved(now, server, addresses),
-            Input::StreamOpened { stream } => self.fire.on_stream_opened(now, stream),
-            Input::StreamClosed { stream, reason } => self.fire.on_stream_closed(now, stream, reason),
-            Input::Stun { via, message } => self.fire.on_stun(now, via, message),
-            Input::Wall { unix_millis } => self.fire.on_wall(now, UnixMillis(unix_millis)),
+            Input::SocketOpened { socket, local } => self.fire.on_socket_opened(now, *socket, local),
+            Input::SocketClosed { socket } => self.fire.on_socket_closed(now, *socket),
+            Input::Resolved { server, addresses } => self.fire.on_resolved(now, *server, addresses),
+            Input::StreamOpened { stream } => self.fire.on_stream_opened(now, *stream),
+            Input::StreamClosed { stream, reason } => self.fire.on_stream_closed(now, *stream, reason),
+            Input::Stun { via, message } => self.fire.on_stun(now, *via, message),
+            Input::Wall { unix_millis } => self.fire.on_wall(now, UnixMillis(*unix_millis)),
             Input::Configure(change) => {
-                self.fire.reconfigure(now, &change);
-                self.links.reconfigure(now, &mut self.fire, &change);
+                self.fire.reconfigure(now, change);
+                self.links.reconfigure(now, &mut self.fire, change);
             }
-            Input::Shutdown => self.fire.shutdown(now),
+            Input::Shutdown => {
+                self.links.shutdown(now, &mut self.fire);
+                // What is said in the tunnels goes out before we leave the seats that carry it.
+                self.drain_links();
+                self.fire.shutdown(now);
+            }
             Input::Handshake { .. }
             | Input::Initiation { .. }
             | Input::Control { .. }
@@ -67,6 +75,7 @@ impl Mesh {
             | Input::Traffic(_)
             | Input::Wanted { .. } => {}
         }
+        self.links.handle(now, &mut self.fire, &input);
         self.settle(now);
     }
 
@@ -75,21 +84,27 @@ impl Mesh {
         while let Some(event) = self.fire.poll_event() {
             self.links.on_fire(now, &mut self.fire, event);
         }
+        self.links.run(now, &mut self.fire);
+        while let Some(event) = self.fire.poll_event() {
+            self.links.on_fire(now, &mut self.fire, event);
+        }
         while let Some(output) = self.fire.poll_output() {
             self.outputs.push_back(output);
         }
-        while let Some(output) = self.links.poll() {
-            self.outputs.push_back(output);
-        }
+        self.drain_links();
+    }
+
+    fn drain_links(&mut self) {
+        self.outputs.append(&mut self.links.shared.out);
     }
 
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Output> {
-        let output = self.outputs.pop_front();
-        if output.is_none() {
+        if self.outputs.is_empty() {
             self.links.publish(&self.fire);
+            self.drain_links();
         }
-        output
+        self.outputs.pop_front()
     }
 
     /// When to say [`Input::Wake`]; `None`: not before something else happens.
@@ -104,6 +119,6 @@ impl Mesh {
 
     /// What this peer knows, for people.
     pub fn status(&self, now: Time) -> Status {
-        self.links.status(now, &self.fire)
+        status::build(now, &self.links, &self.fire)
     }
 }

@@ -1,52 +1,677 @@
-//! All links: who is linked, who starts, what the data plane is told.
+//! All links: who is linked, who starts, when each is woken, what the data plane is told.
 
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use campfire_protocol::announce::{Announcement, Session};
+use campfire_protocol::control::Control;
+use campfire_protocol::identity::PublicKey;
 use campfire_protocol::time::Time;
+use campfire_tunnel::{Command, LinkId};
+use ipnet::IpNet;
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng as _;
 
-use crate::config::{Config, Reconfigure};
-use crate::fire::{Event, Fire};
-use crate::io::{Input, Output, Table};
-use crate::status::Status;
+use crate::candidates::{Candidates, MAIN_SOCKETS};
+use crate::config::{Config, DirectPolicy, Reconfigure};
+use crate::fire::{Event, Fire, Learned, Seat};
+use crate::io::{Input, Notice, Output, Path, ServerSlot, Table, Via};
+use crate::link::{Link, Route, Verdict};
+use crate::shared::{Cx, Shared};
+use crate::table::{Claim, OwnClaim, Rules};
+
+/// Handshakes that we start at most, per second and at once.
+const HANDSHAKES_PER_SECOND: f64 = 50.0;
+const HANDSHAKE_BURST: f64 = 50.0;
+/// Initiations that wait for the data plane to say whose they are.
+const MAX_HELD: usize = 256;
+/// Addresses that applications want and that nobody is known to have.
+const MAX_WANTED: usize = 256;
+const WANTED_LIFE: Duration = Duration::from_secs(10);
+/// Peers that said goodbye, remembered until their seat is gone too.
+const MAX_LEFT: usize = 1_024;
+/// Changes of our own addresses are gathered for this long before peers are told.
+const TELL: Duration = Duration::from_millis(200);
+/// How often what is kept for a while is looked through.
+const SWEEP: Duration = Duration::from_secs(30);
+/// A link that was ticked is not ticked again before this.
+const BREATH: Duration = Duration::from_millis(1);
+
+/// An initiation that came by Signal.
+struct Held {
+    token: u64,
+    from: Seat,
+    message: Vec<u8>,
+}
 
 /// The links.
 pub(crate) struct Links {
+    pub(crate) config: Config,
+    pub(crate) rules: Rules,
+    pub(crate) shared: Shared,
+    slots: Vec<Option<Box<Link>>>,
+    free: BTreeSet<u32>,
+    by_peer: HashMap<PublicKey, LinkId>,
+    by_wireguard: HashMap<[u8; 32], LinkId>,
+    /// Overlay addresses of everybody who is known, linked or not.
+    directory: HashMap<IpAddr, PublicKey>,
+    deadlines: BTreeSet<(Time, LinkId)>,
+    wanted: HashMap<IpAddr, Time>,
+    left: HashMap<PublicKey, Session>,
+    held: VecDeque<Held>,
+    next_token: u64,
+    camped: HashSet<(ServerSlot, u8)>,
+    handshake_tokens: f64,
+    handshake_at: Time,
+    tell_at: Option<Time>,
+    sweep_at: Time,
     table: Arc<Table>,
+    vias_version: u64,
+    own_ipv4: Option<Ipv4Addr>,
+    ipv4_taken: bool,
+    down: bool,
 }
 
-#[expect(
-    unused_variables,
-    clippy::unused_self,
-    clippy::needless_pass_by_value,
-    clippy::needless_pass_by_ref_mut,
-    reason = "contract first"
-)]
 impl Links {
-    pub(crate) fn new(config: Config, seed: [u8; 32], now: Time, fire: &Fire) -> Self {
-        Self { table: Arc::default() }
+    pub(crate) fn new(config: Config, seed: [u8; 32], now: Time) -> Self {
+        let mut overlay = vec![IpNet::V6(config.network.prefix())];
+        overlay.extend(config.ipv4_pool.map(IpNet::V4));
+        let mut rng_seed = seed;
+        // The fire draws from the same seed: another stream here.
+        rng_seed[0] ^= 0x6c;
+        let mut shared = Shared::new(config.identity.public(), Candidates::new(overlay), ChaCha8Rng::from_seed(rng_seed));
+        shared.forbidden = config.direct == DirectPolicy::Forbid;
+        shared.idle_close = Duration::from_millis(config.idle_close_ms.max(1_000));
+        let rules = Rules { network: config.network, pool: config.ipv4_pool, accepted: config.accepted_routes.clone() };
+        Self {
+            config,
+            rules,
+            shared,
+            slots: Vec::new(),
+            free: BTreeSet::new(),
+            by_peer: HashMap::new(),
+            by_wireguard: HashMap::new(),
+            directory: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            wanted: HashMap::new(),
+            left: HashMap::new(),
+            held: VecDeque::new(),
+            next_token: 0,
+            camped: HashSet::new(),
+            handshake_tokens: HANDSHAKE_BURST,
+            handshake_at: now,
+            tell_at: None,
+            sweep_at: now + SWEEP,
+            table: Arc::default(),
+            vias_version: 0,
+            own_ipv4: None,
+            ipv4_taken: false,
+            down: false,
+        }
     }
 
-    pub(crate) fn handle(&mut self, now: Time, fire: &mut Fire, input: &Input<'_>) {}
+    /// Something happened; the fire has heard of it already.
+    pub(crate) fn handle(&mut self, now: Time, fire: &mut Fire, input: &Input<'_>) {
+        match input {
+            Input::SocketOpened { socket, local } => {
+                let changed = self.shared.candidates.opened(*socket, local);
+                if MAIN_SOCKETS.contains(socket) {
+                    self.own_changed(now, changed);
+                } else {
+                    fire.observe(now, *socket);
+                }
+            }
+            Input::SocketClosed { socket } => {
+                let changed = self.shared.candidates.closed(*socket);
+                self.shared.forget_socket(*socket);
+                self.own_changed(now, changed && MAIN_SOCKETS.contains(socket));
+                self.each(now, fire, |link, cx| link.socket_closed(cx, *socket));
+            }
+            Input::Handshake { path, message, initiator } => self.handshake(now, fire, *path, message, *initiator),
+            Input::Initiation { token, initiator } => self.initiation(now, fire, *token, *initiator),
+            Input::Control { link, path, payload } => self.control(now, fire, *link, *path, payload),
+            Input::Tunnel(event) => self.tunnel(now, fire, event),
+            Input::Traffic(traffic) => {
+                self.with(now, fire, traffic.link, |link, cx| {
+                    link.traffic(cx, traffic);
+                    Verdict::Keep
+                });
+            }
+            Input::Wanted { address } => self.want(now, fire, *address),
+            Input::Wake
+            | Input::Resolved { .. }
+            | Input::StreamOpened { .. }
+            | Input::StreamClosed { .. }
+            | Input::Stun { .. }
+            | Input::Wall { .. }
+            | Input::Configure(_)
+            | Input::Shutdown => {}
+        }
+    }
 
-    pub(crate) fn on_fire(&mut self, now: Time, fire: &mut Fire, event: Event) {}
+    /// Says goodbye to all.
+    pub(crate) fn shutdown(&mut self, now: Time, fire: &mut Fire) {
+        self.down = true;
+        self.each(now, fire, |link, cx| {
+            if link.established.is_some() {
+                link.say(cx, &Control::Goodbye);
+            }
+        });
+        self.deadlines.clear();
+    }
 
-    pub(crate) fn reconfigure(&mut self, now: Time, fire: &mut Fire, change: &Reconfigure) {}
+    /// New keys or routes.
+    pub(crate) fn reconfigure(&mut self, now: Time, fire: &mut Fire, change: &Reconfigure) {
+        if let Some(accepted) = &change.accepted_routes {
+            self.rules.accepted.clone_from(accepted);
+            self.shared.dirty = true;
+        }
+        if let Some(keys) = &change.keys {
+            self.config.keys.clone_from(keys);
+            self.rekey(now, fire);
+        }
+    }
 
-    pub(crate) fn poll(&mut self) -> Option<Output> {
-        None
+    fn rekey(&mut self, now: Time, fire: &mut Fire) {
+        self.each(now, fire, |link, cx| {
+            if let Some(announcement) = cx.fire.announcement(&link.peer).cloned() {
+                link.rekey(cx, &announcement);
+            }
+            link.seats_changed(cx);
+        });
+    }
+
+    /// The fire says something.
+    pub(crate) fn on_fire(&mut self, now: Time, fire: &mut Fire, event: Event) {
+        if self.down {
+            return;
+        }
+        match event {
+            Event::Member { learned, announcement, .. } => self.member(now, fire, learned, &announcement),
+            Event::Departed { peer, .. } => self.departed(now, fire, peer),
+            Event::Signal { from, data } => self.signal(now, fire, from, data),
+            Event::Bound { seat, .. } => {
+                if let Some(link) = self.link_at(fire, &seat) {
+                    self.with(now, fire, link, |link, cx| {
+                        link.bound(cx, seat);
+                        Verdict::Keep
+                    });
+                }
+            }
+            Event::Unreachable { seat, code } => match self.link_at(fire, &seat) {
+                Some(link) => {
+                    self.with(now, fire, link, |link, cx| {
+                        link.unreachable(cx, seat, code);
+                        Verdict::Keep
+                    });
+                }
+                None => self.each(now, fire, |link, cx| link.unreachable(cx, seat, code)),
+            },
+            Event::Mapped { server, via: Via::Udp { socket, .. }, local_socket_observed } => {
+                let changed = self.shared.candidates.mapped(socket, server, local_socket_observed);
+                self.own_changed(now, changed && MAIN_SOCKETS.contains(&socket));
+            }
+            Event::Mapped { .. } => {}
+            Event::Camped { server, room, kept } => {
+                let news = self.camped.insert((server, room));
+                let doubted = self.shared.doubts.lost.remove(&server) | self.shared.doubts.suspect.remove(&server);
+                if !kept {
+                    self.each(now, fire, |link, cx| link.void(cx, server, room));
+                } else if news || doubted {
+                    self.each(now, fire, Link::seats_changed);
+                }
+                self.weigh(now, fire);
+            }
+            Event::Lost { server } => {
+                self.shared.doubts.lost.insert(server);
+                self.camped.retain(|(camped, _)| *camped != server);
+                self.each(now, fire, Link::seats_changed);
+            }
+            Event::Suspect { server } => {
+                self.shared.doubts.suspect.insert(server);
+                self.each(now, fire, Link::choose_relay);
+            }
+            Event::Trusted { server } => {
+                self.shared.doubts.suspect.remove(&server);
+                self.each(now, fire, Link::choose_relay);
+            }
+        }
+    }
+
+    /// Everything that is due.
+    pub(crate) fn run(&mut self, now: Time, fire: &mut Fire) {
+        if self.down {
+            return;
+        }
+        while let Some((at, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            self.deadlines.remove(&(at, id));
+            if let Some(link) = self.slots.get_mut(id.0 as usize).and_then(Option::as_mut) {
+                link.filed = None;
+            }
+            self.with_after(now, fire, id, now + BREATH, Link::tick);
+        }
+        while let Some((id, pair)) = self.shared.take_probe(now) {
+            self.with(now, fire, id, |link, cx| {
+                link.check(cx, pair);
+                Verdict::Keep
+            });
+        }
+        self.initiate(now);
+        if self.tell_at.is_some_and(|at| at <= now) {
+            self.tell_at = None;
+            self.shared.generation = self.shared.generation.wrapping_add(1);
+            self.each(now, fire, Link::own_changed);
+        }
+        if self.sweep_at <= now {
+            self.sweep(now);
+        }
     }
 
     pub(crate) fn next_wake(&self) -> Option<Time> {
-        None
+        if self.down {
+            return None;
+        }
+        let initiation = (!self.shared.initiations.is_empty()).then(|| {
+            let missing = (1.0 - self.handshake_tokens).max(0.0) / HANDSHAKES_PER_SECOND;
+            self.handshake_at + Duration::from_secs_f64(missing)
+        });
+        let busy = !self.wanted.is_empty() || !self.left.is_empty() || self.shared.has_fresh();
+        let dues =
+            [self.deadlines.first().map(|(at, _)| *at), self.shared.next_probe(), initiation, self.tell_at, busy.then_some(self.sweep_at)];
+        dues.into_iter().flatten().min()
     }
 
-    pub(crate) fn publish(&mut self, fire: &Fire) {}
+    /// Makes the table anew if anything in it changed.
+    pub(crate) fn publish(&mut self, fire: &Fire) {
+        let own_ipv4 = fire.ipv4();
+        if !self.shared.dirty && self.vias_version == fire.vias_version() && self.own_ipv4 == own_ipv4 && self.table.version > 0 {
+            return;
+        }
+        self.shared.dirty = false;
+        self.vias_version = fire.vias_version();
+        self.own_ipv4 = own_ipv4;
+        let own = OwnClaim { peer: self.shared.own, session: fire.session(), ipv4: own_ipv4 };
+        let claims: Vec<Claim<'_>> = self
+            .slots
+            .iter()
+            .flatten()
+            .map(|link| Claim {
+                link: link.id,
+                peer: link.peer,
+                session: link.session,
+                ipv4: link.ipv4,
+                routes: &link.routes,
+                path: link.path,
+                also: link.also,
+            })
+            .collect();
+        let (mut table, taken) = self.rules.table(&own, &claims);
+        table.version = self.table.version + 1;
+        table.servers = fire.vias().collect();
+        if let (Some(link), Some(address), false) = (taken, own_ipv4, self.ipv4_taken) {
+            let holder = self.get(link).map_or_else(String::new, |link| link.name.clone());
+            let text = format!(
+                "IPv4 address {address} belongs to {holder}, whose session is older: running without; a larger pool makes this rarer"
+            );
+            self.shared.notice(Notice::Problem { text });
+        }
+        self.ipv4_taken = taken.is_some();
+        self.table = Arc::new(table);
+    }
 
+    /// The newest table.
     pub(crate) fn table(&self) -> Arc<Table> {
         Arc::clone(&self.table)
     }
 
-    pub(crate) fn status(&self, now: Time, fire: &Fire) -> Status {
-        Status::default()
+    /// All links, in the order of their ids.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.slots.iter().flatten().map(AsRef::as_ref)
+    }
+
+    /// The link to a peer.
+    pub(crate) fn of(&self, peer: &PublicKey) -> Option<&Link> {
+        self.by_peer.get(peer).and_then(|id| self.get(*id))
+    }
+
+    fn get(&self, id: LinkId) -> Option<&Link> {
+        self.slots.get(id.0 as usize).and_then(Option::as_deref)
+    }
+
+    fn link_at(&self, fire: &Fire, seat: &Seat) -> Option<LinkId> {
+        fire.peer_of(seat).and_then(|peer| self.by_peer.get(&peer).copied())
+    }
+
+    // Members.
+
+    fn member(&mut self, now: Time, fire: &mut Fire, learned: Learned, announcement: &Announcement) {
+        let peer = announcement.public_key;
+        if peer == self.shared.own {
+            return;
+        }
+        self.weigh(now, fire);
+        let address = IpAddr::V6(self.rules.network.address(&peer));
+        let wanted =
+            self.wanted.remove(&address).is_some() | announcement.ipv4.is_some_and(|ipv4| self.wanted.remove(&IpAddr::V4(ipv4)).is_some());
+        if self.directory.len() < self.config.limits.members.saturating_mul(2).max(64) {
+            self.directory.insert(address, peer);
+        }
+        if self.left.get(&peer).is_some_and(|session| announcement.session <= *session) {
+            return;
+        }
+        self.left.remove(&peer);
+        if let Some(id) = self.by_peer.get(&peer).copied() {
+            self.with(now, fire, id, |link, cx| {
+                link.announced(cx, announcement, learned);
+                Verdict::Keep
+            });
+        } else if self.shared.eager || wanted {
+            self.link(now, fire, announcement, if wanted { Learned::Find } else { learned });
+        }
+    }
+
+    fn departed(&mut self, now: Time, fire: &mut Fire, peer: PublicKey) {
+        if fire.announcement(&peer).is_none() {
+            self.left.remove(&peer);
+            self.directory.remove(&IpAddr::V6(self.rules.network.address(&peer)));
+        }
+        if let Some(id) = self.by_peer.get(&peer).copied() {
+            self.with(now, fire, id, |link, cx| {
+                link.seats_changed(cx);
+                if link.departed && link.established.is_none() { Verdict::Gone } else { Verdict::Keep }
+            });
+        }
+        self.weigh(now, fire);
+    }
+
+    /// Small rooms: links to all. Large ones: on demand.
+    fn weigh(&mut self, now: Time, fire: &mut Fire) {
+        let eager = !fire.large() && fire.members() <= self.config.limits.eager_links;
+        if eager == self.shared.eager {
+            return;
+        }
+        self.shared.eager = eager;
+        // Idle links get a deadline now, or lose it.
+        self.each(now, fire, |_, _| {});
+        if eager {
+            let missing: Vec<Announcement> = fire.peers().filter(|peer| !self.by_peer.contains_key(&peer.public_key)).cloned().collect();
+            for announcement in missing {
+                if announcement.public_key != self.shared.own && !self.left.contains_key(&announcement.public_key) {
+                    self.link(now, fire, &announcement, Learned::Ember);
+                }
+            }
+        }
+    }
+
+    fn link(&mut self, now: Time, fire: &mut Fire, announcement: &Announcement, learned: Learned) -> Option<LinkId> {
+        if self.by_peer.len() >= self.config.limits.links {
+            self.shared.counters.count("links_refused");
+            return None;
+        }
+        let slot = match self.free.pop_first() {
+            Some(slot) => slot,
+            None => u32::try_from(self.slots.len()).ok()?,
+        };
+        let id = LinkId(slot);
+        if self.slots.len() <= slot as usize {
+            self.slots.resize_with(slot as usize + 1, || None);
+        }
+        let peer = announcement.public_key;
+        fire.interest(&peer, true);
+        let link = Link::new(&mut Cx { now, fire, shared: &mut self.shared }, id, announcement);
+        self.by_peer.insert(peer, id);
+        self.by_wireguard.insert(link.wireguard, id);
+        self.slots[slot as usize] = Some(Box::new(link));
+        self.with(now, fire, id, |link, cx| {
+            link.start(cx, learned);
+            Verdict::Keep
+        });
+        Some(id)
+    }
+
+    fn unlink(&mut self, now: Time, fire: &mut Fire, id: LinkId, verdict: Verdict) {
+        let Some(mut link) = self.slots.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        if let Some(filed) = link.filed {
+            self.deadlines.remove(&(filed, id));
+        }
+        link.end(&mut Cx { now, fire, shared: &mut self.shared });
+        fire.interest(&link.peer, false);
+        self.by_peer.remove(&link.peer);
+        self.by_wireguard.remove(&link.wireguard);
+        self.shared.initiations.retain(|waiting| *waiting != id);
+        self.free.insert(id.0);
+        let reason = match verdict {
+            Verdict::Goodbye => {
+                if self.left.len() < MAX_LEFT {
+                    self.left.insert(link.peer, link.session);
+                }
+                "said goodbye"
+            }
+            Verdict::Gone => "left the fire",
+            Verdict::Idle | Verdict::Keep => return,
+        };
+        self.shared.notice(Notice::PeerGone { peer: link.name.clone(), reason: reason.into() });
+    }
+
+    // Handshakes.
+
+    fn signal(&mut self, now: Time, fire: &mut Fire, from: Seat, message: Vec<u8>) {
+        match message.first() {
+            Some(1) if self.held.len() < MAX_HELD => {
+                let token = self.next_token;
+                self.next_token += 1;
+                self.held.push_back(Held { token, from, message: message.clone() });
+                self.shared.out.push_back(Output::IdentifyInitiation { token, message });
+            }
+            Some(2..=4) => {
+                let Some(id) = self.link_at(fire, &from) else {
+                    self.shared.counters.count("signals_from_strangers");
+                    return;
+                };
+                self.with(now, fire, id, |link, cx| {
+                    link.follow(cx, from);
+                    Verdict::Keep
+                });
+                self.receive(fire, &from, message);
+            }
+            _ => self.shared.counters.count("signals_dropped"),
+        }
+    }
+
+    /// A signalled message goes to the tunnels as if it had come through the server's channel.
+    fn receive(&mut self, fire: &Fire, from: &Seat, message: Vec<u8>) {
+        let path = fire.relay_path(from).or_else(|| {
+            let via = fire.vias().find(|(_, server)| *server == from.server).map(|(via, _)| via)?;
+            Some(Path::Relay { server: from.server, via, channel: 0 })
+        });
+        if let Some(path) = path {
+            self.shared.out.push_back(Output::Receive { path, message });
+        }
+    }
+
+    fn initiation(&mut self, now: Time, fire: &mut Fire, token: u64, initiator: Option<[u8; 32]>) {
+        let Some(index) = self.held.iter().position(|held| held.token == token) else { return };
+        let Some(Held { from, message, .. }) = self.held.remove(index) else { return };
+        // Who signals must be who shakes hands: a member cannot speak for another.
+        let peer = fire.peer_of(&from).filter(|peer| initiator == Some(peer.x25519()));
+        let Some(id) = peer.and_then(|peer| self.answering(now, fire, &peer)) else {
+            self.shared.counters.count("initiations_dropped");
+            return;
+        };
+        self.with(now, fire, id, |link, cx| {
+            link.initiation_came(cx.now, Route::Signal(from));
+            link.follow(cx, from);
+            Verdict::Keep
+        });
+        self.receive(fire, &from, message);
+    }
+
+    /// The link to answer a peer's handshake on: made if need be.
+    fn answering(&mut self, now: Time, fire: &mut Fire, peer: &PublicKey) -> Option<LinkId> {
+        if let Some(id) = self.by_peer.get(peer) {
+            return Some(*id);
+        }
+        let announcement = fire.announcement(peer)?.clone();
+        self.left.remove(peer);
+        self.link(now, fire, &announcement, Learned::Ember)
+    }
+
+    fn handshake(&mut self, now: Time, fire: &mut Fire, path: Path, message: &[u8], initiator: Option<[u8; 32]>) {
+        if message.first() == Some(&1) {
+            let known = initiator.and_then(|key| self.by_wireguard.get(&key).copied());
+            let id = known.or_else(|| {
+                let Path::Relay { server, channel, .. } = path else { return None };
+                let peer = fire.seat_of_channel(server, channel).and_then(|seat| fire.peer_of(&seat))?;
+                if initiator == Some(peer.x25519()) { self.answering(now, fire, &peer) } else { None }
+            });
+            let Some(id) = id else {
+                self.shared.counters.count("initiations_dropped");
+                return;
+            };
+            self.with(now, fire, id, |link, cx| {
+                link.initiation_came(cx.now, Route::Path(path));
+                Verdict::Keep
+            });
+        }
+        self.shared.out.push_back(Output::Receive { path, message: message.to_vec() });
+    }
+
+    fn initiate(&mut self, now: Time) {
+        if self.shared.initiations.is_empty() {
+            return;
+        }
+        let earned = now.since(self.handshake_at).as_secs_f64() * HANDSHAKES_PER_SECOND;
+        self.handshake_tokens = (self.handshake_tokens + earned).min(HANDSHAKE_BURST);
+        self.handshake_at = now;
+        while self.handshake_tokens >= 0.999 {
+            let Some(link) = self.shared.initiations.pop_front() else { break };
+            self.handshake_tokens -= 1.0;
+            self.shared.counters.count("handshakes_started");
+            self.shared.out.push_back(Output::Tunnel(Command::Initiate { link }));
+        }
+    }
+
+    // What comes out of tunnels and applications.
+
+    fn tunnel(&mut self, now: Time, fire: &mut Fire, event: &campfire_tunnel::Event) {
+        use campfire_tunnel::Event;
+        match event {
+            Event::Send { link, message } => self.with(now, fire, *link, |link, cx| {
+                link.send_message(cx, message.clone());
+                Verdict::Keep
+            }),
+            Event::Established { link, .. } => self.with(now, fire, *link, |link, cx| {
+                link.session_established(cx);
+                Verdict::Keep
+            }),
+            Event::Expired { link } => self.with(now, fire, *link, Link::session_expired),
+        }
+    }
+
+    fn control(&mut self, now: Time, fire: &mut Fire, id: LinkId, path: Path, payload: &[u8]) {
+        match Control::decode(payload) {
+            Ok(Some(control)) => self.with(now, fire, id, |link, cx| link.control(cx, path, control, payload.len())),
+            Ok(None) => self.shared.counters.count("controls_unknown"),
+            Err(_) => self.shared.counters.count("controls_malformed"),
+        }
+    }
+
+    fn want(&mut self, now: Time, fire: &mut Fire, address: IpAddr) {
+        let routed = || self.table.routes.iter().find(|(route, _)| route.contains(&address)).map(|(_, link)| *link);
+        let linked = self.table.hosts.get(&address).copied().or_else(routed);
+        let known = self.directory.get(&address).copied().or_else(|| self.claimant(fire, address));
+        if let Some(id) = linked.or_else(|| known.and_then(|peer| self.by_peer.get(&peer).copied())) {
+            self.with(now, fire, id, |link, cx| {
+                link.wanted(cx);
+                Verdict::Keep
+            });
+            return;
+        }
+        if let Some(announcement) = known.and_then(|peer| fire.announcement(&peer)).cloned() {
+            self.left.remove(&announcement.public_key);
+            self.link(now, fire, &announcement, Learned::Find);
+            return;
+        }
+        let overlay = self.rules.network.prefix();
+        let findable = match address {
+            IpAddr::V6(v6) => overlay.contains(&v6),
+            IpAddr::V4(v4) => self.rules.pool.is_some_and(|pool| pool.contains(&v4)),
+        };
+        if !findable || self.wanted.get(&address).is_some_and(|at| now.since(*at) < Duration::from_secs(1)) {
+            return;
+        }
+        if self.wanted.len() >= MAX_WANTED {
+            self.shared.counters.count("wanted_dropped");
+            return;
+        }
+        self.wanted.insert(address, now);
+        fire.find(now, &address.to_string());
+    }
+
+    /// Who is known to claim this address or a route to it, linked or not.
+    fn claimant(&self, fire: &Fire, address: IpAddr) -> Option<PublicKey> {
+        if self.rules.pool.is_none() && self.rules.accepted.is_empty() {
+            return None;
+        }
+        let claims = |announcement: &&Announcement| {
+            announcement.ipv4.map(IpAddr::V4) == Some(address)
+                || announcement.routes.iter().any(|route| route.contains(&address) && self.rules.accepts(route))
+        };
+        fire.peers().find(claims).map(|announcement| announcement.public_key)
+    }
+
+    // The machinery.
+
+    fn own_changed(&mut self, now: Time, changed: bool) {
+        if changed && self.tell_at.is_none() {
+            self.tell_at = Some(now + TELL);
+        }
+    }
+
+    fn sweep(&mut self, now: Time) {
+        self.sweep_at = now + SWEEP;
+        self.wanted.retain(|_, at| now.since(*at) < WANTED_LIFE);
+        for socket in self.shared.old_sockets(now) {
+            if !self.iter().any(|link| link.paths.uses(socket)) {
+                self.shared.forget_socket(socket);
+                self.shared.candidates.closed(socket);
+                self.shared.out.push_back(Output::CloseSocket { socket });
+            }
+        }
+    }
+
+    /// Does something with one link, then files it under its next deadline and draws the consequence.
+    fn with(&mut self, now: Time, fire: &mut Fire, id: LinkId, what: impl FnOnce(&mut Link, &mut Cx<'_>) -> Verdict) {
+        self.with_after(now, fire, id, now, what);
+    }
+
+    fn with_after(&mut self, now: Time, fire: &mut Fire, id: LinkId, soonest: Time, what: impl FnOnce(&mut Link, &mut Cx<'_>) -> Verdict) {
+        let Some(link) = self.slots.get_mut(id.0 as usize).and_then(Option::as_mut) else { return };
+        let mut cx = Cx { now, fire, shared: &mut self.shared };
+        let verdict = what(link, &mut cx);
+        let due = link.due(&cx).map(|due| due.max(soonest));
+        if due != link.filed {
+            if let Some(filed) = link.filed {
+                self.deadlines.remove(&(filed, id));
+            }
+            if let Some(due) = due {
+                self.deadlines.insert((due, id));
+            }
+            link.filed = due;
+        }
+        if verdict != Verdict::Keep {
+            self.unlink(now, fire, id, verdict);
+        }
+    }
+
+    fn each(&mut self, now: Time, fire: &mut Fire, mut what: impl FnMut(&mut Link, &mut Cx<'_>)) {
+        for slot in 0..self.slots.len() {
+            self.with(now, fire, LinkId(slot as u32), |link, cx| {
+                what(link, cx);
+                Verdict::Keep
+            });
+        }
     }
 }

@@ -134,11 +134,6 @@ impl Liveness {
     pub(crate) fn is_dead(&self) -> bool {
         self.misses >= DEAD || self.unanswered >= ONE_WAY * 4
     }
-
-    /// When something authentic last came on it.
-    pub(crate) fn last_heard(&self) -> Time {
-        self.heard
-    }
 }
 
 #[cfg(test)]

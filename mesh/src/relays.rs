@@ -15,8 +15,6 @@ const MAX_SEATS: usize = 32;
 const REFUSED: Duration = Duration::from_secs(15);
 /// How long a Bind may stay unanswered before the next seat is bound as well.
 const BIND_PATIENCE: Duration = Duration::from_millis(800);
-/// How often a link that does not use its best server looks whether it may again.
-const LOOK: Duration = Duration::from_secs(5);
 /// An idle relayed link is pinged this often: it keeps the session alive and the truth known.
 const IDLE: Duration = Duration::from_secs(25);
 
@@ -66,11 +64,6 @@ impl Relays {
             self.current = None;
         }
         old.into_iter().filter(|relay| relay.state != State::Idle).map(|relay| relay.seat).collect()
-    }
-
-    /// No seats are known.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.list.is_empty()
     }
 
     /// Seats that have a channel or are getting one.
@@ -135,18 +128,19 @@ impl Relays {
         bind
     }
 
-    /// When [`choose`](Self::choose) could give something else by time alone.
+    /// When [`choose`](Self::choose) gives something else by time alone.
     pub(crate) fn next_choice(&self, now: Time) -> Option<Time> {
-        if self.list.len() < 2 && self.current.is_some() {
-            return None;
-        }
         let waits = self.list.iter().filter_map(|relay| match relay.state {
-            State::Binding { since } if since + BIND_PATIENCE > now => Some(since + BIND_PATIENCE),
-            State::Idle if relay.refused_until > now => Some(relay.refused_until),
+            State::Binding { since } if self.list.len() > 1 => Some(since + BIND_PATIENCE),
+            State::Idle => Some(relay.refused_until),
             _ => None,
         });
-        let look = self.list.first().filter(|relay| self.current != Some(relay.seat)).map(|_| now + LOOK);
-        waits.chain(look).min()
+        waits.filter(|at| *at > now).min()
+    }
+
+    /// Whether the best server is in use; if not, it is worth a look from time to time whether it may be again.
+    pub(crate) fn at_best(&self) -> bool {
+        self.list.first().is_none_or(|relay| self.current == Some(relay.seat))
     }
 
     /// The path through the current server.
@@ -209,14 +203,19 @@ impl Relays {
         self.get(seat).map(|relay| &mut relay.live)
     }
 
+    /// Liveness of the current way.
+    pub(crate) fn current(&self) -> Option<&Liveness> {
+        self.list.iter().find(|relay| Some(relay.seat) == self.current).map(|relay| &relay.live)
+    }
+
     /// When the current way wants a ping.
     pub(crate) fn ping_due(&self) -> Option<Time> {
-        self.list.iter().find(|relay| Some(relay.seat) == self.current).map(|relay| relay.live.due())
+        self.current().map(Liveness::due)
     }
 
     /// Round trip to the peer through the current server.
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.list.iter().find(|relay| Some(relay.seat) == self.current).and_then(|relay| relay.live.rtt.get())
+        self.current().and_then(|live| live.rtt.get())
     }
 
     fn get(&mut self, seat: Seat) -> Option<&mut Relay> {

@@ -4,10 +4,17 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use campfire_protocol::announce::Announcement;
 use campfire_protocol::server::Transport;
+use campfire_protocol::time::Time;
 use serde::{Deserialize, Serialize};
 
-use crate::io::WhyNotDirect;
+use crate::fire::Fire;
+use crate::io::{Path, SocketId, Table, WhyNotDirect};
+use crate::link::Link;
+use crate::links::Links;
 
 /// Everything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -159,4 +166,113 @@ pub struct Happened {
     pub ago_ms: u64,
     /// What.
     pub what: String,
+}
+
+/// Gathers everything.
+pub(crate) fn build(now: Time, links: &Links, fire: &Fire) -> Status {
+    let table = links.table();
+    let config = &links.config;
+    let own = Own {
+        public_key: STANDARD.encode(links.shared.wireguard),
+        identity: links.shared.own.to_string(),
+        addresses: table.own.clone(),
+        network: config.network.to_string(),
+        name: config.name.clone(),
+        namespace: config.namespace.clone(),
+        cluster: config.cluster.clone(),
+        fingerprints: fire.keys().map(|(_, keys)| keys.fingerprint.to_string()).collect(),
+        candidates: if links.shared.forbidden { Vec::new() } else { links.shared.candidates.list(SocketId(0)) },
+        symmetric: links.shared.standing(fire).symmetric,
+        members: fire.members(),
+        large: fire.large(),
+    };
+    let mut peers: Vec<Peer> = links.iter().map(|link| peer(now, link, links, fire, &table)).collect();
+    let unlinked = fire.peers().filter(|announcement| links.of(&announcement.public_key).is_none());
+    peers.extend(unlinked.map(|announcement| Peer {
+        name: announcement.name.clone(),
+        namespace: announcement.namespace.clone(),
+        cluster: announcement.cluster.clone(),
+        public_key: STANDARD.encode(announcement.public_key.x25519()),
+        identity: announcement.public_key.to_string(),
+        addresses: vec![IpAddr::V6(config.network.address(&announcement.public_key))],
+        reason: Some("no link yet: made on first traffic".into()),
+        ..Peer::default()
+    }));
+    peers.sort_by(|a, b| (&a.name, &a.public_key).cmp(&(&b.name, &b.public_key)));
+    let counters = links.shared.counters.values().map(|(name, value)| (name.to_owned(), value)).collect();
+    Status { own, servers: Vec::new(), peers, counters }
+}
+
+fn peer(now: Time, link: &Link, links: &Links, fire: &Fire, table: &Table) -> Peer {
+    let announcement = fire.announcement(&link.peer);
+    let shared = &links.shared;
+    let why = link.why(shared.standing(fire));
+    let ago = |at: Time| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+    let connected = link.established.is_some() && !link.is_silent();
+    let (kind, endpoint, server) = match link.path.filter(|_| connected) {
+        Some(Path::Direct { remote, .. }) => (PathKind::Direct, Some(remote), None),
+        Some(Path::Relay { server, .. }) => (PathKind::Relay, fire.server_address(server), fire.server_name(server).map(str::to_owned)),
+        None => (PathKind::None, None, None),
+    };
+    let entry = table.links.get(link.id.0 as usize).and_then(Option::as_ref);
+    let (mut addresses, mut routes) = (vec![IpAddr::V6(links.rules.network.address(&link.peer))], Vec::new());
+    for net in entry.map(|entry| &entry.allowed[..]).unwrap_or_default() {
+        match net.addr() {
+            address if net.prefix_len() != net.max_prefix_len() || table.hosts.get(&address) != Some(&link.id) => {
+                routes.push(net.to_string());
+            }
+            address if !addresses.contains(&address) => addresses.push(address),
+            _ => {}
+        }
+    }
+    let display = |what: fn(&Announcement) -> &String| announcement.map(what).cloned().unwrap_or_default();
+    Peer {
+        name: link.name.clone(),
+        namespace: display(|announcement| &announcement.namespace),
+        cluster: display(|announcement| &announcement.cluster),
+        public_key: STANDARD.encode(link.wireguard),
+        identity: link.peer.to_string(),
+        addresses,
+        routes,
+        connected,
+        path: kind,
+        endpoint,
+        server,
+        why_not_direct: why,
+        reason: reason(link, why, connected),
+        rtt_ms: link.rtt().map(|rtt| rtt.as_secs_f64() * 1_000.0),
+        last_handshake_ms: link.last_handshake.map(ago),
+        last_received_ms: link.last_received.map(ago),
+        sent_bytes: link.sent_bytes,
+        received_bytes: link.received_bytes,
+        fingerprint: link.fingerprint.map(|fingerprint| fingerprint.to_string()).unwrap_or_default(),
+        candidates: link.told.as_ref().map(|told| told.addresses.clone()).unwrap_or_default(),
+        punch_attempts: link.punch.attempt(),
+        next_attempt_ms: link.punch.paused_until().map(|until| u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX)),
+        history: link.history().map(|(at, what)| Happened { ago_ms: ago(at), what: what.to_owned() }).collect(),
+    }
+}
+
+/// The state of a link in a sentence.
+fn reason(link: &Link, why: Option<WhyNotDirect>, connected: bool) -> Option<String> {
+    if link.established.is_none() {
+        return Some(
+            if link.path.is_some() { "no answer to our handshake yet" } else { "no common server carries packets to it at present" }.into(),
+        );
+    }
+    if !connected {
+        return Some("does not answer at present".into());
+    }
+    let told = link.told.as_ref();
+    let sentence = match why {
+        None if link.slow => "there is a direct path, much slower than the relay",
+        None => return None,
+        Some(WhyNotDirect::Policy) if told.is_some_and(|told| told.forbidden) => "the other side's configuration forbids direct paths",
+        Some(WhyNotDirect::UDPBlocked) if told.is_some_and(|told| told.udp_blocked) => "no UDP gets out at the other side",
+        Some(WhyNotDirect::ProbeTimeout) if link.paths.small_only() => {
+            "small probes come through, full-size ones do not: the path's MTU is too small"
+        }
+        Some(why) => why.sentence(),
+    };
+    Some(sentence.into())
 }

@@ -1,0 +1,752 @@
+//! One link: this peer's relation to one other. Relayed first, then direct in place, never worse (docs/protocol.md, "A
+//! link").
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use campfire_protocol::announce::{Announcement, Session};
+use campfire_protocol::control::Control;
+use campfire_protocol::identity::PublicKey;
+use campfire_protocol::key::{Fingerprint, Keys};
+use campfire_protocol::time::Time;
+use campfire_tunnel::{Command, LinkId};
+use ipnet::IpNet;
+use rand_core::RngCore as _;
+
+use crate::candidates::canonical;
+use crate::fire::{Learned, Seat};
+use crate::io::{Notice, Output, Path, ServerSlot, SocketId, Traffic, WhyNotDirect};
+use crate::liveness::Liveness;
+use crate::paths::{Pair, Paths};
+use crate::punch::{Punch, Step};
+use crate::relays::Relays;
+use crate::shared::{Cx, Standing};
+
+/// Handshakes are started again after these, then every half minute.
+const HANDSHAKE_AGAIN: [u64; 5] = [1, 2, 4, 8, 16];
+const HANDSHAKE_SLOW: u64 = 30;
+/// How long we wait for a newcomer's handshake before we start one.
+pub(crate) const NEWCOMER: Duration = Duration::from_secs(1);
+/// An answer to a handshake goes the way the question came for this long.
+const REPLY: Duration = Duration::from_secs(2);
+/// How often a link that is not on its best server looks whether it may be again.
+const LOOK: Duration = Duration::from_secs(5);
+/// Kept until there is a way.
+const MAX_WAITING: usize = 8;
+/// Entries of history.
+const MAX_HISTORY: usize = 24;
+
+/// Where a probe was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Direct(Pair),
+    Relay(ServerSlot),
+}
+
+/// A probe that is out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) id: u64,
+    pub(crate) target: Target,
+    pub(crate) at: Time,
+    pub(crate) full: bool,
+}
+
+/// How a handshake came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Signal(Seat),
+    Path(Path),
+}
+
+/// What the peer told of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) symmetric: bool,
+    pub(crate) udp_blocked: bool,
+    pub(crate) forbidden: bool,
+    pub(crate) generation: u32,
+}
+
+/// What becomes of the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Keep,
+    /// The peer said goodbye.
+    Goodbye,
+    /// No session, no seat: gone.
+    Gone,
+    /// Idle, and made on demand.
+    Idle,
+}
+
+/// One link.
+pub(crate) struct Link {
+    pub(crate) id: LinkId,
+    pub(crate) peer: PublicKey,
+    pub(crate) wireguard: [u8; 32],
+    /// Ours is the lower key: we ask for tries at a direct path.
+    pub(crate) lower: bool,
+    pub(crate) name: String,
+    /// What the newest announcement says.
+    pub(crate) session: Session,
+    pub(crate) ipv4: Option<Ipv4Addr>,
+    pub(crate) routes: Vec<IpNet>,
+    /// The key that the pair uses.
+    pub(crate) fingerprint: Option<Fingerprint>,
+    pub(crate) relays: Relays,
+    pub(crate) paths: Paths,
+    pub(crate) punch: Punch,
+    pub(crate) told: Option<Told>,
+    pub(crate) probes: VecDeque<Sent>,
+    /// There is a session.
+    pub(crate) established: Option<Time>,
+    pub(crate) last_handshake: Option<Time>,
+    next_handshake: Option<Time>,
+    handshakes: usize,
+    reply: Option<(Time, Route)>,
+    waiting_messages: VecDeque<Vec<u8>>,
+    waiting_controls: VecDeque<Vec<u8>>,
+    pub(crate) path: Option<Path>,
+    pub(crate) also: Option<Path>,
+    /// The IPv4 socket of the present try.
+    pub(crate) socket: SocketId,
+    /// The peer runs anew: what we know of its addresses is void once it has shaken hands.
+    restarted: bool,
+    /// It has no seat any more.
+    pub(crate) departed: bool,
+    /// The direct path is so much slower than the relay that the relay is used.
+    pub(crate) slow: bool,
+    look_at: Option<Time>,
+    noticed: Option<(Option<SocketAddr>, Option<ServerSlot>, Option<WhyNotDirect>)>,
+    pub(crate) last_data: Time,
+    pub(crate) last_received: Option<Time>,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+    history: VecDeque<(Time, Cow<'static, str>)>,
+    /// The deadline under which the collection has filed it.
+    pub(crate) filed: Option<Time>,
+}
+
+impl Link {
+    /// Makes the link and its place in the tunnels. No handshake is started yet.
+    pub(crate) fn new(cx: &mut Cx<'_>, id: LinkId, announcement: &Announcement) -> Self {
+        let wireguard = announcement.public_key.x25519();
+        let mut link = Self {
+            id,
+            peer: announcement.public_key,
+            wireguard,
+            lower: cx.shared.own < announcement.public_key,
+            name: String::new(),
+            session: announcement.session,
+            ipv4: None,
+            routes: Vec::new(),
+            fingerprint: None,
+            relays: Relays::default(),
+            paths: Paths::default(),
+            punch: Punch::new(),
+            told: None,
+            probes: VecDeque::new(),
+            established: None,
+            last_handshake: None,
+            next_handshake: None,
+            handshakes: 0,
+            reply: None,
+            waiting_messages: VecDeque::new(),
+            waiting_controls: VecDeque::new(),
+            path: None,
+            also: None,
+            socket: SocketId(0),
+            restarted: false,
+            departed: false,
+            slow: false,
+            look_at: None,
+            noticed: None,
+            last_data: cx.now,
+            last_received: None,
+            sent_bytes: 0,
+            received_bytes: 0,
+            history: VecDeque::new(),
+            filed: None,
+        };
+        link.take_over(announcement);
+        let preshared = link.choose_key(cx, announcement).map(|keys| keys.wireguard_preshared(&cx.shared.wireguard, &wireguard));
+        if let Some(preshared) = preshared {
+            cx.shared.out.push_back(Output::Tunnel(Command::Add { link: id, public_key: wireguard, preshared }));
+        }
+        link.happened(cx.now, "learned of it at the fire");
+        link.seats_changed(cx);
+        cx.shared.dirty = true;
+        link
+    }
+
+    /// Starts a handshake: at once, or when a newcomer has not done so by then.
+    pub(crate) fn start(&mut self, cx: &mut Cx<'_>, learned: Learned) {
+        if self.established.is_some() && !self.restarted {
+            return;
+        }
+        let at = match learned {
+            Learned::Camp | Learned::Find => cx.now,
+            Learned::Ember => cx.now + NEWCOMER + cx.shared.jitter(NEWCOMER / 4),
+        };
+        self.next_handshake = Some(self.next_handshake.map_or(at, |next| next.min(at)));
+    }
+
+    /// A newer announcement, or a seat more.
+    pub(crate) fn announced(&mut self, cx: &mut Cx<'_>, announcement: &Announcement, learned: Learned) {
+        self.departed = false;
+        if announcement.session > self.session {
+            self.session = announcement.session;
+            self.restarted = true;
+            self.handshakes = 0;
+            self.next_handshake = None;
+            self.happened(cx.now, "it started anew");
+            self.start(cx, learned);
+        }
+        let before = (self.ipv4, self.routes.clone());
+        self.take_over(announcement);
+        cx.shared.dirty |= before != (self.ipv4, self.routes.clone());
+        self.rekey(cx, announcement);
+        if self.established.is_none() && self.next_handshake.is_none() {
+            self.start(cx, learned);
+        }
+        self.seats_changed(cx);
+    }
+
+    fn take_over(&mut self, announcement: &Announcement) {
+        self.session = announcement.session;
+        self.ipv4 = announcement.ipv4;
+        self.routes.clone_from(&announcement.routes);
+        self.name = if announcement.name.is_empty() { short(&self.wireguard) } else { announcement.name.clone() };
+    }
+
+    /// The newest key that both hold.
+    fn choose_key<'a>(&mut self, cx: &'a Cx<'_>, announcement: &Announcement) -> Option<&'a Keys> {
+        let mut ours = cx.fire.keys().map(|(_, keys)| keys);
+        let first = cx.fire.keys().map(|(_, keys)| keys).next();
+        let key = ours.find(|keys| announcement.fingerprints.contains(&keys.fingerprint)).or(first)?;
+        self.fingerprint = Some(key.fingerprint);
+        Some(key)
+    }
+
+    /// The keys of one side changed: the pair uses the newest common one from the next handshake on.
+    pub(crate) fn rekey(&mut self, cx: &mut Cx<'_>, announcement: &Announcement) {
+        let before = self.fingerprint;
+        let preshared = self.choose_key(cx, announcement).map(|keys| keys.wireguard_preshared(&cx.shared.wireguard, &self.wireguard));
+        if let Some(preshared) = preshared.filter(|_| self.fingerprint != before) {
+            cx.shared.out.push_back(Output::Tunnel(Command::Rekey { link: self.id, preshared }));
+            self.happened(cx.now, "the pair moves to a newer key");
+            if self.established.is_some() && self.lower {
+                cx.shared.initiations.push_back(self.id);
+            }
+        }
+    }
+
+    /// Seats came or went, or servers.
+    pub(crate) fn seats_changed(&mut self, cx: &mut Cx<'_>) {
+        let seats = cx.fire.seats(&self.peer);
+        self.departed = seats.is_empty() && cx.fire.announcement(&self.peer).is_none();
+        // A departure is a hint: while a session lives its last way is kept.
+        if !(seats.is_empty() && self.established.is_some()) {
+            for gone in self.relays.order(cx.now, &seats) {
+                cx.fire.release(cx.now, &gone);
+            }
+        }
+        self.choose_relay(cx);
+    }
+
+    /// Servers became doubtful or sound, or time passed.
+    pub(crate) fn choose_relay(&mut self, cx: &mut Cx<'_>) {
+        for seat in self.relays.choose(cx.now, &cx.shared.doubts) {
+            self.bind(cx, seat);
+        }
+        if self.relays.at_best() {
+            self.look_at = None;
+        } else if self.look_at.is_none() {
+            self.look_at = Some(cx.now + LOOK);
+        }
+        self.update_path(cx);
+    }
+
+    fn bind(&mut self, cx: &mut Cx<'_>, seat: Seat) {
+        cx.fire.bind(cx.now, &seat);
+        if let Some(path) = cx.fire.relay_path(&seat) {
+            self.relays.bound(cx.now, seat, path);
+            self.relays.choose(cx.now, &cx.shared.doubts);
+        }
+    }
+
+    /// The server gave a channel.
+    pub(crate) fn bound(&mut self, cx: &mut Cx<'_>, seat: Seat) {
+        if let Some(path) = cx.fire.relay_path(&seat) {
+            self.relays.bound(cx.now, seat, path);
+            self.choose_relay(cx);
+        }
+    }
+
+    /// The server refused, or does not know the seat.
+    pub(crate) fn unreachable(&mut self, cx: &mut Cx<'_>, seat: Seat, code: u16) {
+        if self.relays.contains(&seat) {
+            self.happened(cx.now, format!("a server refused the way to it ({code})"));
+        }
+        self.relays.refused(cx.now, seat);
+        self.choose_relay(cx);
+        if self.established.is_none() && self.relays.signal_seat(cx.now, &cx.shared.doubts).is_some_and(|other| other != seat) {
+            // Not by waiting for the next try: the other server is asked at once.
+            self.next_handshake = self.next_handshake.map(|next| next.min(cx.now + Duration::from_millis(100)));
+        }
+    }
+
+    /// Channels of a room on a server have to be bound again.
+    pub(crate) fn void(&mut self, cx: &mut Cx<'_>, server: ServerSlot, room: u8) {
+        self.relays.void(cx.now, server, room);
+        self.seats_changed(cx);
+    }
+
+    /// The peer sends through this seat: what goes back takes the fast way too.
+    pub(crate) fn follow(&mut self, cx: &mut Cx<'_>, seat: Seat) {
+        if self.relays.follow(cx.now, seat) {
+            self.bind(cx, seat);
+        }
+    }
+
+    /// An initiation of the peer's came this way.
+    pub(crate) fn initiation_came(&mut self, now: Time, route: Route) {
+        self.reply = Some((now + REPLY, route));
+    }
+
+    /// A message of the tunnel's own: a handshake goes by Signal until there is a session, all else on the path.
+    pub(crate) fn send_message(&mut self, cx: &mut Cx<'_>, message: Vec<u8>) {
+        match message.first() {
+            Some(1) => {
+                let by_signal = self.established.is_none() || self.restarted || self.path.is_none();
+                let seat = self.relays.signal_seat(cx.now, &cx.shared.doubts);
+                if let (true, Some(seat)) = (by_signal, seat) {
+                    cx.fire.signal(cx.now, &seat, message.clone());
+                }
+                if let (false, Some(path)) = (by_signal, self.path) {
+                    self.push(cx, path, message);
+                }
+            }
+            Some(2 | 3) => match self.reply.filter(|(until, _)| *until >= cx.now) {
+                Some((_, Route::Signal(seat))) => cx.fire.signal(cx.now, &seat, message),
+                Some((_, Route::Path(path))) => cx.shared.out.push_back(Output::SendMessage { path, message }),
+                None => {
+                    if let Some(path) = self.path {
+                        self.push(cx, path, message);
+                    }
+                }
+            },
+            Some(_) => match self.path {
+                Some(path) => self.push(cx, path, message),
+                None if self.waiting_messages.len() < MAX_WAITING => self.waiting_messages.push_back(message),
+                None => cx.shared.counters.count("messages_without_path"),
+            },
+            None => {}
+        }
+    }
+
+    fn push(&self, cx: &mut Cx<'_>, path: Path, message: Vec<u8>) {
+        if let Some(also) = self.also {
+            cx.shared.out.push_back(Output::SendMessage { path: also, message: message.clone() });
+        }
+        cx.shared.out.push_back(Output::SendMessage { path, message });
+    }
+
+    /// Says something in the tunnel.
+    pub(crate) fn say(&mut self, cx: &mut Cx<'_>, control: &Control) {
+        let payload = control.encode();
+        let Some(path) = self.path else {
+            if self.waiting_controls.len() < MAX_WAITING {
+                self.waiting_controls.push_back(payload);
+            }
+            return;
+        };
+        if let Some(also) = self.also {
+            cx.shared.out.push_back(Output::SendControl { link: self.id, path: also, payload: payload.clone() });
+        }
+        cx.shared.out.push_back(Output::SendControl { link: self.id, path, payload });
+    }
+
+    /// The session is usable.
+    pub(crate) fn session_established(&mut self, cx: &mut Cx<'_>) {
+        let first = self.established.is_none();
+        self.established = Some(self.established.unwrap_or(cx.now));
+        self.last_handshake = Some(cx.now);
+        self.last_received = Some(cx.now);
+        self.next_handshake = None;
+        self.handshakes = 0;
+        if !first && !self.restarted {
+            return;
+        }
+        if self.restarted {
+            self.restarted = false;
+            self.paths.clear();
+            self.told = None;
+        }
+        self.last_data = cx.now;
+        self.happened(cx.now, "session established");
+        self.punch.restart(self.lower, cx.now);
+        if self.path.is_none() {
+            // The answer to our Bind is on its way; or the table must show the way anew.
+            self.choose_relay(cx);
+        }
+        self.update_path(cx);
+        self.notice(cx);
+        if cx.shared.forbidden {
+            let candidates = cx.own_candidates(SocketId(0));
+            self.say(cx, &candidates);
+            self.punch.rest();
+        }
+        self.ping_relay(cx);
+    }
+
+    /// No session is left.
+    pub(crate) fn session_expired(&mut self, cx: &mut Cx<'_>) -> Verdict {
+        if self.established.take().is_some() {
+            self.happened(cx.now, "session expired");
+            cx.shared.notice(Notice::PeerGone { peer: self.name.clone(), reason: "fell silent".into() });
+        }
+        self.noticed = None;
+        self.paths.clear();
+        self.punch.rest();
+        self.seats_changed(cx);
+        if self.departed {
+            return Verdict::Gone;
+        }
+        if !cx.shared.eager && cx.now.since(self.last_data) > cx.shared.idle_close / 2 {
+            return Verdict::Idle;
+        }
+        self.handshakes = HANDSHAKE_AGAIN.len();
+        self.next_handshake = Some(cx.now + cx.shared.jitter(Duration::from_secs(HANDSHAKE_SLOW)));
+        Verdict::Keep
+    }
+
+    /// An application wants it now.
+    pub(crate) fn wanted(&mut self, cx: &mut Cx<'_>) {
+        self.last_data = cx.now;
+        if self.established.is_none() && self.next_handshake.is_none_or(|next| next > cx.now + NEWCOMER) {
+            self.handshakes = 0;
+            self.next_handshake = Some(cx.now);
+        }
+    }
+
+    /// What the data plane saw. Gives the server to which data was sent, and when, for the fire.
+    pub(crate) fn traffic(&mut self, cx: &mut Cx<'_>, traffic: &Traffic) {
+        self.sent_bytes = self.sent_bytes.saturating_add(traffic.sent_bytes);
+        self.received_bytes = self.received_bytes.saturating_add(traffic.received_bytes);
+        if traffic.sent_bytes > 0 || traffic.received_bytes > 0 {
+            self.last_data = cx.now;
+        }
+        if let Some((at, path)) = traffic.last_received {
+            self.heard(cx, at, path);
+        }
+        if let Some(at) = traffic.last_sent {
+            match self.path {
+                Some(Path::Direct { socket, remote }) => {
+                    if let Some(direct) = self.paths.get(Pair { socket, remote }) {
+                        direct.live.sent(at);
+                    }
+                }
+                Some(Path::Relay { server, .. }) => {
+                    if let Some(live) = self.relays.live(server) {
+                        live.sent(at);
+                    }
+                    cx.fire.note_traffic(cx.now, server, Some(at), None);
+                }
+                None => {}
+            }
+        }
+        if let Some((at, Path::Relay { server, .. })) = traffic.last_received {
+            cx.fire.note_traffic(cx.now, server, None, Some(at));
+        }
+    }
+
+    /// Something authentic came.
+    pub(crate) fn heard(&mut self, cx: &mut Cx<'_>, at: Time, path: Path) {
+        self.last_received = self.last_received.max(Some(at));
+        match path {
+            Path::Direct { socket, remote } => {
+                let pair = Pair { socket, remote: canonical(remote) };
+                match self.paths.get(pair) {
+                    Some(direct) => direct.live.heard(at),
+                    None => self.surprise(cx, pair),
+                }
+            }
+            Path::Relay { server, .. } => {
+                if let Some(live) = self.relays.live(server) {
+                    live.heard(at);
+                }
+                if self.relays.server().is_some_and(|current| current != server)
+                    && let Some(live) = self.relays.current_live()
+                {
+                    // The other side has moved: is our server still sound?
+                    live.sent(cx.now);
+                }
+            }
+        }
+    }
+
+    /// What is due.
+    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) -> Verdict {
+        let now = cx.now;
+        if self.idles(cx) {
+            return Verdict::Idle;
+        }
+        if self.departed && self.established.is_none() {
+            return Verdict::Gone;
+        }
+        if self.next_handshake.is_some_and(|next| next <= now) {
+            let pause = Duration::from_secs(HANDSHAKE_AGAIN.get(self.handshakes).copied().unwrap_or(HANDSHAKE_SLOW));
+            self.handshakes += 1;
+            self.next_handshake = Some(now + pause + cx.shared.jitter(pause / 4));
+            cx.shared.initiations.push_back(self.id);
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = None;
+            self.seats_changed(cx);
+        }
+        if self.established.is_some() {
+            self.ping(cx);
+        }
+        for pair in self.paths.full_again(now) {
+            self.probe(cx, Target::Direct(pair), true);
+        }
+        let direct = self.paths.current().is_some();
+        let hopeless = cx.standing().symmetric || self.told.as_ref().is_some_and(|told| told.symmetric);
+        let jitter = cx.shared.rng.next_u32() % 1_001;
+        match self.punch.tick(now, self.lower, direct, hopeless, jitter) {
+            Some(Step::Ask) => self.ask(cx),
+            Some(Step::AskAgain) => {
+                let candidates = cx.own_candidates(self.socket);
+                self.say(cx, &candidates);
+                self.say(cx, &Control::Punch { attempt: self.punch.attempt() });
+            }
+            Some(Step::Refuse) => self.say(cx, &Control::PunchAck { attempt: self.punch.attempt(), ready: false }),
+            Some(Step::Round(round)) => self.round(cx, round),
+            Some(Step::Failed) => {
+                let why = self.why(cx.standing());
+                self.happened(now, format!("no direct path: {why:?}"));
+                self.notice(cx);
+            }
+            None => {}
+        }
+        self.choose_relay(cx);
+        Verdict::Keep
+    }
+
+    /// Pings what is due, and draws the consequences of those that were missed.
+    fn ping(&mut self, cx: &mut Cx<'_>) {
+        if let Some(Path::Relay { server, .. }) = self.path
+            && self.relays.live(server).is_some_and(|live| live.ping(cx.now))
+        {
+            self.probe(cx, Target::Relay(server), false);
+        }
+        for pair in self.paths.pings(cx.now) {
+            self.probe(cx, Target::Direct(pair), false);
+        }
+        self.paths.choose();
+        if self.paths.prune(self.relays.path().is_some()) && self.paths.current().is_none() {
+            self.happened(cx.now, "the direct path died");
+            self.punch.restart(self.lower, cx.now + NEWCOMER);
+            if !self.lower {
+                let candidates = cx.own_candidates(SocketId(0));
+                self.update_path(cx);
+                self.say(cx, &candidates);
+            }
+        }
+    }
+
+    /// When something is due.
+    pub(crate) fn due(&self, cx: &Cx<'_>) -> Option<Time> {
+        let relay_ping = match self.path {
+            Some(Path::Relay { .. }) if self.established.is_some() => self.relays.ping_due(),
+            _ => None,
+        };
+        let idle = (!cx.shared.eager).then_some(self.last_data + cx.shared.idle_close);
+        let gone = (self.departed && self.established.is_none()).then_some(cx.now);
+        let dues = [
+            self.next_handshake,
+            self.look_at,
+            self.relays.next_choice(cx.now),
+            relay_ping,
+            self.paths.due(),
+            self.punch.due(),
+            idle,
+            gone,
+        ];
+        dues.into_iter().flatten().min()
+    }
+
+    fn idles(&self, cx: &Cx<'_>) -> bool {
+        !cx.shared.eager && cx.now.since(self.last_data) >= cx.shared.idle_close
+    }
+
+    /// Our own addresses changed: the peer is told, and a pause need not be sat out.
+    pub(crate) fn own_changed(&mut self, cx: &mut Cx<'_>) {
+        if self.established.is_some() {
+            let candidates = cx.own_candidates(SocketId(0));
+            self.say(cx, &candidates);
+            self.punch.hurry(self.lower, cx.now + NEWCOMER);
+        }
+    }
+
+    /// A socket is gone.
+    pub(crate) fn socket_closed(&mut self, cx: &mut Cx<'_>, socket: SocketId) {
+        if self.paths.close(socket) && self.paths.current().is_none() {
+            self.punch.restart(self.lower, cx.now + NEWCOMER);
+        }
+        self.update_path(cx);
+    }
+
+    /// The link ends: its bindings are released.
+    pub(crate) fn end(&mut self, cx: &mut Cx<'_>) {
+        let bound: Vec<Seat> = self.relays.bound_seats().collect();
+        for seat in bound {
+            cx.fire.release(cx.now, &seat);
+        }
+        cx.shared.out.push_back(Output::Tunnel(Command::Remove { link: self.id }));
+        cx.shared.dirty = true;
+    }
+
+    /// Puts the path in force that the state of things asks for.
+    pub(crate) fn update_path(&mut self, cx: &mut Cx<'_>) {
+        let relay = self.relays.path();
+        let (path, also) = match self.paths.current() {
+            Some(direct) if direct.live.in_doubt() => (Some(direct.pair.path()), relay),
+            Some(direct) => {
+                let times = direct.live.rtt.get().zip(self.relays.rtt());
+                self.slow = relay.is_some()
+                    && times.is_some_and(|(direct, relay)| {
+                        if self.slow {
+                            direct > relay * 3 / 2 + Duration::from_millis(15)
+                        } else {
+                            direct > relay * 2 + Duration::from_millis(30)
+                        }
+                    });
+                (if self.slow { relay } else { Some(direct.pair.path()) }, None)
+            }
+            None => (relay, self.relays.spare(cx.now, &cx.shared.doubts)),
+        };
+        if (path, also) == (self.path, self.also) {
+            return;
+        }
+        self.path = path;
+        self.also = also;
+        cx.shared.dirty = true;
+        self.notice(cx);
+        if path.is_some() {
+            for message in std::mem::take(&mut self.waiting_messages) {
+                self.send_message(cx, message);
+            }
+            for payload in std::mem::take(&mut self.waiting_controls) {
+                if let Some(path) = self.path {
+                    cx.shared.out.push_back(Output::SendControl { link: self.id, path, payload });
+                }
+            }
+            if self.established.is_some() && self.relays.rtt().is_none() && self.probes.is_empty() {
+                self.ping_relay(cx);
+            }
+        }
+    }
+
+    /// Tells people, when something they would notice changed.
+    pub(crate) fn notice(&mut self, cx: &mut Cx<'_>) {
+        if self.established.is_none() || self.path.is_none() {
+            return;
+        }
+        let (remote, server) = match self.path {
+            Some(Path::Direct { remote, .. }) => (Some(remote), None),
+            Some(Path::Relay { server, .. }) => (None, Some(server)),
+            None => (None, None),
+        };
+        let why = self.why(cx.standing());
+        let state = (remote, server, why);
+        if self.noticed == Some(state) {
+            return;
+        }
+        let peer = self.name.clone();
+        let path = self.path_text(cx);
+        if self.noticed.is_none() {
+            self.happened(cx.now, format!("connected {path}"));
+            cx.shared.notice(Notice::PeerConnected { peer, path });
+        } else {
+            if self.noticed.is_some_and(|(old_remote, old_server, _)| (old_remote, old_server) != (remote, server)) {
+                self.happened(cx.now, format!("now {path}"));
+            }
+            cx.shared.notice(Notice::PathChanged { peer, path, reason: why });
+        }
+        self.noticed = Some(state);
+    }
+
+    fn path_text(&self, cx: &Cx<'_>) -> String {
+        match self.path {
+            Some(Path::Direct { remote, .. }) => format!("direct to {remote}"),
+            Some(Path::Relay { server, .. }) => format!("through {}", cx.fire.server_name(server).unwrap_or("a server")),
+            None => "no way".into(),
+        }
+    }
+
+    /// Why packets do not go straight; `None` if they do, or could.
+    pub(crate) fn why(&self, ours: Standing) -> Option<WhyNotDirect> {
+        if self.paths.current().is_some() {
+            return None;
+        }
+        let theirs = |what: fn(&Told) -> bool| self.told.as_ref().is_some_and(what);
+        Some(if ours.forbidden || theirs(|told| told.forbidden) {
+            WhyNotDirect::Policy
+        } else if !self.punch.tried() {
+            WhyNotDirect::Pending
+        } else if ours.udp_blocked || theirs(|told| told.udp_blocked) {
+            WhyNotDirect::UDPBlocked
+        } else if ours.symmetric {
+            WhyNotDirect::SymmetricNAT
+        } else if theirs(|told| told.symmetric) {
+            WhyNotDirect::PeerSymmetricNAT
+        } else if !ours.reflexive {
+            WhyNotDirect::NoReflexiveAddress
+        } else {
+            WhyNotDirect::ProbeTimeout
+        })
+    }
+
+    /// Round trip on the path in use.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        match self.path {
+            Some(Path::Direct { .. }) => self.paths.current().and_then(|direct| direct.live.rtt.get()),
+            Some(Path::Relay { .. }) => self.relays.rtt(),
+            None => None,
+        }
+    }
+
+    /// Whether the path in use has been given up on, and no other is known.
+    pub(crate) fn is_silent(&self) -> bool {
+        match self.path {
+            Some(Path::Direct { .. }) => self.paths.current().is_none_or(|direct| direct.live.is_dead()),
+            Some(Path::Relay { .. }) => self.relays.current().is_none_or(Liveness::is_dead),
+            None => true,
+        }
+    }
+
+    /// Remembers what happened, for `campfire why`.
+    pub(crate) fn happened(&mut self, now: Time, what: impl Into<Cow<'static, str>>) {
+        if self.history.len() >= MAX_HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back((now, what.into()));
+    }
+
+    /// What happened, oldest first.
+    pub(crate) fn history(&self) -> impl Iterator<Item = (Time, &str)> {
+        self.history.iter().map(|(at, what)| (*at, what.as_ref()))
+    }
+}
+
+/// A key's first characters, for people.
+pub(crate) fn short(wireguard: &[u8; 32]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(wireguard).chars().take(8).collect()
+}

@@ -1,0 +1,212 @@
+//! Makes the data plane's table: whose address is whose, who may send from where.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use campfire_protocol::announce::Session;
+use campfire_protocol::identity::{NetworkId, PublicKey, ipv4_in_pool};
+use campfire_tunnel::LinkId;
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::io::{LinkEntry, Path, Table};
+
+/// What decides about addresses and routes.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) network: NetworkId,
+    pub(crate) pool: Option<Ipv4Net>,
+    /// Others' routes count if they lie within one of these.
+    pub(crate) accepted: Vec<IpNet>,
+}
+
+/// What a peer claims.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim<'a> {
+    pub(crate) link: LinkId,
+    pub(crate) peer: PublicKey,
+    pub(crate) session: Session,
+    pub(crate) ipv4: Option<Ipv4Addr>,
+    pub(crate) routes: &'a [IpNet],
+    pub(crate) path: Option<Path>,
+    pub(crate) also: Option<Path>,
+}
+
+/// What we claim.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnClaim {
+    pub(crate) peer: PublicKey,
+    pub(crate) session: Session,
+    pub(crate) ipv4: Option<Ipv4Addr>,
+}
+
+impl Rules {
+    /// Whether a route of another's counts: accepted here, and nothing of the overlay's.
+    pub(crate) fn accepts(&self, route: &IpNet) -> bool {
+        let overlay = IpNet::V6(self.network.prefix());
+        let pool = self.pool.map(IpNet::V4);
+        let overlaps = |other: &IpNet| other.contains(route) || route.contains(other);
+        self.accepted.iter().any(|net| net.contains(route)) && !overlaps(&overlay) && !pool.as_ref().is_some_and(overlaps)
+    }
+
+    /// A peer's IPv4 claim, if it is the address that follows from its key: no other can be claimed.
+    fn claimed(&self, peer: &PublicKey, ipv4: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+        ipv4.filter(|address| self.pool.is_some_and(|pool| ipv4_in_pool(pool, peer) == Some(*address)))
+    }
+
+    /// Makes the table (but for its version and the servers). Gives also the link that keeps our IPv4 address from us.
+    pub(crate) fn table(&self, own: &OwnClaim, claims: &[Claim<'_>]) -> (Table, Option<LinkId>) {
+        // Of two that claim the same the older session keeps it, whatever the order in which we learned of them.
+        let mut ipv4: HashMap<Ipv4Addr, (Session, PublicKey, Option<LinkId>)> = HashMap::new();
+        if let Some(address) = own.ipv4 {
+            ipv4.insert(address, (own.session, own.peer, None));
+        }
+        let mut routes: BTreeMap<IpNet, (Session, PublicKey, LinkId)> = BTreeMap::new();
+        for claim in claims {
+            if let Some(address) = self.claimed(&claim.peer, claim.ipv4) {
+                let holder = ipv4.entry(address).or_insert((claim.session, claim.peer, Some(claim.link)));
+                if (claim.session, claim.peer) < (holder.0, holder.1) {
+                    *holder = (claim.session, claim.peer, Some(claim.link));
+                }
+            }
+            for route in claim.routes.iter().map(IpNet::trunc).filter(|route| self.accepts(route)).take(8) {
+                let holder = routes.entry(route).or_insert((claim.session, claim.peer, claim.link));
+                if (claim.session, claim.peer) < (holder.0, holder.1) {
+                    *holder = (claim.session, claim.peer, claim.link);
+                }
+            }
+        }
+        let mut table = Table::default();
+        let slots = claims.iter().map(|claim| claim.link.0 as usize + 1).max().unwrap_or(0);
+        table.links.resize(slots, None);
+        for claim in claims {
+            let mut allowed = vec![IpNet::from(IpAddr::V6(self.network.address(&claim.peer)))];
+            if let Some(address) = self.claimed(&claim.peer, claim.ipv4)
+                && ipv4.get(&address).is_some_and(|(_, _, link)| *link == Some(claim.link))
+            {
+                allowed.push(IpNet::from(IpAddr::V4(address)));
+            }
+            table.hosts.extend(allowed.iter().map(|net| (net.addr(), claim.link)));
+            let unique: HashSet<IpNet> = claim.routes.iter().map(IpNet::trunc).collect();
+            allowed.extend(unique.into_iter().filter(|route| routes.get(route).is_some_and(|(_, _, link)| *link == claim.link)));
+            allowed[1..].sort();
+            if let Some(slot) = table.links.get_mut(claim.link.0 as usize) {
+                *slot = Some(LinkEntry { path: claim.path, also: claim.also, allowed });
+            }
+        }
+        table.routes = routes.into_iter().map(|(route, (_, _, link))| (route, link)).collect();
+        table.routes.sort_by_key(|(route, _)| std::cmp::Reverse(route.prefix_len()));
+        table.own.push(IpAddr::V6(self.network.address(&own.peer)));
+        let mut taken = None;
+        if let Some(address) = own.ipv4 {
+            match ipv4.get(&address) {
+                Some((_, _, Some(link))) => taken = Some(*link),
+                _ => table.own.push(IpAddr::V4(address)),
+            }
+        }
+        (table, taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use campfire_protocol::identity::Identity;
+    use campfire_protocol::time::UnixMillis;
+
+    use super::*;
+
+    #[test]
+    fn only_accepted_routes_outside_the_overlay_count() {
+        let rules = rules(&["10.0.0.0/8", "fd00::/8", "100.64.0.0/10"]);
+        for (route, counts) in [
+            ("10.1.0.0/16", true),
+            ("10.0.0.0/8", true),
+            ("0.0.0.0/0", false),
+            ("192.168.0.0/16", false),
+            ("fd99::/16", true),
+            ("fd01:203:405::/48", false),
+            ("fd01:203:405:7::/64", false),
+            ("fd00::/8", false),
+            ("100.64.0.0/24", false),
+            ("100.65.0.0/16", true),
+        ] {
+            assert_eq!(rules.accepts(&net(route)), counts, "{route}");
+        }
+    }
+
+    #[test]
+    fn of_two_claims_to_a_route_the_older_sessions_counts_in_any_order() {
+        let rules = rules(&["10.0.0.0/8"]);
+        let routes = [net("10.1.0.0/16")];
+        let old = claim(0, 1, 100, &routes);
+        let young = claim(1, 2, 200, &routes);
+        for claims in [[old.clone(), young.clone()], [young.clone(), old.clone()]] {
+            let (table, _) = rules.table(&own(50), &claims);
+            assert_eq!(table.routes, [(net("10.1.0.0/16"), LinkId(0))]);
+            assert!(table.links[0].as_ref().unwrap().allowed.contains(&net("10.1.0.0/16")));
+            assert!(!table.links[1].as_ref().unwrap().allowed.contains(&net("10.1.0.0/16")));
+        }
+    }
+
+    #[test]
+    fn the_longest_route_comes_first() {
+        let rules = rules(&["10.0.0.0/8"]);
+        let short = [net("10.0.0.0/8")];
+        let long = [net("10.1.2.0/24"), net("10.1.0.0/16")];
+        let (table, _) = rules.table(&own(0), &[claim(0, 1, 1, &short), claim(1, 2, 2, &long)]);
+        let order: Vec<u8> = table.routes.iter().map(|(route, _)| route.prefix_len()).collect();
+        assert_eq!(order, [24, 16, 8]);
+    }
+
+    #[test]
+    fn an_ipv4_address_that_does_not_follow_from_the_key_is_not_had() {
+        let rules = rules(&[]);
+        let mut thief = claim(0, 1, 1, &[]);
+        thief.ipv4 = ipv4_in_pool(rules.pool.unwrap(), &key(2));
+        let (table, _) = rules.table(&own(100), &[thief]);
+        assert_eq!(table.hosts.len(), 1);
+        assert_eq!(table.links[0].as_ref().unwrap().allowed.len(), 1);
+    }
+
+    #[test]
+    fn on_an_ipv4_conflict_the_older_session_keeps_the_address() {
+        // A pool this small makes everybody collide sooner or later.
+        let mut rules = rules(&[]);
+        rules.pool = Some("100.64.0.0/29".parse().unwrap());
+        let mine = ipv4_in_pool(rules.pool.unwrap(), &key(9)).unwrap();
+        let other = (1..200).find(|n| ipv4_in_pool(rules.pool.unwrap(), &key(*n)) == Some(mine) && *n != 9).unwrap();
+        for (session, keeps) in [(10, false), (1_000, true)] {
+            let mut theirs = claim(3, other, session, &[]);
+            theirs.ipv4 = Some(mine);
+            let ours = OwnClaim { ipv4: Some(mine), ..own(100) };
+            let (table, taken) = rules.table(&ours, &[theirs]);
+            assert_eq!(table.own.contains(&IpAddr::V4(mine)), keeps);
+            assert_eq!(taken.is_none(), keeps);
+            assert_eq!(table.hosts.contains_key(&IpAddr::V4(mine)), !keeps);
+        }
+    }
+
+    fn rules(accepted: &[&str]) -> Rules {
+        Rules {
+            network: NetworkId([1, 2, 3, 4, 5]),
+            pool: Some("100.64.0.0/16".parse().unwrap()),
+            accepted: accepted.iter().map(|text| net(text)).collect(),
+        }
+    }
+
+    fn claim(link: u32, peer: u8, session: u64, routes: &[IpNet]) -> Claim<'_> {
+        let session = Session { started: UnixMillis(session), nonce: 0 };
+        Claim { link: LinkId(link), peer: key(peer), session, ipv4: None, routes, path: None, also: None }
+    }
+
+    fn own(session: u64) -> OwnClaim {
+        OwnClaim { peer: key(9), session: Session { started: UnixMillis(session), nonce: 0 }, ipv4: None }
+    }
+
+    fn key(n: u8) -> PublicKey {
+        Identity::from_seed(&[n; 32]).public()
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+}
