@@ -115,6 +115,11 @@ pub trait Tunnels {
     /// exists. Returns whose it was.
     fn handshake(&mut self, message: &[u8], events: &mut Vec<Event>) -> Result<LinkId, TunnelError>;
 
+    /// Whether there is a session to seal with.
+    fn is_ready(&self, link: LinkId) -> bool {
+        self.last_handshake_ms(link).is_some()
+    }
+
     /// Seals inner IP packet `packet` for `link` into `out`; returns the message's length.
     fn seal(&mut self, link: LinkId, packet: &[u8], out: &mut [u8]) -> Result<usize, TunnelError>;
 

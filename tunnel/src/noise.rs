@@ -400,6 +400,12 @@ impl Tunnels for NoiseTunnels {
     }
 
     #[inline]
+    fn is_ready(&self, link: LinkId) -> bool {
+        let link = self.links.get(link.0 as usize).and_then(Option::as_ref);
+        link.and_then(|link| link.places[link.current].as_ref()).is_some_and(|place| place.ready)
+    }
+
+    #[inline]
     fn seal(&mut self, link: LinkId, packet: &[u8], out: &mut [u8]) -> Result<usize, TunnelError> {
         let link = self.link(link).ok_or(TunnelError::UnknownLink)?;
         let place = link.places[link.current].as_mut().filter(|place| place.ready).ok_or(TunnelError::NoSession)?;

@@ -1,15 +1,14 @@
 //! The data plane: one thread (epoll) between the TUN and the UDP sockets, and WireGuard between the two.
 //!
-//! | module | what it holds |
-//! | --- | --- |
-//! | [`sys`] | the system calls that need `unsafe`, and nothing else |
-//! | [`tun`] | the TUN device and its `virtio_net_hdr` |
-//! | [`udp`] | UDP sockets for bulk: GRO, GSO, large buffers |
+//! Out: TUN (superpackets) → [`segment`] → sealed straight into a train of [`ports`] → one send a train. In: GRO buffers →
+//! [`demux`] → opened into a slab → [`coalesce`] → one write a flow. Nothing on the way is allocated, locked or handed to
+//! another thread per packet.
 
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -18,9 +17,27 @@ use zeroize::Zeroizing;
 
 use crate::plane::{Counters, FromData, ToData};
 
-pub mod tun;
+mod checksum;
+mod coalesce;
+mod demux;
+mod inbound;
+mod outbound;
+mod packet;
+mod ports;
+mod segment;
+mod sys;
+mod tun;
+mod waiting;
+mod worker;
 
+pub use ports::bind;
 pub use tun::Tun;
+
+/// Commands that may wait for the data thread.
+const COMMANDS: usize = 4096;
+
+/// Messages that may wait for the control plane.
+const MESSAGES: usize = 4096;
 
 /// What the data thread starts with.
 pub struct DataConfig {
@@ -52,6 +69,7 @@ pub struct DataHandle {
 #[derive(Clone)]
 pub struct ToDataSender {
     queue: SyncSender<ToData>,
+    wake: Arc<Wake>,
 }
 
 /// The data thread's queue is full, or the thread has ended.
@@ -62,21 +80,46 @@ pub struct NotTaken;
 impl ToDataSender {
     /// Leaves a command.
     pub fn send(&self, message: ToData) -> Result<(), NotTaken> {
-        match self.queue.try_send(message) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(NotTaken),
-        }
+        self.queue.try_send(message).map_err(|_| NotTaken)?;
+        self.wake.wake();
+        Ok(())
     }
 }
 
-/// Binds a UDP socket for the data thread: non-blocking, GRO, large buffers, fragmentation allowed, IPv6 only if IPv6.
-pub fn bind(address: std::net::SocketAddr) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(address)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
+/// Wakes the thread, with one system call however many commands were left since it looked.
+struct Wake {
+    event: std::fs::File,
+    pending: AtomicBool,
+}
+
+impl Wake {
+    fn wake(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            // An eventfd refuses a write only when its counter is full, and then it is readable anyhow.
+            let _ = io::Write::write(&mut &self.event, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn clear(&self) {
+        let _ = io::Read::read(&mut &self.event, &mut [0; 8]);
+        // Acquires what was left before the last wake, which wrote nothing.
+        self.pending.swap(false, Ordering::AcqRel);
+    }
+}
+
+/// Adds to a counter of which this thread is the only writer.
+#[inline]
+fn add(counter: &AtomicU64, count: usize) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(count as u64), Ordering::Relaxed);
 }
 
 /// Starts the data thread.
-pub fn start(_config: DataConfig) -> io::Result<DataHandle> {
-    Err(io::ErrorKind::Unsupported.into())
+pub fn start(config: DataConfig) -> io::Result<DataHandle> {
+    let (queue, commands) = sync_channel(COMMANDS);
+    let (to_control, from) = tokio::sync::mpsc::channel(MESSAGES);
+    let wake = Arc::new(Wake { event: sys::event_fd()?, pending: AtomicBool::new(false) });
+    let counters = Arc::new(Counters::default());
+    let worker = worker::Worker::new(config, commands, Arc::clone(&wake), to_control, Arc::clone(&counters))?;
+    let join = std::thread::Builder::new().name("data".to_owned()).spawn(move || worker.run())?;
+    Ok(DataHandle { to: ToDataSender { queue, wake }, from, counters, join })
 }
