@@ -28,6 +28,7 @@ mod relays;
 mod shared;
 pub mod status;
 mod table;
+mod why;
 
 /// One peer.
 ///

@@ -22,7 +22,7 @@ use crate::liveness::Liveness;
 use crate::paths::{Pair, Paths};
 use crate::punch::{Punch, Step};
 use crate::relays::Relays;
-use crate::shared::{Cx, Standing};
+use crate::shared::Cx;
 
 /// Handshakes are started again after these, then every half minute.
 const HANDSHAKE_AGAIN: [u64; 5] = [1, 2, 4, 8, 16];
@@ -35,8 +35,6 @@ const REPLY: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(5);
 /// Kept until there is a way.
 const MAX_WAITING: usize = 8;
-/// Entries of history.
-const MAX_HISTORY: usize = 24;
 
 /// Where a probe was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,12 +119,12 @@ pub(crate) struct Link {
     /// The direct path is so much slower than the relay that the relay is used.
     pub(crate) slow: bool,
     look_at: Option<Time>,
-    noticed: Option<(Option<SocketAddr>, Option<ServerSlot>, Option<WhyNotDirect>)>,
+    pub(crate) noticed: Option<(Option<SocketAddr>, Option<ServerSlot>, Option<WhyNotDirect>)>,
     pub(crate) last_data: Time,
     pub(crate) last_received: Option<Time>,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
-    history: VecDeque<(Time, Cow<'static, str>)>,
+    pub(crate) history: VecDeque<(Time, Cow<'static, str>)>,
     /// The deadline under which the collection has filed it.
     pub(crate) filed: Option<Time>,
 }
@@ -653,66 +651,6 @@ impl Link {
         }
     }
 
-    /// Tells people, when something they would notice changed.
-    pub(crate) fn notice(&mut self, cx: &mut Cx<'_>) {
-        if self.established.is_none() || self.path.is_none() {
-            return;
-        }
-        let (remote, server) = match self.path {
-            Some(Path::Direct { remote, .. }) => (Some(remote), None),
-            Some(Path::Relay { server, .. }) => (None, Some(server)),
-            None => (None, None),
-        };
-        let why = self.why(cx.standing());
-        let state = (remote, server, why);
-        if self.noticed == Some(state) {
-            return;
-        }
-        let peer = self.name.clone();
-        let path = self.path_text(cx);
-        if self.noticed.is_none() {
-            self.happened(cx.now, format!("connected {path}"));
-            cx.shared.notice(Notice::PeerConnected { peer, path });
-        } else {
-            if self.noticed.is_some_and(|(old_remote, old_server, _)| (old_remote, old_server) != (remote, server)) {
-                self.happened(cx.now, format!("now {path}"));
-            }
-            cx.shared.notice(Notice::PathChanged { peer, path, reason: why });
-        }
-        self.noticed = Some(state);
-    }
-
-    fn path_text(&self, cx: &Cx<'_>) -> String {
-        match self.path {
-            Some(Path::Direct { remote, .. }) => format!("direct to {remote}"),
-            Some(Path::Relay { server, .. }) => format!("through {}", cx.fire.server_name(server).unwrap_or("a server")),
-            None => "no way".into(),
-        }
-    }
-
-    /// Why packets do not go straight; `None` if they do, or could.
-    pub(crate) fn why(&self, ours: Standing) -> Option<WhyNotDirect> {
-        if self.paths.current().is_some() {
-            return None;
-        }
-        let theirs = |what: fn(&Told) -> bool| self.told.as_ref().is_some_and(what);
-        Some(if ours.forbidden || theirs(|told| told.forbidden) {
-            WhyNotDirect::Policy
-        } else if !self.punch.tried() {
-            WhyNotDirect::Pending
-        } else if ours.udp_blocked || theirs(|told| told.udp_blocked) {
-            WhyNotDirect::UDPBlocked
-        } else if ours.symmetric {
-            WhyNotDirect::SymmetricNAT
-        } else if theirs(|told| told.symmetric) {
-            WhyNotDirect::PeerSymmetricNAT
-        } else if !ours.reflexive {
-            WhyNotDirect::NoReflexiveAddress
-        } else {
-            WhyNotDirect::ProbeTimeout
-        })
-    }
-
     /// Round trip on the path in use.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         match self.path {
@@ -729,19 +667,6 @@ impl Link {
             Some(Path::Relay { .. }) => self.relays.current().is_none_or(Liveness::is_dead),
             None => true,
         }
-    }
-
-    /// Remembers what happened, for `campfire why`.
-    pub(crate) fn happened(&mut self, now: Time, what: impl Into<Cow<'static, str>>) {
-        if self.history.len() >= MAX_HISTORY {
-            self.history.pop_front();
-        }
-        self.history.push_back((now, what.into()));
-    }
-
-    /// What happened, oldest first.
-    pub(crate) fn history(&self) -> impl Iterator<Item = (Time, &str)> {
-        self.history.iter().map(|(at, what)| (*at, what.as_ref()))
     }
 }
 

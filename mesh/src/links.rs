@@ -436,13 +436,19 @@ impl Links {
         if let Some(filed) = link.filed {
             self.deadlines.remove(&(filed, id));
         }
-        link.end(&mut Cx { now, fire, shared: &mut self.shared });
+        let mut cx = Cx { now, fire, shared: &mut self.shared };
+        if verdict == Verdict::Idle && link.established.is_some() {
+            link.say(&mut cx, &Control::Goodbye);
+        }
+        link.end(&mut cx);
         fire.interest(&link.peer, false);
         self.by_peer.remove(&link.peer);
         self.by_wireguard.remove(&link.wireguard);
         self.shared.initiations.retain(|waiting| *waiting != id);
         self.free.insert(id.0);
         let reason = match verdict {
+            // On demand links end when they idle, and the other side is told so that it does not send into the void.
+            Verdict::Goodbye if !self.shared.eager => return,
             Verdict::Goodbye => {
                 if self.left.len() < MAX_LEFT {
                     self.left.insert(link.peer, link.session);
@@ -616,7 +622,7 @@ impl Links {
             return None;
         }
         let claims = |announcement: &&Announcement| {
-            announcement.ipv4.map(IpAddr::V4) == Some(address)
+            self.rules.claimed(&announcement.public_key, announcement.ipv4).map(IpAddr::V4) == Some(address)
                 || announcement.routes.iter().any(|route| route.contains(&address) && self.rules.accepts(route))
         };
         fire.peers().find(claims).map(|announcement| announcement.public_key)

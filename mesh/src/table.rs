@@ -49,7 +49,7 @@ impl Rules {
     }
 
     /// A peer's IPv4 claim, if it is the address that follows from its key: no other can be claimed.
-    fn claimed(&self, peer: &PublicKey, ipv4: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+    pub(crate) fn claimed(&self, peer: &PublicKey, ipv4: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
         ipv4.filter(|address| self.pool.is_some_and(|pool| ipv4_in_pool(pool, peer) == Some(*address)))
     }
 

@@ -1,0 +1,87 @@
+//! What people are told of a link: how its packets go, why not straight, what happened.
+
+use std::borrow::Cow;
+
+use campfire_protocol::time::Time;
+
+use crate::io::{Notice, Path, WhyNotDirect};
+use crate::link::{Link, Told};
+use crate::shared::{Cx, Standing};
+
+/// Entries of history.
+const MAX_HISTORY: usize = 24;
+
+impl Link {
+    /// Tells people, when something they would notice changed.
+    pub(crate) fn notice(&mut self, cx: &mut Cx<'_>) {
+        if self.established.is_none() || self.path.is_none() {
+            return;
+        }
+        let (remote, server) = match self.path {
+            Some(Path::Direct { remote, .. }) => (Some(remote), None),
+            Some(Path::Relay { server, .. }) => (None, Some(server)),
+            None => (None, None),
+        };
+        let why = self.why(cx.standing());
+        let state = (remote, server, why);
+        if self.noticed == Some(state) {
+            return;
+        }
+        let peer = self.name.clone();
+        let path = self.path_text(cx);
+        if self.noticed.is_none() {
+            self.happened(cx.now, format!("connected {path}"));
+            cx.shared.notice(Notice::PeerConnected { peer, path });
+        } else {
+            if self.noticed.is_some_and(|(old_remote, old_server, _)| (old_remote, old_server) != (remote, server)) {
+                self.happened(cx.now, format!("now {path}"));
+            }
+            cx.shared.notice(Notice::PathChanged { peer, path, reason: why });
+        }
+        self.noticed = Some(state);
+    }
+
+    fn path_text(&self, cx: &Cx<'_>) -> String {
+        match self.path {
+            Some(Path::Direct { remote, .. }) => format!("direct to {remote}"),
+            Some(Path::Relay { server, .. }) => format!("through {}", cx.fire.server_name(server).unwrap_or("a server")),
+            None => "no way".into(),
+        }
+    }
+
+    /// Why packets do not go straight; `None` if they do, or could.
+    pub(crate) fn why(&self, ours: Standing) -> Option<WhyNotDirect> {
+        if self.paths.current().is_some() {
+            return None;
+        }
+        let theirs = |what: fn(&Told) -> bool| self.told.as_ref().is_some_and(what);
+        Some(if ours.forbidden || theirs(|told| told.forbidden) {
+            WhyNotDirect::Policy
+        } else if !self.punch.tried() {
+            WhyNotDirect::Pending
+        } else if ours.udp_blocked || theirs(|told| told.udp_blocked) {
+            WhyNotDirect::UDPBlocked
+        } else if ours.symmetric {
+            WhyNotDirect::SymmetricNAT
+        } else if theirs(|told| told.symmetric) {
+            WhyNotDirect::PeerSymmetricNAT
+        } else if !ours.reflexive {
+            WhyNotDirect::NoReflexiveAddress
+        } else {
+            WhyNotDirect::ProbeTimeout
+        })
+    }
+
+    /// Remembers what happened, for `campfire why`.
+    pub(crate) fn happened(&mut self, now: Time, what: impl Into<Cow<'static, str>>) {
+        if self.history.len() >= MAX_HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back((now, what.into()));
+    }
+
+    /// What happened, oldest first.
+    pub(crate) fn history(&self) -> impl Iterator<Item = (Time, &str)> {
+        self.history.iter().map(|(at, what)| (*at, what.as_ref()))
+    }
+}
