@@ -104,6 +104,7 @@ pub(crate) struct Link {
     pub(crate) established: Option<Time>,
     pub(crate) last_handshake: Option<Time>,
     next_handshake: Option<Time>,
+    initiated: Option<Time>,
     handshakes: usize,
     reply: Option<(Time, Route)>,
     waiting_messages: VecDeque<Vec<u8>>,
@@ -151,6 +152,7 @@ impl Link {
             established: None,
             last_handshake: None,
             next_handshake: None,
+            initiated: None,
             handshakes: 0,
             reply: None,
             waiting_messages: VecDeque::new(),
@@ -187,7 +189,8 @@ impl Link {
             return;
         }
         let at = match learned {
-            Learned::Camp | Learned::Find => cx.now,
+            // Not while an answer may be on its way: a new initiation would make it void.
+            Learned::Camp | Learned::Find => self.initiated.map_or(cx.now, |at| cx.now.max(at + NEWCOMER)),
             Learned::Ember => cx.now + NEWCOMER + cx.shared.jitter(NEWCOMER / 4),
         };
         self.next_handshake = Some(self.next_handshake.map_or(at, |next| next.min(at)));
@@ -201,16 +204,14 @@ impl Link {
             self.restarted = true;
             self.handshakes = 0;
             self.next_handshake = None;
+            self.initiated = None;
             self.happened(cx.now, "it started anew");
-            self.start(cx, learned);
         }
         let before = (self.ipv4, self.routes.clone());
         self.take_over(announcement);
         cx.shared.dirty |= before != (self.ipv4, self.routes.clone());
         self.rekey(cx, announcement);
-        if self.established.is_none() && self.next_handshake.is_none() {
-            self.start(cx, learned);
-        }
+        self.start(cx, learned);
         self.seats_changed(cx);
     }
 
@@ -294,6 +295,7 @@ impl Link {
         self.choose_relay(cx);
         if self.established.is_none() && self.relays.signal_seat(cx.now, &cx.shared.doubts).is_some_and(|other| other != seat) {
             // Not by waiting for the next try: the other server is asked at once.
+            self.initiated = None;
             self.next_handshake = self.next_handshake.map(|next| next.min(cx.now + Duration::from_millis(100)));
         }
     }
@@ -314,6 +316,8 @@ impl Link {
     /// An initiation of the peer's came this way.
     pub(crate) fn initiation_came(&mut self, now: Time, route: Route) {
         self.reply = Some((now + REPLY, route));
+        // One of two suffices: ours waits.
+        self.next_handshake = self.next_handshake.map(|next| next.max(now + NEWCOMER));
     }
 
     /// A message of the tunnel's own: a handshake goes by Signal until there is a session, all else on the path.
@@ -500,6 +504,7 @@ impl Link {
         if self.next_handshake.is_some_and(|next| next <= now) {
             let pause = Duration::from_secs(HANDSHAKE_AGAIN.get(self.handshakes).copied().unwrap_or(HANDSHAKE_SLOW));
             self.handshakes += 1;
+            self.initiated = Some(now);
             self.next_handshake = Some(now + pause + cx.shared.jitter(pause / 4));
             cx.shared.initiations.push_back(self.id);
         }

@@ -150,6 +150,9 @@ impl Link {
 
     /// The lower key asks to start probing together.
     pub(crate) fn asked(&mut self, cx: &mut Cx<'_>, attempt: u32) {
+        if self.punch.is_armed(attempt) {
+            return;
+        }
         let may = !self.lower && !cx.shared.forbidden && cx.shared.start_asked(cx.now) && self.punch.was_asked(cx.now, attempt);
         if !may {
             let candidates = cx.own_candidates(SocketId(0));

@@ -105,6 +105,11 @@ impl Punch {
         matches!(self.phase, Phase::Asked { .. }) && attempt == self.attempt
     }
 
+    /// The higher key has answered this attempt and waits for the moment.
+    pub(crate) fn is_armed(&self, attempt: u32) -> bool {
+        matches!(self.phase, Phase::Armed { .. }) && attempt == self.attempt
+    }
+
     /// The higher key owes an answer.
     pub(crate) fn owes(&self) -> bool {
         matches!(self.phase, Phase::Owes { .. })
