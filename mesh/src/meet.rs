@@ -63,7 +63,12 @@ impl Link {
 
     /// A control packet came out of the tunnel.
     pub(crate) fn control(&mut self, cx: &mut Cx<'_>, path: Path, control: Control, length: usize) -> Verdict {
-        self.heard(cx, cx.now, path);
+        if matches!(control, Control::ProbeReply { .. }) {
+            // Drawn conclusions from below, if it is what we asked for.
+            self.last_received = Some(cx.now);
+        } else {
+            self.heard(cx, cx.now, path);
+        }
         match control {
             Control::Candidates { addresses, symmetric, udp_blocked, forbidden, generation } => {
                 let addresses = cx.shared.candidates.filter(&addresses);
@@ -221,5 +226,230 @@ impl Link {
                 cx.shared.queue_probe(self.id, pair);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use campfire_protocol::announce::{Announcement, Session};
+    use campfire_protocol::identity::Identity;
+    use campfire_protocol::key::Psk;
+    use campfire_protocol::time::{Time, UnixMillis};
+    use campfire_tunnel::LinkId;
+    use rand_chacha::ChaCha8Rng;
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+    use crate::candidates::Candidates;
+    use crate::config::Config;
+    use crate::fire::Fire;
+    use crate::io::WhyNotDirect;
+    use crate::shared::{Shared, Standing};
+
+    #[test]
+    fn a_peer_that_shows_itself_under_an_unknown_address_is_answered_checked_and_used() {
+        let mut bench = Bench::new();
+        let there = direct("203.0.113.7:4000");
+        bench.control(there, Control::Probe { id: 7, size: 0 });
+        let said = bench.said();
+        assert!(said.contains(&(there, Control::ProbeReply { id: 7, observed: Some("203.0.113.7:4000".parse().unwrap()), size: 0 })));
+        let (id, size) = probe_in(&said, there);
+        assert_eq!(size, 0);
+        bench.now += Duration::from_millis(30);
+        bench.control(there, Control::ProbeReply { id, observed: None, size });
+        assert_eq!(bench.link.path, None, "a small probe is not enough");
+        let (id, size) = probe_in(&bench.said(), there);
+        assert_eq!(size, FULL_SIZE);
+        bench.now += Duration::from_millis(30);
+        bench.control(there, Control::ProbeReply { id, observed: None, size });
+        assert_eq!(bench.link.path, Some(there));
+        assert_eq!(bench.link.why(Standing::default()), None);
+    }
+
+    #[test]
+    fn an_answer_from_another_address_than_the_probed_one_proves_nothing() {
+        let mut bench = Bench::new();
+        bench.control(direct("203.0.113.7:4000"), Control::Probe { id: 7, size: 0 });
+        let (id, size) = probe_in(&bench.said(), direct("203.0.113.7:4000"));
+        bench.control(direct("203.0.113.8:4000"), Control::ProbeReply { id, observed: None, size });
+        assert!(bench.said().iter().all(|(_, control)| !matches!(control, Control::Probe { size: FULL_SIZE, .. })));
+    }
+
+    #[test]
+    fn an_answer_is_never_larger_than_its_question() {
+        let mut bench = Bench::new();
+        bench.control(direct("203.0.113.7:4000"), Control::Probe { id: 1, size: 0 });
+        for (_, control) in bench.said() {
+            assert!(control.encode().len() <= 64);
+        }
+    }
+
+    #[test]
+    fn where_direct_paths_are_forbidden_nothing_is_told_probed_or_answered() {
+        let mut bench = Bench::new();
+        bench.shared.forbidden = true;
+        bench.control(direct("203.0.113.7:4000"), Control::Probe { id: 7, size: 0 });
+        assert!(bench.said().is_empty());
+        let candidates = bench.cx(|_, cx| cx.own_candidates(SocketId(0)));
+        assert!(matches!(candidates, Control::Candidates { addresses, forbidden: true, .. } if addresses.is_empty()));
+        assert_eq!(bench.link.why(Standing { forbidden: true, ..Standing::default() }), Some(WhyNotDirect::Policy));
+    }
+
+    #[test]
+    fn addresses_that_must_not_be_probed_are_dropped_from_what_a_peer_tells() {
+        let mut bench = Bench::new();
+        let told = ["127.0.0.1:1", "169.254.169.254:80", "10.1.2.3:5", "[::1]:1", "[ff02::1]:9"].map(|text| text.parse().unwrap());
+        bench.control(relay(), candidates(told.to_vec(), false));
+        let told = &bench.link.told.as_ref().unwrap().addresses;
+        assert_eq!(told, &["10.1.2.3:5".parse().unwrap()]);
+    }
+
+    #[test]
+    fn why_not_direct_is_told_truthfully() {
+        let open = Standing { reflexive: true, ..Standing::default() };
+        let symmetric = Standing { symmetric: true, ..open };
+        let mut bench = Bench::new();
+        assert_eq!(bench.link.why(open), Some(WhyNotDirect::Pending));
+        bench.fail_a_try();
+        assert_eq!(bench.link.why(open), Some(WhyNotDirect::ProbeTimeout));
+        assert_eq!(bench.link.why(Standing::default()), Some(WhyNotDirect::NoReflexiveAddress));
+        assert_eq!(bench.link.why(symmetric), Some(WhyNotDirect::SymmetricNAT));
+        assert_eq!(bench.link.why(Standing { udp_blocked: true, ..symmetric }), Some(WhyNotDirect::UDPBlocked));
+        bench.control(relay(), candidates(Vec::new(), true));
+        assert_eq!(bench.link.why(open), Some(WhyNotDirect::PeerSymmetricNAT));
+        assert_eq!(bench.link.why(symmetric), Some(WhyNotDirect::SymmetricNAT));
+    }
+
+    #[test]
+    fn what_is_said_without_a_path_waits_within_bounds() {
+        let mut bench = Bench::new();
+        for attempt in 0..100 {
+            bench.cx(|link, cx| link.say(cx, &Control::Punch { attempt }));
+            bench.cx(|link, cx| link.send_message(cx, vec![4; 32]));
+        }
+        assert!(bench.said().is_empty());
+        bench.make_direct("203.0.113.7:4000");
+        let waited = bench.said().iter().filter(|(_, control)| matches!(control, Control::Punch { .. })).count();
+        assert!((1..=8).contains(&waited), "{waited}");
+    }
+
+    #[test]
+    fn goodbye_ends_the_link() {
+        let mut bench = Bench::new();
+        let verdict = bench.cx(|link, cx| link.control(cx, relay(), Control::Goodbye, 10));
+        assert_eq!(verdict, Verdict::Goodbye);
+    }
+
+    #[test]
+    fn a_restarted_peers_old_address_is_not_used_any_more_once_it_has_shaken_hands() {
+        let mut bench = Bench::new();
+        bench.make_direct("203.0.113.7:4000");
+        let restarted = Announcement { session: Session { started: UnixMillis(9), nonce: 1 }, ..announcement() };
+        bench.cx(|link, cx| link.announced(cx, &restarted, crate::fire::Learned::Ember));
+        assert!(bench.link.path.is_some(), "a working path is not dropped for an announcement");
+        bench.cx(Link::session_established);
+        assert_eq!(bench.link.path, None);
+    }
+
+    /// One link with a session, and what it hangs on.
+    struct Bench {
+        now: Time,
+        fire: Fire,
+        shared: Shared,
+        link: Link,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let now = Time::from_micros(1_000_000);
+            let identity = Identity::from_seed(&[1; 32]);
+            let config = Config::new(identity.clone(), Psk::from_bytes([9; 32]).derive(), Vec::new());
+            let mut fire = Fire::new(&config, [0; 32], now, UnixMillis(1));
+            let candidates = Candidates::new(Vec::new());
+            let mut shared = Shared::new(identity.public(), candidates, ChaCha8Rng::from_seed([0; 32]));
+            shared.candidates.opened(SocketId(0), &["192.0.2.1:5".parse().unwrap()]);
+            let link = Link::new(&mut Cx { now, fire: &mut fire, shared: &mut shared }, LinkId(0), &announcement());
+            let mut bench = Self { now, fire, shared, link };
+            bench.cx(Link::session_established);
+            bench.said();
+            bench
+        }
+
+        fn cx<T>(&mut self, what: impl FnOnce(&mut Link, &mut Cx<'_>) -> T) -> T {
+            what(&mut self.link, &mut Cx { now: self.now, fire: &mut self.fire, shared: &mut self.shared })
+        }
+
+        fn control(&mut self, path: Path, control: Control) {
+            let length = control.encode().len();
+            self.cx(|link, cx| link.control(cx, path, control, length));
+        }
+
+        /// What has been said in the tunnel since, and where.
+        fn said(&mut self) -> Vec<(Path, Control)> {
+            let out = std::mem::take(&mut self.shared.out);
+            out.into_iter()
+                .filter_map(|output| match output {
+                    Output::SendControl { path, payload, .. } => Some((path, Control::decode(&payload).unwrap().unwrap())),
+                    _ => None,
+                })
+                .collect()
+        }
+
+        fn make_direct(&mut self, address: &str) {
+            let there = direct(address);
+            self.control(there, Control::Probe { id: 1, size: 0 });
+            for _ in 0..2 {
+                let (id, size) = probe_in(&self.said(), there);
+                self.control(there, Control::ProbeReply { id, observed: None, size });
+            }
+            assert_eq!(self.link.path, Some(there));
+        }
+
+        fn fail_a_try(&mut self) {
+            self.link.punch.answered(self.now, true, Duration::ZERO);
+            while let Some(due) = self.link.punch.due().filter(|_| !self.link.punch.tried()) {
+                self.now = due;
+                self.cx(Link::tick);
+            }
+        }
+    }
+
+    fn announcement() -> Announcement {
+        Announcement {
+            public_key: Identity::from_seed(&[2; 32]).public(),
+            session: Session { started: UnixMillis(1), nonce: 1 },
+            sequence: 1,
+            sent_at: UnixMillis(1),
+            name: "b".into(),
+            namespace: String::new(),
+            cluster: String::new(),
+            fingerprints: vec![Psk::from_bytes([9; 32]).derive().fingerprint],
+            servers: Vec::new(),
+            routes: Vec::new(),
+            ipv4: None,
+            features: 0,
+            record: None,
+        }
+    }
+
+    fn candidates(addresses: Vec<SocketAddr>, symmetric: bool) -> Control {
+        Control::Candidates { addresses, symmetric, udp_blocked: false, forbidden: false, generation: 1 }
+    }
+
+    fn probe_in(said: &[(Path, Control)], there: Path) -> (u64, u16) {
+        let probe = said.iter().find_map(|(path, control)| match control {
+            Control::Probe { id, size } if *path == there => Some((*id, *size)),
+            _ => None,
+        });
+        probe.expect("a probe is sent")
+    }
+
+    fn direct(address: &str) -> Path {
+        Path::Direct { socket: SocketId(0), remote: address.parse().unwrap() }
+    }
+
+    fn relay() -> Path {
+        let via = crate::io::Via::Udp { socket: SocketId(0), remote: "198.51.100.1:3478".parse().unwrap() };
+        Path::Relay { server: crate::io::ServerSlot(0), via, channel: 0x4000 }
     }
 }
