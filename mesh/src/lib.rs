@@ -20,6 +20,8 @@ pub mod fire;
 pub mod io;
 mod link;
 mod links;
+#[cfg(test)]
+mod links_tests;
 mod liveness;
 mod meet;
 mod paths;

@@ -247,7 +247,6 @@ impl Link {
     /// Seats came or went, or servers.
     pub(crate) fn seats_changed(&mut self, cx: &mut Cx<'_>) {
         let seats = cx.fire.seats(&self.peer);
-        self.departed = seats.is_empty() && cx.fire.announcement(&self.peer).is_none();
         // A departure is a hint: while a session lives its last way is kept.
         if !(seats.is_empty() && self.established.is_some()) {
             for gone in self.relays.order(cx.now, &seats) {

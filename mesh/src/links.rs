@@ -379,6 +379,7 @@ impl Links {
         }
         if let Some(id) = self.by_peer.get(&peer).copied() {
             self.with(now, fire, id, |link, cx| {
+                link.departed = cx.fire.announcement(&peer).is_none();
                 link.seats_changed(cx);
                 if link.departed && link.established.is_none() { Verdict::Gone } else { Verdict::Keep }
             });

@@ -1,0 +1,226 @@
+//! The collection of links: who is linked, pacing, goodbyes.
+
+use std::time::Duration;
+
+use campfire_protocol::announce::{Announcement, Session};
+use campfire_protocol::control::Control;
+use campfire_protocol::identity::Identity;
+use campfire_protocol::key::Psk;
+use campfire_protocol::time::{Time, UnixMillis};
+use campfire_protocol::wire::MemberId;
+use campfire_tunnel::{Command, LinkId};
+
+use crate::config::Config;
+use crate::fire::{Event, Fire, Learned, Seat};
+use crate::io::{Input, Output, Path, ServerSlot, SocketId};
+use crate::links::Links;
+
+#[test]
+fn a_big_room_is_joined_at_a_bounded_pace() {
+    let mut bench = Bench::new();
+    for n in 0..200 {
+        bench.learn(n, Learned::Camp, 1);
+    }
+    assert_eq!(bench.initiated().len(), 50);
+    let mut most = 0;
+    while let Some(wake) = bench.links.next_wake().filter(|wake| *wake < at(1_000)) {
+        bench.run(wake);
+        most = most.max(bench.initiated().len());
+    }
+    assert!((1..=50).contains(&most), "{most}");
+}
+
+#[test]
+fn a_newcomer_is_given_a_second_to_start() {
+    let mut bench = Bench::new();
+    bench.learn(1, Learned::Ember, 1);
+    assert!(bench.initiated().is_empty());
+    bench.run(at(900));
+    assert!(bench.initiated().is_empty());
+    bench.run(at(1_300));
+    assert_eq!(bench.initiated(), [LinkId(0)]);
+}
+
+#[test]
+fn what_is_learned_again_from_another_server_starts_no_second_handshake() {
+    let mut bench = Bench::new();
+    bench.learn(1, Learned::Camp, 1);
+    bench.run(at(5));
+    bench.learn(1, Learned::Camp, 1);
+    bench.run(at(100));
+    assert_eq!(bench.initiated().len(), 1);
+}
+
+#[test]
+fn an_unanswered_handshake_is_started_again_ever_more_seldom() {
+    let mut bench = Bench::new();
+    bench.learn(1, Learned::Camp, 1);
+    let count = bench.initiated_until(at(600_000));
+    assert!((15..=30).contains(&count), "{count}");
+}
+
+#[test]
+fn who_said_goodbye_is_linked_again_only_when_it_comes_back() {
+    let mut bench = Bench::new();
+    bench.learn(1, Learned::Camp, 1);
+    bench.establish(LinkId(0));
+    let path = Path::Direct { socket: SocketId(0), remote: "192.0.2.9:1".parse().unwrap() };
+    bench.input(&Input::Control { link: LinkId(0), path, payload: &Control::Goodbye.encode() });
+    assert_eq!(bench.links.iter().count(), 0);
+    bench.learn(1, Learned::Ember, 1);
+    assert_eq!(bench.links.iter().count(), 0, "the same run of it, said again by another server");
+    bench.learn(1, Learned::Ember, 2);
+    assert_eq!(bench.links.iter().count(), 1);
+}
+
+#[test]
+fn a_departure_never_closes_a_link_with_a_session() {
+    let mut bench = Bench::new();
+    bench.learn(1, Learned::Camp, 1);
+    bench.learn(2, Learned::Camp, 1);
+    bench.establish(LinkId(0));
+    for n in [1, 2] {
+        bench.fire_says(Event::Departed { peer: announcement(n, 1).public_key, seat: seat(n) });
+    }
+    assert_eq!(bench.links.iter().map(|link| link.id).collect::<Vec<_>>(), [LinkId(0)]);
+    bench.input(&Input::Tunnel(campfire_tunnel::Event::Expired { link: LinkId(0) }));
+    assert_eq!(bench.links.iter().count(), 0, "expiry and departure together do");
+}
+
+#[test]
+fn there_are_never_more_links_than_configured() {
+    let mut bench = Bench::new();
+    for n in 0..3_000 {
+        bench.learn(n, Learned::Ember, 1);
+    }
+    assert_eq!(bench.links.iter().count(), bench.links.config.limits.links);
+}
+
+#[test]
+fn garbage_in_the_tunnel_or_from_nowhere_is_counted_and_no_more() {
+    let mut bench = Bench::new();
+    bench.learn(1, Learned::Camp, 1);
+    let path = Path::Direct { socket: SocketId(0), remote: "192.0.2.9:1".parse().unwrap() };
+    for payload in [&[][..], &[0xff; 9], &[0x9f; 1_240], b"hello"] {
+        bench.input(&Input::Control { link: LinkId(0), path, payload });
+        bench.input(&Input::Control { link: LinkId(77), path, payload });
+        bench.input(&Input::Handshake { path, message: payload, initiator: None });
+        bench.fire_says(Event::Signal { from: seat(1), data: payload.to_vec() });
+    }
+    bench.input(&Input::Initiation { token: 99, initiator: Some([1; 32]) });
+    bench.input(&Input::Tunnel(campfire_tunnel::Event::Established { link: LinkId(9), initiator: true }));
+    assert!(bench.links.shared.counters.values().count() > 0);
+}
+
+#[test]
+fn initiations_that_wait_for_their_identity_are_bounded() {
+    let mut bench = Bench::new();
+    for _ in 0..10_000 {
+        bench.fire_says(Event::Signal { from: seat(1), data: vec![1; 148] });
+    }
+    let asked = bench.links.shared.out.iter().filter(|output| matches!(output, Output::IdentifyInitiation { .. })).count();
+    assert!(asked <= 256, "{asked}");
+}
+
+#[test]
+fn the_table_shows_every_link_and_its_version_moves_only_with_a_change() {
+    let mut bench = Bench::new();
+    bench.learn(1, Learned::Camp, 1);
+    bench.links.publish(&bench.fire);
+    let table = bench.links.table();
+    let address = bench.links.rules.network.address(&announcement(1, 1).public_key);
+    assert_eq!(table.hosts.get(&address.into()), Some(&LinkId(0)));
+    assert!(table.links[0].as_ref().unwrap().allowed.contains(&std::net::IpAddr::V6(address).into()));
+    bench.run(at(50));
+    bench.links.publish(&bench.fire);
+    assert_eq!(bench.links.table().version, table.version);
+}
+
+struct Bench {
+    now: Time,
+    fire: Fire,
+    links: Links,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let identity = Identity::from_seed(&[200; 32]);
+        let config = Config::new(identity, Psk::from_bytes([9; 32]).derive(), Vec::new());
+        let fire = Fire::new(&config, [0; 32], at(0), UnixMillis(1));
+        let links = Links::new(config, [0; 32], at(0));
+        Self { now: at(0), fire, links }
+    }
+
+    fn run(&mut self, now: Time) {
+        self.now = now;
+        self.links.run(now, &mut self.fire);
+    }
+
+    fn input(&mut self, input: &Input<'_>) {
+        self.links.handle(self.now, &mut self.fire, input);
+        self.links.run(self.now, &mut self.fire);
+    }
+
+    fn fire_says(&mut self, event: Event) {
+        self.links.on_fire(self.now, &mut self.fire, event);
+        self.links.run(self.now, &mut self.fire);
+    }
+
+    fn learn(&mut self, n: u16, learned: Learned, session: u64) {
+        self.fire_says(Event::Member { seat: seat(n), learned, announcement: Box::new(announcement(n, session)) });
+    }
+
+    fn establish(&mut self, link: LinkId) {
+        self.input(&Input::Tunnel(campfire_tunnel::Event::Established { link, initiator: true }));
+    }
+
+    /// Handshakes started since asked last.
+    fn initiated(&mut self) -> Vec<LinkId> {
+        let out = std::mem::take(&mut self.links.shared.out);
+        out.into_iter()
+            .filter_map(|output| match output {
+                Output::Tunnel(Command::Initiate { link }) => Some(link),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn initiated_until(&mut self, end: Time) -> usize {
+        let mut count = self.initiated().len();
+        while let Some(wake) = self.links.next_wake().filter(|wake| *wake < end) {
+            self.run(wake.max(self.now + Duration::from_micros(1)));
+            count += self.initiated().len();
+        }
+        count
+    }
+}
+
+fn announcement(n: u16, session: u64) -> Announcement {
+    let mut seed = [0; 32];
+    seed[..2].copy_from_slice(&n.to_be_bytes());
+    Announcement {
+        public_key: Identity::from_seed(&seed).public(),
+        session: Session { started: UnixMillis(session), nonce: 1 },
+        sequence: 1,
+        sent_at: UnixMillis(1),
+        name: format!("peer-{n}"),
+        namespace: String::new(),
+        cluster: String::new(),
+        fingerprints: vec![Psk::from_bytes([9; 32]).derive().fingerprint],
+        servers: Vec::new(),
+        routes: Vec::new(),
+        ipv4: None,
+        features: 0,
+        record: None,
+    }
+}
+
+fn seat(n: u16) -> Seat {
+    let mut member = [0; 16];
+    member[..2].copy_from_slice(&n.to_be_bytes());
+    Seat { server: ServerSlot(0), room: 0, member: MemberId(member) }
+}
+
+fn at(ms: u64) -> Time {
+    Time::from_micros(ms * 1000)
+}
