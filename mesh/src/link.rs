@@ -222,11 +222,16 @@ impl Link {
         self.name = if announcement.name.is_empty() { short(&self.wireguard) } else { announcement.name.clone() };
     }
 
-    /// The newest key that both hold.
+    /// The newest key that both hold, newest in the order of the side with the lower key: so both choose the same one.
     fn choose_key<'a>(&mut self, cx: &'a Cx<'_>, announcement: &Announcement) -> Option<&'a Keys> {
-        let mut ours = cx.fire.keys().map(|(_, keys)| keys);
-        let first = cx.fire.keys().map(|(_, keys)| keys).next();
-        let key = ours.find(|keys| announcement.fingerprints.contains(&keys.fingerprint)).or(first)?;
+        let ours = || cx.fire.keys().map(|(_, keys)| keys);
+        let theirs = &announcement.fingerprints;
+        let common = if self.lower {
+            ours().find(|keys| theirs.contains(&keys.fingerprint))
+        } else {
+            theirs.iter().find_map(|fingerprint| ours().find(|keys| keys.fingerprint == *fingerprint))
+        };
+        let key = common.or(ours().next())?;
         self.fingerprint = Some(key.fingerprint);
         Some(key)
     }

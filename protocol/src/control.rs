@@ -124,7 +124,7 @@ impl Control {
     }
 
     /// Decodes; `None` for a kind that this version does not know. A probe or its answer that is shorter than the size it
-    /// speaks of is malformed: so an answer is never larger than its request.
+    /// speaks of is malformed: so nobody can ask for an answer that is larger than the probe.
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, ControlError> {
         let control = read(bytes).map_err(|Malformed| ControlError)?;
         match control {
