@@ -1,4 +1,24 @@
-//! The campfire peer: TUN, UDP, the driver around the mesh, status
+//! The campfire peer: TUN, UDP, the control loop around the mesh, status.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`cli`], [`config`], [`secrets`] | flags, environment, file; checked once |
+//! | [`control`] | the loop around [`campfire_mesh::Mesh`], streams to servers, the interface |
+//! | [`plane`], [`data`] | the hot thread and the contract with it |
+//! | [`report`], [`show`], [`graph`], [`why`] | what a peer tells of itself, for people |
+//! | [`http`], [`uapi`], [`metrics`] | and for programs |
 
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod data;
+pub mod graph;
+pub mod http;
+pub mod logging;
+pub mod metrics;
 pub mod plane;
+pub mod report;
+pub mod secrets;
+pub mod show;
+pub mod uapi;
+pub mod why;

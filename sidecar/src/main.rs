@@ -1,3 +1,201 @@
 //! `campfire`: the peer.
 
-fn main() {}
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use campfire_protocol::key::Psk;
+use campfire_sidecar::cli::{Cli, Command, GraphArgs, KeyCommand, KeySource, StatusArgs, Up, UriArgs, Which, WhyArgs};
+use campfire_sidecar::config::{self, BadConfig, EXIT_BAD_CONFIG, Settings};
+use campfire_sidecar::report::Report;
+use campfire_sidecar::secrets::EnvironmentSecrets;
+use campfire_sidecar::{control, graph, http, logging, secrets, show, why};
+use clap::Parser as _;
+use zeroize::Zeroizing;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            // Help and version are no errors.
+            return if error.use_stderr() { ExitCode::from(EXIT_BAD_CONFIG) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("campfire: {error:#}");
+            if error.is::<BadConfig>() { ExitCode::from(EXIT_BAD_CONFIG) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Up(arguments) => up(&arguments),
+        Command::Status(arguments) => status(&arguments),
+        Command::Graph(arguments) => draw(&arguments),
+        Command::Why(arguments) => explain(&arguments),
+        Command::Key(KeyCommand::New) => {
+            let mut bytes = Zeroizing::new([0; 32]);
+            secrets::random(bytes.as_mut())?;
+            print(&Psk::from_bytes(*bytes).to_text())
+        }
+        Command::Key(KeyCommand::Fingerprint { source, network }) => {
+            let keys = key(&source)?.derive();
+            print(&if network { keys.network.to_string() } else { keys.fingerprint.to_string() })
+        }
+        Command::Key(KeyCommand::RelaySecret { source }) => print(key(&source)?.derive().relay.text()),
+        Command::Uri(arguments) => uri(&arguments),
+    }
+}
+
+fn up(arguments: &Up) -> Result<()> {
+    config::refuse_secret_arguments(arguments)?;
+    let environment = if arguments.secrets_on_stdin {
+        EnvironmentSecrets::from_stdin().context("the secrets on standard input")?
+    } else {
+        let environment = EnvironmentSecrets::from_environment();
+        environment.hide().context("the keys cannot be taken out of the environment (is /proc there?); use --psk-file or --uri-file")?;
+        environment
+    };
+    let options = config::options(arguments)?;
+    let (filter, format) = config::logging(&options);
+    logging::start(filter, format)?;
+    let settings = Settings::new(&options, &environment)?;
+    for remark in &settings.remarks {
+        tracing::warn!("{remark}");
+    }
+    let reload = || config::options(arguments).map(|options| (options, environment.clone()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(control::run(settings, reload));
+    // Name look-ups that hang must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    result
+}
+
+fn key(source: &KeySource) -> Result<Psk> {
+    Ok(config::only_key(source, &EnvironmentSecrets::from_environment())?.0)
+}
+
+fn uri(arguments: &UriArgs) -> Result<()> {
+    let uri = config::uri(arguments, &EnvironmentSecrets::from_environment())?;
+    let text = uri.to_text();
+    if arguments.show_secret {
+        return print(&text);
+    }
+    let open = text.split_once('#').map_or("", |(open, _)| open);
+    print(&format!("{open}#(key {}; --show-secret prints it)", uri.psk.derive().fingerprint))
+}
+
+fn status(arguments: &StatusArgs) -> Result<()> {
+    let runtime = client_runtime()?;
+    let socket = http::socket_path(&arguments.which.run_dir, &interface(&arguments.which)?);
+    if let Some(seconds) = arguments.wait {
+        runtime.block_on(wait(&socket, Duration::from_secs(seconds)))?;
+    }
+    loop {
+        let report = runtime.block_on(http::fetch(&socket))?;
+        if arguments.json {
+            return print(&serde_json::to_string_pretty(&report)?);
+        }
+        if !arguments.watch {
+            return write(&show::status(&report));
+        }
+        // Home, the text, and what is left of the screen cleared.
+        write(&format!("\x1b[H\x1b[2J{}", show::status(&report)))?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+async fn wait(socket: &Path, timeout: Duration) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let report = http::fetch(socket).await;
+        if report.as_ref().is_ok_and(Report::settled) {
+            return Ok(());
+        }
+        if start.elapsed() >= timeout {
+            let (connected, known) = report.as_ref().map_or((0, 0), Report::connected);
+            let report = report.with_context(|| format!("waited {} s", timeout.as_secs()))?;
+            if report.camped() {
+                bail!("after {} s {connected} of {known} peers are connected", timeout.as_secs());
+            }
+            bail!("after {} s no server answers: see `campfire status`", timeout.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn draw(arguments: &GraphArgs) -> Result<()> {
+    let mut reports = Vec::new();
+    for path in &arguments.files {
+        let shown = path.display();
+        let text = fs::read(path).with_context(|| format!("{shown} cannot be read"))?;
+        let report: Report = serde_json::from_slice(&text)
+            .map_err(|error| BadConfig(format!("{shown} is no output of `campfire status --json`: {error}")))?;
+        reports.push(report);
+    }
+    if reports.is_empty() {
+        reports.push(ask(&arguments.which)?);
+    }
+    write(&graph::dot(&reports))
+}
+
+fn explain(arguments: &WhyArgs) -> Result<()> {
+    let report = ask(&arguments.which)?;
+    match why::find(&report, &arguments.peer).as_slice() {
+        [peer] => write(&why::explain(&report, peer)),
+        [] => {
+            let mut names: Vec<&str> = report.status.peers.iter().map(|peer| peer.name.as_str()).collect();
+            names.truncate(20);
+            bail!("no peer is called {}; known: {}", arguments.peer, if names.is_empty() { "nobody yet".into() } else { names.join(", ") })
+        }
+        many => {
+            let keys: Vec<String> = many.iter().map(|peer| format!("{} ({})", peer.name, peer.public_key)).collect();
+            bail!("{} may be any of these: {}; name one by its key", arguments.peer, keys.join(", "))
+        }
+    }
+}
+
+fn ask(which: &Which) -> Result<Report> {
+    client_runtime()?.block_on(http::fetch(&http::socket_path(&which.run_dir, &interface(which)?)))
+}
+
+/// The interface that is meant: the one named, else the only one with a socket, else the default.
+fn interface(which: &Which) -> Result<String> {
+    if let Some(name) = &which.interface {
+        return Ok(name.clone());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&which.run_dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        found.extend(name.strip_suffix(".sock").map(str::to_owned));
+    }
+    if found.len() > 1 && !found.iter().any(|name| name == config::INTERFACE) {
+        found.sort();
+        return Err(BadConfig(format!("several peers run here ({}): name one with --interface", found.join(", "))).into());
+    }
+    Ok(if found.len() == 1 { found.remove(0) } else { config::INTERFACE.to_owned() })
+}
+
+fn client_runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+fn print(line: &str) -> Result<()> {
+    write(&Zeroizing::new(format!("{line}\n")))
+}
+
+/// To standard output; that a reader like `head` has gone is no error.
+fn write(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
+}

@@ -8,7 +8,7 @@ use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -80,7 +80,12 @@ pub struct NotTaken;
 impl ToDataSender {
     /// Leaves a command.
     pub fn send(&self, message: ToData) -> Result<(), NotTaken> {
-        self.queue.try_send(message).map_err(|_| NotTaken)?;
+        self.offer(message).map_err(|_| NotTaken)
+    }
+
+    /// Leaves a command, or gives it back: for those who try again.
+    pub fn offer(&self, message: ToData) -> Result<(), ToData> {
+        self.queue.try_send(message).map_err(|(TrySendError::Full(message) | TrySendError::Disconnected(message))| message)?;
         self.wake.wake();
         Ok(())
     }

@@ -1,0 +1,161 @@
+//! `campfire status` for people: a few lines and a table.
+
+use std::fmt::Write as _;
+
+use campfire_mesh::io::WhyNotDirect;
+use campfire_mesh::status::{PathKind, Peer, Server, ServerState};
+use campfire_protocol::server::Transport;
+
+use crate::report::{Report, label};
+
+/// The report as text.
+pub fn status(report: &Report) -> String {
+    let mut out = String::new();
+    let own = &report.status.own;
+    let addresses: Vec<String> = own.addresses.iter().map(ToString::to_string).collect();
+    let _ =
+        writeln!(out, "{}  {}  {}", printable(&full_name(&own.name, &own.namespace, &own.cluster)), report.interface, addresses.join("  "));
+    let keys: Vec<&str> = own.fingerprints.iter().map(String::as_str).collect();
+    let _ = writeln!(out, "key {}  network {}  port {}  up {}", keys.join(", "), own.network, report.listen_port, span(report.uptime_ms));
+    let (connected, known) = report.connected();
+    let members = if own.large { format!(", {} in the room (links are made on demand)", own.members) } else { String::new() };
+    let state = if report.camped() { "camped" } else { "not camped: no server answers" };
+    let _ = writeln!(out, "{state}; {connected} of {known} peers connected{members}");
+
+    let mut servers = vec![["SERVER", "STATE", "VIA", "RTT", "SEEN AS", ""].map(String::from).to_vec()];
+    servers.extend(report.status.servers.iter().map(server_row));
+    let _ = write!(out, "\n{}", table(&servers));
+    if report.status.peers.is_empty() {
+        out.push_str("\nno other peer is known\n");
+        return out;
+    }
+    let mut peers = vec![["PEER", "ADDRESS", "PATH", "RTT", "HANDSHAKE", "SENT", "RECEIVED", "WHY NOT DIRECT"].map(String::from).to_vec()];
+    peers.extend(report.status.peers.iter().map(peer_row));
+    let _ = write!(out, "\n{}", table(&peers));
+    out
+}
+
+fn server_row(server: &Server) -> Vec<String> {
+    let state = match server.state {
+        ServerState::Idle => "idle",
+        ServerState::Connecting => "connecting",
+        ServerState::Camped => "camped",
+        ServerState::Lost => "lost",
+        ServerState::PlainTurn => "plain TURN",
+    };
+    let transport = match server.transport {
+        Some(Transport::Udp) => "UDP",
+        Some(Transport::Tcp) => "TCP",
+        Some(Transport::Tls) => "TLS",
+        None => "-",
+    };
+    vec![
+        printable(&server.id),
+        state.into(),
+        transport.into(),
+        milliseconds(server.rtt_ms),
+        server.observed.map_or_else(|| "-".into(), |seen| seen.to_string()),
+        printable(server.problem.as_deref().unwrap_or_default()),
+    ]
+}
+
+fn peer_row(peer: &Peer) -> Vec<String> {
+    vec![
+        printable(&full_name(&label(&peer.name, &peer.public_key), &peer.namespace, &peer.cluster)),
+        peer.addresses.first().map_or_else(|| "-".into(), ToString::to_string),
+        path(peer),
+        milliseconds(peer.rtt_ms),
+        peer.last_handshake_ms.map_or_else(|| "-".into(), |ms| format!("{} ago", span(ms))),
+        bytes(peer.sent_bytes),
+        bytes(peer.received_bytes),
+        peer.why_not_direct.filter(|_| peer.path != PathKind::Direct).map(reason).unwrap_or_default().into(),
+    ]
+}
+
+/// A peer's path in a word.
+pub fn path(peer: &Peer) -> String {
+    match (peer.path, &peer.server) {
+        (PathKind::Direct, _) => "direct".into(),
+        (PathKind::Relay, Some(server)) => format!("via {}", printable(server)),
+        (PathKind::Relay, None) => "relayed".into(),
+        (PathKind::None, _) => "none".into(),
+    }
+}
+
+/// A reason in a few words.
+pub fn reason(why: WhyNotDirect) -> &'static str {
+    match why {
+        WhyNotDirect::SymmetricNAT => "SymmetricNAT",
+        WhyNotDirect::PeerSymmetricNAT => "PeerSymmetricNAT",
+        WhyNotDirect::UDPBlocked => "UDPBlocked",
+        WhyNotDirect::NoReflexiveAddress => "NoReflexiveAddress",
+        WhyNotDirect::ProbeTimeout => "ProbeTimeout",
+        WhyNotDirect::Policy => "Policy",
+        WhyNotDirect::Pending => "Pending",
+    }
+}
+
+/// `name.namespace (cluster)`, without what is empty.
+pub fn full_name(name: &str, namespace: &str, cluster: &str) -> String {
+    let mut text = name.to_owned();
+    if !namespace.is_empty() {
+        let _ = write!(text, ".{namespace}");
+    }
+    if !cluster.is_empty() {
+        let _ = write!(text, " ({cluster})");
+    }
+    text
+}
+
+/// What others call themselves, without what would move the cursor.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Round trips: two digits that count.
+pub fn milliseconds(rtt: Option<f64>) -> String {
+    match rtt {
+        None => "-".into(),
+        Some(ms) if ms < 10.0 => format!("{ms:.1} ms"),
+        Some(ms) => format!("{ms:.0} ms"),
+    }
+}
+
+/// A span of time: its largest unit, and for hours and more the next.
+pub fn span(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        7_200..=172_799 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+/// Columns as wide as their widest cell; the first row is the head.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
