@@ -1,0 +1,431 @@
+//! Rooms and seats: who sits where, the log of changes, and who hears of them.
+//!
+//! A **small** room keeps a log: each change (an announcement, a departure) takes the next number, each seat stands in it
+//! once, with its last change, and departures stay for ten minutes. A member reads on from its cursor.
+//!
+//! A **large** room keeps none: a change is told to the members that showed an interest in the one that changed, at most so
+//! many, so that what a change costs does not grow with the room.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use campfire_protocol::key::{Fingerprint, RoomId, Tag};
+use campfire_protocol::time::Time;
+use campfire_protocol::wire::{Cursor, Entry, MemberId};
+
+use crate::limit::Bucket;
+use crate::table::{Map, Ref, Slab, map};
+
+/// How long departures are remembered.
+pub(crate) const DEPARTURES_KEPT: Duration = Duration::from_mins(10);
+
+/// A member's seat.
+pub(crate) struct Seat {
+    pub room: u32,
+    pub member: MemberId,
+    /// Where it sits; `None`: its stream has ended.
+    pub client: Option<u32>,
+    /// Where it stands in the room's list.
+    position: u32,
+    pub expires: Time,
+    pub taken: Time,
+    /// Number of its last change in a small room's log.
+    pub sequence: u64,
+    /// How far the log has been sent to it.
+    pub pushed: u64,
+    pub announcement: Box<[u8]>,
+    tags: Box<[Tag]>,
+    /// Members of whose changes it is told in a large room, oldest first.
+    interest: Vec<u32>,
+    /// The other direction.
+    watchers: Vec<u32>,
+    /// Channels that it has bound.
+    pub bindings: Vec<u32>,
+    /// A frame was relayed for it: it is not evicted.
+    pub exchanged: bool,
+    pub requests: Bucket,
+    pub signals: Bucket,
+    pub slow_frames: Bucket,
+}
+
+impl Seat {
+    /// Tags under which it can be found.
+    pub fn tag_count(&self) -> usize {
+        self.tags.len()
+    }
+}
+
+/// What a new seat is made of.
+pub(crate) struct Newcomer {
+    pub member: MemberId,
+    pub client: u32,
+    pub expires: Time,
+    pub announcement: Box<[u8]>,
+    pub tags: Box<[Tag]>,
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    Seat(u32),
+    Left(MemberId),
+}
+
+/// The members that hold one key and camp here.
+pub(crate) struct Room {
+    pub fingerprint: Fingerprint,
+    id: RoomId,
+    pub incarnation: u64,
+    /// Number of the last change.
+    pub head: u64,
+    /// Departures up to this number are forgotten: who has read less far begins anew.
+    floor: u64,
+    pub seats: Vec<u32>,
+    log: BTreeMap<u64, Change>,
+    departures: VecDeque<(Time, u64)>,
+    pub large: bool,
+    tags: BTreeSet<(Tag, u32)>,
+    /// Large rooms: whom to tell of whom.
+    pub pending: VecDeque<(Ref, MemberId)>,
+    /// Waiting to be pushed.
+    pub dirty: bool,
+    /// Where pushing goes on.
+    pub next: usize,
+}
+
+impl Room {
+    /// Whether a member with this cursor must begin anew.
+    pub fn must_reset(&self, cursor: Cursor) -> bool {
+        cursor.incarnation != self.incarnation || cursor.sequence < self.floor || cursor.sequence > self.head
+    }
+
+    /// A cursor of this room.
+    pub fn cursor(&self, sequence: u64) -> Cursor {
+        Cursor { incarnation: self.incarnation, sequence }
+    }
+}
+
+/// All rooms.
+pub(crate) struct Rooms {
+    pub open: Slab<Room>,
+    pub seats: Slab<Seat>,
+    by_room: Map<(Fingerprint, RoomId), u32>,
+    by_member: Map<(u32, MemberId), u32>,
+    campfires: Map<Fingerprint, u32>,
+    large: usize,
+}
+
+/// Thresholds that rooms go by.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    pub large: usize,
+    pub small: usize,
+    pub departures: usize,
+    pub pending: usize,
+}
+
+impl Rooms {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            open: Slab::new(),
+            seats: Slab::new(),
+            by_room: map(seed),
+            by_member: map(seed.rotate_left(21)),
+            campfires: map(seed.rotate_left(42)),
+            large: 0,
+        }
+    }
+
+    pub fn find(&self, fingerprint: Fingerprint, id: RoomId) -> Option<u32> {
+        self.by_room.get(&(fingerprint, id)).copied()
+    }
+
+    pub fn member(&self, room: u32, member: MemberId) -> Option<u32> {
+        self.by_member.get(&(room, member)).copied()
+    }
+
+    /// Rooms of one campfire.
+    pub fn rooms_of(&self, fingerprint: Fingerprint) -> usize {
+        self.campfires.get(&fingerprint).map_or(0, |rooms| *rooms as usize)
+    }
+
+    /// A room, opened if it is not there. `incarnation` must be random.
+    pub fn enter(&mut self, fingerprint: Fingerprint, id: RoomId, incarnation: u64) -> u32 {
+        if let Some(room) = self.find(fingerprint, id) {
+            return room;
+        }
+        let room = Room {
+            fingerprint,
+            id,
+            incarnation,
+            head: 0,
+            floor: 0,
+            seats: Vec::new(),
+            log: BTreeMap::new(),
+            departures: VecDeque::new(),
+            large: false,
+            tags: BTreeSet::new(),
+            pending: VecDeque::new(),
+            dirty: false,
+            next: 0,
+        };
+        let room = self.open.insert(room).index;
+        self.by_room.insert((fingerprint, id), room);
+        *self.campfires.entry(fingerprint).or_default() += 1;
+        room
+    }
+
+    /// Closes a room in which nobody sits.
+    fn close_if_empty(&mut self, room: u32) {
+        if self.open.get(room).is_some_and(|room| room.seats.is_empty())
+            && let Some(room) = self.open.remove(room)
+        {
+            self.by_room.remove(&(room.fingerprint, room.id));
+            self.large -= usize::from(room.large);
+            if let Some(rooms) = self.campfires.get_mut(&room.fingerprint) {
+                *rooms -= 1;
+                if *rooms == 0 {
+                    self.campfires.remove(&room.fingerprint);
+                }
+            }
+        }
+    }
+
+    /// Takes a seat in an open room. Whether the room became large by it.
+    pub fn sit(&mut self, now: Time, room: u32, newcomer: Newcomer, bounds: Bounds) -> Option<(Ref, bool)> {
+        let Newcomer { member, client, expires, announcement, tags } = newcomer;
+        let inside = self.open.get_mut(room)?;
+        let seat = self.seats.insert(Seat {
+            room,
+            member,
+            client: Some(client),
+            position: inside.seats.len() as u32,
+            expires,
+            taken: now,
+            sequence: 0,
+            pushed: inside.head,
+            announcement,
+            tags,
+            interest: Vec::new(),
+            watchers: Vec::new(),
+            bindings: Vec::new(),
+            exchanged: false,
+            requests: Bucket::default(),
+            signals: Bucket::default(),
+            slow_frames: Bucket::default(),
+        });
+        inside.seats.push(seat.index);
+        if let Some(sitting) = self.seats.get(seat.index) {
+            inside.tags.extend(sitting.tags.iter().map(|tag| (*tag, seat.index)));
+        }
+        self.by_member.insert((room, member), seat.index);
+        let grown = inside.seats.len() > bounds.large && !inside.large;
+        if grown {
+            self.become_large(room);
+        }
+        self.note_change(seat.index, bounds);
+        Some((seat, grown))
+    }
+
+    /// Replaces what a member says of itself.
+    pub fn announce(&mut self, seat: u32, announcement: Box<[u8]>, tags: Box<[Tag]>, bounds: Bounds) {
+        let Some(sitting) = self.seats.get_mut(seat) else { return };
+        sitting.announcement = announcement;
+        if sitting.tags != tags
+            && let Some(room) = self.open.get_mut(sitting.room)
+        {
+            for tag in &sitting.tags {
+                room.tags.remove(&(*tag, seat));
+            }
+            room.tags.extend(tags.iter().map(|tag| (*tag, seat)));
+            sitting.tags = tags;
+        }
+        self.note_change(seat, bounds);
+    }
+
+    /// Gives the next number to a seat's change, or tells its watchers.
+    fn note_change(&mut self, seat: u32, bounds: Bounds) {
+        let Some(sitting) = self.seats.get_mut(seat) else { return };
+        let Some(room) = self.open.get_mut(sitting.room) else { return };
+        if room.large {
+            let (member, watchers) = (sitting.member, sitting.watchers.clone());
+            self.tell(sitting_room(&self.seats, seat), member, &watchers, bounds);
+            return;
+        }
+        room.log.remove(&sitting.sequence);
+        room.head += 1;
+        sitting.sequence = room.head;
+        room.log.insert(room.head, Change::Seat(seat));
+    }
+
+    fn tell(&mut self, room: Option<u32>, member: MemberId, watchers: &[u32], bounds: Bounds) -> usize {
+        let Some(room) = room.and_then(|room| self.open.get_mut(room)) else { return 0 };
+        let room_left = bounds.pending.saturating_sub(room.pending.len());
+        room.pending.extend(watchers.iter().filter_map(|watcher| self.seats.reference(*watcher)).take(room_left).map(|to| (to, member)));
+        watchers.len().saturating_sub(room_left)
+    }
+
+    /// Leaves a seat. What the caller kept on it (client, bindings) is in what is returned. The number is of those that
+    /// should have been told and cannot be.
+    pub fn leave(&mut self, now: Time, seat: u32, incarnation: u64, bounds: Bounds) -> Option<(Seat, usize)> {
+        let mut gone = self.seats.remove(seat)?;
+        self.by_member.remove(&(gone.room, gone.member));
+        for watched in std::mem::take(&mut gone.interest) {
+            if let Some(watched) = self.seats.get_mut(watched) {
+                watched.watchers.retain(|watcher| *watcher != seat);
+            }
+        }
+        let watchers = std::mem::take(&mut gone.watchers);
+        for watcher in &watchers {
+            if let Some(watcher) = self.seats.get_mut(*watcher) {
+                watcher.interest.retain(|watched| *watched != seat);
+            }
+        }
+        let room = self.open.get_mut(gone.room)?;
+        for tag in &gone.tags {
+            room.tags.remove(&(*tag, seat));
+        }
+        let position = gone.position as usize;
+        if position < room.seats.len() {
+            room.seats.swap_remove(position);
+            if let Some(moved) = room.seats.get(position).and_then(|moved| self.seats.get_mut(*moved)) {
+                moved.position = position as u32;
+            }
+        }
+        let mut untold = 0;
+        if room.large {
+            if room.seats.len() < bounds.small {
+                self.become_small(gone.room, incarnation);
+            } else {
+                untold = self.tell(Some(gone.room), gone.member, &watchers, bounds);
+            }
+        } else {
+            room.log.remove(&gone.sequence);
+            room.head += 1;
+            room.log.insert(room.head, Change::Left(gone.member));
+            room.departures.push_back((now, room.head));
+            while room.departures.len() > bounds.departures
+                || room.departures.front().is_some_and(|(when, _)| now.since(*when) > DEPARTURES_KEPT)
+            {
+                let Some((_, sequence)) = room.departures.pop_front() else { break };
+                room.log.remove(&sequence);
+                room.floor = room.floor.max(sequence);
+            }
+        }
+        self.close_if_empty(gone.room);
+        Some((gone, untold))
+    }
+
+    /// Nobody holds the roster any more.
+    fn become_large(&mut self, room: u32) {
+        if let Some(room) = self.open.get_mut(room) {
+            room.large = true;
+            self.large += 1;
+            room.log.clear();
+            room.departures.clear();
+            room.floor = room.head;
+        }
+    }
+
+    /// A new log begins. It counts on, so that no cursor of the old one looks like one of the new.
+    fn become_small(&mut self, room: u32, incarnation: u64) {
+        let Some(room) = self.open.get_mut(room) else { return };
+        room.large = false;
+        self.large -= 1;
+        room.incarnation = incarnation;
+        room.pending.clear();
+        room.head += 1;
+        room.floor = room.head;
+        for seat in &room.seats {
+            room.head += 1;
+            room.log.insert(room.head, Change::Seat(*seat));
+            if let Some(seat) = self.seats.get_mut(*seat) {
+                seat.sequence = room.head;
+            }
+        }
+        for seat in &room.seats {
+            if let Some(seat) = self.seats.get_mut(*seat) {
+                seat.pushed = room.head;
+                (seat.interest, seat.watchers) = (Vec::new(), Vec::new());
+            }
+        }
+    }
+
+    /// Entries after `from` for one reader, as many as fit into `bytes` and `most`, and the number read up to. The reader's
+    /// own entry is passed over; `departures`: whether it is told of those.
+    pub fn page(&self, reader: u32, from: u64, departures: bool, mut bytes: usize, most: usize) -> (Vec<Entry>, u64) {
+        let mut entries = Vec::new();
+        let Some(room) = self.seats.get(reader).and_then(|seat| self.open.get(seat.room)) else { return (entries, from) };
+        let mut read = from;
+        for (sequence, change) in room.log.range(from.saturating_add(1)..) {
+            let entry = match change {
+                Change::Seat(seat) if *seat == reader => None,
+                Change::Seat(seat) => self.entry(*seat),
+                Change::Left(member) => departures.then_some(Entry { member: *member, announcement: None }),
+            };
+            if let Some(entry) = entry {
+                let size = entry.encoded_len();
+                if size > bytes || entries.len() == most {
+                    return (entries, read);
+                }
+                bytes -= size;
+                entries.push(entry);
+            }
+            read = *sequence;
+        }
+        (entries, room.head)
+    }
+
+    /// What a member says of itself.
+    pub fn entry(&self, seat: u32) -> Option<Entry> {
+        let seat = self.seats.get(seat)?;
+        Some(Entry { member: seat.member, announcement: Some(seat.announcement.to_vec()) })
+    }
+
+    /// Up to `most` seats that registered this tag; where there are more, which ones depends on `start`.
+    pub fn tagged(&self, room: u32, tag: Tag, start: u32, most: usize) -> Vec<u32> {
+        let Some(room) = self.open.get(room) else { return Vec::new() };
+        let after = room.tags.range((tag, start)..=(tag, u32::MAX));
+        let before = room.tags.range((tag, 0)..(tag, start));
+        after.chain(before).take(most).map(|(_, seat)| *seat).collect()
+    }
+
+    /// `watcher` shall be told of `watched`'s changes while the room is large; the oldest interest makes way. Whether it is
+    /// new.
+    pub fn watch(&mut self, watcher: u32, watched: u32, most: usize) -> bool {
+        let Some(seat) = self.seats.get_mut(watcher) else { return false };
+        if watcher == watched || most == 0 || seat.interest.contains(&watched) {
+            return false;
+        }
+        let given_up = if seat.interest.len() >= most { Some(seat.interest.remove(0)) } else { None };
+        seat.interest.push(watched);
+        if let Some(given_up) = given_up.and_then(|given_up| self.seats.get_mut(given_up)) {
+            given_up.watchers.retain(|other| *other != watcher);
+        }
+        let Some(seat) = self.seats.get_mut(watched) else { return false };
+        let pushed_out = if seat.watchers.len() >= most { Some(seat.watchers.remove(0)) } else { None };
+        seat.watchers.push(watcher);
+        if let Some(pushed_out) = pushed_out.and_then(|pushed_out| self.seats.get_mut(pushed_out)) {
+            pushed_out.interest.retain(|other| *other != watched);
+        }
+        true
+    }
+
+    /// Rooms with somebody in them.
+    pub fn room_count(&self) -> usize {
+        self.by_room.len()
+    }
+
+    /// Those of them that are large.
+    pub fn large_count(&self) -> usize {
+        self.large
+    }
+
+    /// Seats in all.
+    pub fn len(&self) -> usize {
+        self.by_member.len()
+    }
+}
+
+fn sitting_room(seats: &Slab<Seat>, seat: u32) -> Option<u32> {
+    seats.get(seat).map(|seat| seat.room)
+}
