@@ -99,6 +99,11 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// A key for MESSAGE-INTEGRITY-SHA256.
+    pub fn sha256(key: &[u8]) -> Self {
+        Self { bytes: Zeroizing::new(key.to_vec()), sha256: true }
+    }
+
     pub fn finish(&self, builder: Builder) -> Vec<u8> {
         if self.sha256 { builder.finish_sha256(&self.bytes) } else { builder.finish_sha1(&self.bytes) }
     }

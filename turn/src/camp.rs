@@ -8,7 +8,7 @@ use campfire_protocol::time::Time;
 use campfire_protocol::wire::{self, CampRequest, CampSuccess, Failure, FindRequest, MAX_ENTRIES, MemberId, SignalRequest};
 use rand_core::RngCore as _;
 
-use crate::auth::{self, Camper, NonceState};
+use crate::auth::{self, Camper, Key, NonceState};
 use crate::io::Via;
 use crate::room::{Bounds, Newcomer};
 use crate::table::Ref;
@@ -17,7 +17,7 @@ use crate::{Request, Server, cost};
 
 /// A first Camp without a nonce must have been made this recently, by the two clocks.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
-/// Pages of a roster that follow a Camp at once, the one in its answer included.
+/// Pages of a roster that follow the answer to a Camp at once.
 const PAGES: usize = 16;
 /// Members that one tag finds.
 const PER_TAG: usize = 4;
@@ -54,8 +54,9 @@ impl Server {
 
     pub(crate) fn camp_method(&mut self, request: &Request<'_>, method: Method) {
         let Some(caller) = self.caller(request, method) else { return };
-        if !request.message.unknown_required(&wire::KNOWN).is_empty() {
-            return self.fail(request, 420, "Unknown Attribute", Some(&caller.key));
+        let unknown = request.message.unknown_required(&wire::KNOWN);
+        if !unknown.is_empty() {
+            return self.unknown_attributes(request, Some(&Key::sha256(caller.key.as_ref())), &unknown);
         }
         match method {
             Method::CAMP => self.camp(request, &caller),
@@ -371,7 +372,7 @@ impl Server {
             sitting.pushed = read;
         }
         if caller.proven && !large && read < head {
-            self.push_pages(seat, PAGES - 1, !success.reset);
+            self.push_pages(seat, PAGES, !success.reset);
             self.schedule_pushes(room);
         }
     }
@@ -478,7 +479,7 @@ impl Server {
         seat
     }
 
-    /// Answers a campfire request with an error. With 401 and 438 goes a nonce and the server's time.
+    /// Answers a campfire request with an error. With 401 and 438 goes a nonce, with 401 the server's time.
     pub(crate) fn fail(&mut self, request: &Request<'_>, code: u16, reason: &str, key: Option<&[u8; 32]>) {
         self.stats.error(code);
         let challenge = matches!(code, 401 | 438);
@@ -486,7 +487,7 @@ impl Server {
             code,
             reason: reason.to_owned(),
             nonce: challenge.then(|| self.nonces.issue(request.now, &request.via)),
-            unix_millis: challenge.then_some(request.wall.0),
+            unix_millis: (code == 401).then_some(request.wall.0),
         };
         self.answer(request, failure.encode(request.message, key));
     }
