@@ -1,0 +1,436 @@
+//! What a server answers and pushes.
+
+use std::time::Duration;
+
+use campfire_protocol::stun::{Attribute, Class, Message, Method, TransactionId};
+use campfire_protocol::time::{Time, UnixMillis};
+use campfire_protocol::wire::{CampSuccess, Cursor, Ember, Entry, Failure, MemberId, SignalIndication, decode_entries};
+
+use super::channels::State as Bound;
+use super::conversation::{Conversation, Phase};
+use super::exchange::{Ask, Exchange, Purpose};
+use super::roster::Version;
+use super::seating::Listing;
+use super::shared::Shared;
+use super::{Event, Learned, Seat};
+use crate::io::{Notice, SocketId, Via};
+
+/// Seats are refreshed every 20 s ± 2: this, and a random part on top.
+const REFRESH: Duration = Duration::from_secs(18);
+const REFRESH_JITTER: Duration = Duration::from_secs(4);
+/// Challenges answered in a row before we take it that the server does not want us.
+const MAX_CHALLENGES: u8 = 3;
+/// How long to wait for pages that were announced, beyond the round trip.
+const PAGE_PATIENCE: Duration = Duration::from_millis(150);
+/// Retries where the server refuses.
+const REFUSED: Duration = Duration::from_secs(8);
+
+impl Conversation {
+    /// Whether this transaction was asked for by this via.
+    pub(super) fn asked(&self, id: TransactionId, via: Via) -> bool {
+        self.exchanges.get(&id).is_some_and(|exchange| exchange.via == via)
+    }
+
+    /// Our seat's room, by its id.
+    pub(super) fn room_of(&self, member: &MemberId) -> Option<u8> {
+        self.seatings.iter().find(|(_, seating)| seating.member == *member).map(|(room, _)| *room)
+    }
+
+    /// An answer to something asked.
+    pub(super) fn on_answer(&mut self, sh: &mut Shared, now: Time, message: &Message) {
+        let id = message.transaction();
+        let Some(exchange) = self.exchanges.get(&id) else { return };
+        let right =
+            message.class() == Class::Error || exchange.key.as_ref().is_none_or(|key| message.verify_sha256(key.as_slice()).is_ok());
+        if !right {
+            // Whoever sent this does not know the key: the request stays open.
+            sh.counters.drop_integrity += 1;
+            return;
+        }
+        let Some(exchange) = self.exchanges.remove(&id) else { return };
+        self.forget_camp(&exchange, id);
+        if exchange.clean() {
+            let sample = now.since(exchange.sent);
+            self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        }
+        if self.active().is_none_or(|active| active.via == exchange.via) {
+            self.hear(sh, now);
+        }
+        if message.class() == Class::Error {
+            return self.on_failure(sh, now, exchange, message);
+        }
+        match exchange.ask {
+            Ask::Binding(purpose) => self.on_binding(sh, now, purpose, exchange.via, message),
+            Ask::Camp { room, version, leave: false } => {
+                if let Ok(success) = CampSuccess::decode(message) {
+                    self.on_camped(sh, now, room, version, &exchange, success);
+                } else {
+                    sh.counters.drop_malformed += 1;
+                    self.retry_camp(sh, now, room, "it answers in a way that is not understood");
+                }
+            }
+            Ask::Find { room, .. } => match decode_entries(message) {
+                Ok(entries) => self.take(sh, now, room, &entries, Learned::Find),
+                Err(_) => sh.counters.drop_malformed += 1,
+            },
+            Ask::Bind { room, to, channel, release: false } => {
+                if let Some(binding) = self.channels.get_mut((room, to)).filter(|binding| binding.channel == channel) {
+                    binding.state = Bound::Bound;
+                    sh.events.push_back(Event::Bound { seat: self.seat((room, to)), channel });
+                }
+            }
+            Ask::Camp { .. } | Ask::Signal { .. } | Ask::Bind { .. } => {}
+        }
+    }
+
+    fn on_binding(&mut self, sh: &mut Shared, now: Time, purpose: Purpose, via: Via, message: &Message) {
+        let Ok(Some(observed)) = message.xor_address(Attribute::XOR_MAPPED_ADDRESS) else {
+            sh.counters.drop_malformed += 1;
+            return;
+        };
+        let moved = self.observed(sh, via, observed);
+        if let Phase::Connecting(connecting) = &mut self.phase {
+            connecting.binding_answered = true;
+        }
+        match purpose {
+            // Our NAT gave us another address: the server has to learn it from a Camp.
+            Purpose::Watch | Purpose::Look if moved && self.active().is_some_and(|active| active.via == via) => self.camp_all(sh, now),
+            Purpose::Upgrade => {
+                let rooms: Vec<u8> = self.seatings.iter().filter(|(_, seating)| seating.wanted).map(|(room, _)| *room).collect();
+                for room in rooms {
+                    self.camp(sh, now, room, via);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// How the server sees a socket; tells whether that is new.
+    fn observed(&mut self, sh: &mut Shared, via: Via, observed: std::net::SocketAddr) -> bool {
+        let Via::Udp { socket, .. } = via else { return false };
+        if self.mapped.insert(socket, observed) == Some(observed) {
+            return false;
+        }
+        sh.events.push_back(Event::Mapped { server: self.slot, via, local_socket_observed: observed });
+        true
+    }
+
+    fn on_camped(&mut self, sh: &mut Shared, now: Time, room: u8, version: Option<Version>, exchange: &Exchange, success: CampSuccess) {
+        let via = exchange.via;
+        self.settle_on(sh, now, via, room);
+        if self.active().is_none_or(|active| active.via != via) {
+            return;
+        }
+        sh.counters.fire_camps += 1;
+        self.campfire = true;
+        self.failures = 0;
+        self.problem = None;
+        let rtt = if exchange.clean() { now.since(exchange.sent) } else { Duration::ZERO };
+        self.learn_time(sh, now, success.unix_millis, rtt);
+        self.observed(sh, via, success.observed);
+        let jitter = sh.jitter(REFRESH_JITTER);
+        let patience = self.rtt.unwrap_or_default() * 2 + PAGE_PATIENCE;
+        let Some(seating) = self.seatings.get_mut(&room) else { return };
+        if !seating.wanted {
+            return;
+        }
+        let lifetime = Duration::from_secs(u64::from(success.lifetime.clamp(3, 3_600)));
+        let was_seated = seating.seated(now);
+        let before = seating.cursor.incarnation;
+        let same_server = before == success.cursor.incarnation;
+        let kept = was_seated && same_server;
+        let moved = seating.via != Some(via);
+        seating.set_nonce(via, success.nonce);
+        seating.challenges = 0;
+        seating.problem = None;
+        seating.until = Some(now + lifetime);
+        seating.via = Some(via);
+        seating.refresh_at = Some(now + (REFRESH + jitter).min(lifetime / 3));
+        seating.members = success.members;
+        seating.large = success.large;
+        if version.is_some() {
+            seating.held = version;
+            sh.own.anchor();
+        } else if !same_server {
+            // It started anew and knows nothing of us.
+            seating.held = None;
+        }
+        if success.reset || !same_server {
+            sh.counters.fire_resets += u64::from(success.reset && before != 0);
+            seating.listing = Some(Listing { head: success.head, ..Listing::default() });
+            seating.joined_at = success.head;
+            seating.cursor = Cursor::default();
+            seating.head = 0;
+            seating.forget_early();
+            sh.refind |= success.large;
+        }
+        seating.head = seating.head.max(success.head);
+        let tell = !std::mem::replace(&mut seating.told, true) || !kept || moved;
+        let outdated = sh.room(room).is_some_and(super::own::Room::announces) && seating.held != Some(sh.own.version());
+        self.leaving(sh, success.leaving, !same_server);
+        if tell {
+            sh.events.push_back(Event::Camped { server: self.slot, room, kept });
+            self.channels.renew(now, room, kept);
+            sh.dirty = true;
+            if !std::mem::replace(&mut self.noticed, true)
+                && let Some(active) = self.active()
+            {
+                sh.notice(Notice::Camped { server: self.server.id.to_string(), transport: active.transport });
+            }
+            self.bind_all(sh, now, room);
+        }
+        let learned = self.learned(room, success.cursor.sequence);
+        self.take(sh, now, room, &success.entries, learned);
+        self.read_up_to(sh, now, room, success.cursor);
+        if let Some(seating) = self.seatings.get_mut(&room) {
+            seating.expect_more(now, patience);
+            let more = seating.catch_up_at.is_some();
+            // Nobody streams pages to a source that was not proven.
+            if outdated || (more && !exchange.proven) {
+                self.camp(sh, now, room, via);
+            }
+        }
+    }
+
+    /// Who is listed up to `end` came before us or after.
+    fn learned(&self, room: u8, end: u64) -> Learned {
+        let came_before = self.seatings.get(&room).is_some_and(|seating| end <= seating.joined_at);
+        if came_before { Learned::Camp } else { Learned::Ember }
+    }
+
+    fn bind_all(&mut self, sh: &mut Shared, now: Time, room: u8) {
+        let members: Vec<_> = self.channels.iter().filter(|(member, _)| member.0 == room).map(|(member, _)| member).collect();
+        for member in members {
+            self.ask_bind(sh, now, member);
+        }
+    }
+
+    fn learn_time(&mut self, sh: &mut Shared, now: Time, unix_millis: u64, rtt: Duration) {
+        sh.clock.learn(now, self.slot, UnixMillis(unix_millis), rtt);
+        let corrected = sh.clock.now(now);
+        sh.own.clock_corrected(now, corrected);
+    }
+
+    /// The server says (or no longer says) that it is about to stop.
+    fn leaving(&mut self, sh: &mut Shared, says: bool, restarted: bool) {
+        if says && !self.leaving {
+            self.leaving = true;
+            sh.dirty = true;
+            // Links move to other servers while this one still carries.
+            sh.events.push_back(Event::Suspect { server: self.slot });
+        } else if !says && self.leaving && restarted {
+            self.leaving = false;
+            sh.dirty = true;
+            sh.events.push_back(Event::Trusted { server: self.slot });
+        }
+    }
+
+    /// Takes what a server says about members of a room.
+    fn take(&mut self, sh: &mut Shared, now: Time, room: u8, entries: &[Entry], learned: Learned) {
+        let Some(tag) = sh.room(room).cloned().map(|room| self.tag(&room)) else { return };
+        let slot = self.slot;
+        let Some(seating) = self.seatings.get_mut(&room) else { return };
+        let large = seating.large;
+        for entry in entries.iter().filter(|entry| entry.member != seating.member) {
+            if let Some(listing) = &mut seating.listing {
+                if entry.announcement.is_some() {
+                    listing.seen.insert(entry.member);
+                } else {
+                    listing.seen.remove(&entry.member);
+                }
+            }
+            sh.take_entry(now, Seat { server: slot, room, member: entry.member }, entry, learned, tag, large);
+        }
+    }
+
+    /// The log has been read up to here. At the end of what a server lists after a reset, those not listed are gone.
+    fn read_up_to(&mut self, sh: &mut Shared, now: Time, room: u8, cursor: Cursor) {
+        let slot = self.slot;
+        let Some(seating) = self.seatings.get_mut(&room) else { return };
+        if cursor.incarnation != seating.cursor.incarnation || cursor.sequence > seating.cursor.sequence {
+            seating.cursor = cursor;
+        }
+        let sequence = seating.cursor.sequence;
+        let large = seating.large;
+        if let Some(listing) = seating.listing.take_if(|listing| large || sequence >= listing.head) {
+            sh.depart_all(now, slot, room, |seat| listing.seen.contains(&seat.member));
+            sh.dirty = true;
+        }
+    }
+
+    /// Camp will be tried again in a while.
+    fn retry_camp(&mut self, sh: &mut Shared, now: Time, room: u8, problem: &str) {
+        let jitter = sh.jitter(REFUSED);
+        if let Some(seating) = self.seatings.get_mut(&room) {
+            seating.refresh_at = Some(now + REFUSED + jitter);
+            seating.challenges = 0;
+            seating.problem = Some(problem.to_owned());
+        }
+        self.problem = Some(problem.to_owned());
+        sh.dirty = true;
+    }
+
+    fn on_failure(&mut self, sh: &mut Shared, now: Time, exchange: Exchange, message: &Message) {
+        let Ok(failure) = Failure::decode(message) else {
+            sh.counters.drop_malformed += 1;
+            return self.give_up(sh, now, &exchange, 400);
+        };
+        let (via, sent) = (exchange.via, exchange.sent);
+        let Some(room) = exchange.room() else { return };
+        if let Some(unix_millis) = failure.unix_millis {
+            self.campfire = true;
+            self.learn_time(sh, now, unix_millis, now.since(sent));
+        }
+        if let (Some(nonce), Some(seating)) = (&failure.nonce, self.seatings.get_mut(&room)) {
+            seating.set_nonce(via, nonce.clone());
+        }
+        let Ask::Camp { leave, version, .. } = exchange.ask else {
+            return self.on_member_failure(sh, now, exchange, &failure);
+        };
+        if leave {
+            if matches!(failure.code, 401 | 438) && exchange.challenges < MAX_CHALLENGES {
+                self.ask(sh, now, via, exchange.ask, exchange.challenges + 1);
+            }
+            return;
+        }
+        let foreign = match failure.code {
+            400 | 420 => true,
+            401 => failure.unix_millis.is_none(),
+            _ => false,
+        };
+        if foreign && !self.campfire {
+            let why = format!("Camp is answered with {} {}", failure.code, failure.reason);
+            if matches!(self.phase, Phase::Connecting(_)) {
+                self.found_plain(sh, now, &why);
+            }
+            return;
+        }
+        self.settle_on(sh, now, via, room);
+        let Some(seating) = self.seatings.get_mut(&room) else { return };
+        if !seating.wanted {
+            return;
+        }
+        seating.challenges += 1;
+        let again = match failure.code {
+            401 | 438 => failure.nonce.is_some(),
+            // It holds nothing of us: say everything.
+            400 | 404 => version.is_none(),
+            _ => false,
+        };
+        if again && seating.challenges <= MAX_CHALLENGES {
+            if matches!(failure.code, 400 | 404) {
+                seating.held = None;
+            }
+            return self.camp(sh, now, room, via);
+        }
+        let new = seating.problem.is_none();
+        let problem = match (failure.code, sh.room(room)) {
+            (401, Some(known)) => format!("the server does not know key {} (give it the relay secret)", known.keys.fingerprint),
+            (508 | 486, _) => format!("the server is full ({} {})", failure.code, failure.reason),
+            _ => format!("the server refuses ({} {})", failure.code, failure.reason),
+        };
+        if new && failure.code != 508 {
+            sh.problem(format!("{}: {problem}", self.server.id));
+        }
+        self.retry_camp(sh, now, room, &problem);
+    }
+
+    /// Find, Signal or Bind was refused.
+    fn on_member_failure(&mut self, sh: &mut Shared, now: Time, exchange: Exchange, failure: &Failure) {
+        if matches!(failure.code, 401 | 438) && failure.nonce.is_some() && exchange.challenges < MAX_CHALLENGES {
+            self.ask(sh, now, exchange.via, exchange.ask, exchange.challenges + 1);
+            return;
+        }
+        let room = exchange.room();
+        match exchange.ask {
+            Ask::Signal { room, to, .. } => self.unreachable(sh, now, room, to, failure.code),
+            Ask::Bind { room, to, channel, release: false } => {
+                let current = self.channels.get((room, to)).is_some_and(|binding| binding.channel == channel);
+                if current && failure.code != 404 && self.channels.renumber(now, (room, to)) {
+                    self.ask_bind(sh, now, (room, to));
+                } else if current {
+                    self.unreachable(sh, now, room, to, failure.code);
+                }
+            }
+            _ => {}
+        }
+        // Perhaps it is we who are not there (a server that started anew): look.
+        if let Some(room) = room.filter(|_| matches!(failure.code, 403 | 404))
+            && let Some(seating) = self.seatings.get_mut(&room).filter(|seating| seating.refresh_at.is_some_and(|at| at > now))
+        {
+            let soon = now + Duration::from_millis(200);
+            seating.refresh_at = seating.refresh_at.map(|at| at.min(soon));
+        }
+    }
+
+    /// A push to one of our seats; its integrity is checked here.
+    pub(super) fn on_push(&mut self, sh: &mut Shared, now: Time, room: u8, message: &Message) {
+        let Some(seating) = self.seatings.get(&room) else { return };
+        if message.verify_sha256(seating.push_key.as_slice()).is_err() {
+            sh.counters.drop_integrity += 1;
+            return;
+        }
+        self.hear(sh, now);
+        match message.method() {
+            Method::EMBER => match Ember::decode(message) {
+                Ok(ember) => self.on_ember(sh, now, room, ember),
+                Err(_) => sh.counters.drop_malformed += 1,
+            },
+            _ => match SignalIndication::decode(message) {
+                Ok(signal) => {
+                    let from = self.seat((room, signal.from));
+                    let large = self.seatings.get(&room).is_some_and(|seating| seating.large);
+                    if !sh.signalled(now, from, signal.data)
+                        && !large
+                        && let Some(seating) = self.seatings.get_mut(&room)
+                    {
+                        // Its Ember is late or lost.
+                        let soon = now + Duration::from_millis(50);
+                        seating.catch_up_at = Some(seating.catch_up_at.map_or(soon, |at| at.min(soon)));
+                    }
+                }
+                Err(_) => sh.counters.drop_malformed += 1,
+            },
+        }
+    }
+
+    fn on_ember(&mut self, sh: &mut Shared, now: Time, room: u8, ember: Ember) {
+        self.leaving(sh, ember.leaving, false);
+        let patience = self.rtt.unwrap_or_default() * 2 + PAGE_PATIENCE;
+        let Some(seating) = self.seatings.get_mut(&room) else { return };
+        let unordered = ember.previous == ember.cursor;
+        if unordered {
+            return self.take(sh, now, room, &ember.entries, Learned::Ember);
+        }
+        if ember.cursor.incarnation != seating.cursor.incarnation {
+            seating.catch_up_at = Some(seating.catch_up_at.map_or(now, |at| at.min(now)));
+            return;
+        }
+        if ember.cursor.sequence <= seating.cursor.sequence {
+            return;
+        }
+        seating.head = seating.head.max(ember.cursor.sequence);
+        if ember.previous.sequence > seating.cursor.sequence {
+            seating.hold(ember);
+            if seating.catch_up_at.is_none() {
+                seating.expect_more(now, patience);
+            }
+            return;
+        }
+        let mut next = Some(ember);
+        while let Some(ember) = next {
+            let learned = self.learned(room, ember.cursor.sequence);
+            self.take(sh, now, room, &ember.entries, learned);
+            self.read_up_to(sh, now, room, ember.cursor);
+            next = self.seatings.get_mut(&room).and_then(super::seating::Seating::following);
+        }
+        if let Some(seating) = self.seatings.get_mut(&room) {
+            seating.expect_more(now, patience);
+        }
+    }
+}
+
+/// The sockets whose outside address tells something about our NAT.
+pub(super) fn is_primary(socket: SocketId) -> bool {
+    socket.0 <= 1
+}

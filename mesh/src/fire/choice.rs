@@ -1,0 +1,377 @@
+//! Which servers to sit at: the list (given, and from origins), homes, visits, stays (docs/protocol.md, "Servers").
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use campfire_protocol::announce::{MAX_SERVERS, ServerRecord};
+use campfire_protocol::identity::PublicKey;
+use campfire_protocol::server::{Server, ServerId, ServerTag};
+use campfire_protocol::time::Time;
+
+use super::Seat;
+use super::conversation::{Conversation, HOPE};
+use super::own::Room;
+use super::shared::Shared;
+use crate::io::ServerSlot;
+
+/// Up to this many servers, all are camped on.
+const ALL: usize = 4;
+/// With more, this many.
+const HOMES: usize = 2;
+/// The others are visited every 5 minutes ± 30 s: this, and a random part on top.
+const VISIT: Duration = Duration::from_secs(270);
+const VISIT_JITTER: Duration = Duration::from_mins(1);
+/// The first visits come this soon.
+const FIRST_VISIT: Duration = Duration::from_secs(4);
+/// How long a visit lasts: more than half of the longest time between two, so that any two visitors meet.
+const DWELL: Duration = Duration::from_mins(3);
+/// How long a stay lasts before it is asked whether it is still needed, and the random part on top.
+const STAY: Duration = Duration::from_mins(2);
+const STAY_JITTER: Duration = Duration::from_mins(3);
+/// How long the best two of an earlier list are kept.
+const KEEP: Duration = Duration::from_hours(1);
+/// How long a seat is kept that is not wanted any more.
+const LINGER: Duration = Duration::from_secs(30);
+/// A server that fails for this long is left out of what we say of ourselves.
+const HYSTERESIS: Duration = Duration::from_secs(10);
+/// Servers in the list, at most.
+const MAX_LIST: usize = 64;
+/// Origins that are listened to.
+const MAX_ORIGINS: usize = 8;
+/// Addresses of one server, at most.
+const MAX_ADDRESSES: usize = 8;
+
+/// What a server is to us.
+#[derive(Clone, Debug, Default)]
+struct Standing {
+    /// In the list.
+    listed: bool,
+    /// Among the best two of an earlier list: kept until then.
+    keep_until: Option<Time>,
+    visit_at: Option<Time>,
+    visit_until: Option<Time>,
+    /// The same server as that one, which we sit at (it is known by two ids).
+    alias_of: Option<ServerSlot>,
+    /// It has been failing since.
+    bad_since: Option<Time>,
+    /// Rooms in which we sit though they are not wanted any more, until when.
+    linger: BTreeMap<u8, Time>,
+    /// Rooms in which we stay, for somebody who is met nowhere else, until when that is looked at again.
+    stay: BTreeMap<u8, Time>,
+    /// We are at home or stay there: others may count on it.
+    settled: BTreeSet<u8>,
+}
+
+/// The list and what was decided of it.
+#[derive(Default)]
+pub(super) struct Choice {
+    given: Vec<Server>,
+    own_record: Option<ServerRecord>,
+    origins: BTreeMap<PublicKey, ServerRecord>,
+    slots: BTreeMap<ServerId, ServerSlot>,
+    standings: BTreeMap<ServerSlot, Standing>,
+    /// When to decide again.
+    pub(super) due: Option<Time>,
+}
+
+/// Conversations by server.
+pub(super) type Conversations = BTreeMap<ServerSlot, Conversation>;
+
+impl Choice {
+    /// The list given at the start, or a new one.
+    pub(super) fn give(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time, servers: &[Server]) {
+        self.given = servers.iter().take(MAX_LIST).cloned().collect();
+        self.relist(sh, conversations, now);
+    }
+
+    /// The record that we stand for ourselves.
+    pub(super) fn give_record(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time, record: &ServerRecord) {
+        self.own_record = Some(record.clone());
+        self.relist(sh, conversations, now);
+    }
+
+    /// Takes the records that came with announcements.
+    pub(super) fn take_records(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time) {
+        let mut changed = false;
+        for announcement in std::mem::take(&mut sh.records) {
+            let (origin, Some(record)) = (announcement.public_key, announcement.record) else { continue };
+            if self.origins.get(&origin).is_some_and(|known| known.version >= record.version) {
+                continue;
+            }
+            if !self.origins.contains_key(&origin) && self.origins.len() >= MAX_ORIGINS {
+                let gone = self.origins.keys().find(|known| sh.roster.seats_of(known).next().is_none()).copied();
+                let Some(gone) = gone else {
+                    sh.counters.drop_records += 1;
+                    continue;
+                };
+                self.origins.remove(&gone);
+            }
+            self.origins.insert(origin, record);
+            changed = true;
+        }
+        if changed {
+            self.relist(sh, conversations, now);
+        }
+    }
+
+    /// The union of what was given and what origins say.
+    fn union(&self) -> Vec<Server> {
+        let mut list: Vec<Server> = Vec::new();
+        let records = self.own_record.iter().chain(self.origins.values()).flat_map(|record| record.servers.iter().take(MAX_SERVERS));
+        for server in self.given.iter().chain(records) {
+            if let Some(known) = list.iter_mut().find(|known| known.id == server.id) {
+                for address in &server.addresses {
+                    if known.addresses.len() < MAX_ADDRESSES && !known.addresses.contains(address) {
+                        known.addresses.push(address.clone());
+                    }
+                }
+            } else if list.len() < MAX_LIST && !server.addresses.is_empty() {
+                list.push(server.clone());
+            }
+        }
+        list
+    }
+
+    fn relist(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time) {
+        let list = self.union();
+        let best: BTreeSet<ServerSlot> = self.best_listed(sh, conversations);
+        let mut listed = BTreeSet::new();
+        for server in list {
+            let next = ServerSlot(u16::try_from(self.slots.len()).unwrap_or(u16::MAX));
+            let slot = *self.slots.entry(server.id.clone()).or_insert(next);
+            listed.insert(slot);
+            let conversation = conversations.entry(slot).or_insert_with(|| Conversation::new(sh, slot, server.clone()));
+            conversation.server = server;
+        }
+        for slot in conversations.keys() {
+            let standing = self.standings.entry(*slot).or_default();
+            let is_listed = listed.contains(slot);
+            if standing.listed && !is_listed && best.contains(slot) {
+                standing.keep_until = Some(now + KEEP);
+            }
+            if is_listed {
+                standing.keep_until = None;
+            }
+            if is_listed && !standing.listed {
+                standing.visit_at = None;
+            }
+            standing.listed = is_listed;
+        }
+        sh.dirty = true;
+    }
+
+    /// The best two of the list, for each key.
+    fn best_listed(&self, sh: &Shared, conversations: &mut Conversations) -> BTreeSet<ServerSlot> {
+        let rooms: Vec<Room> = sh.rooms.clone();
+        rooms.iter().flat_map(|room| self.ranked(conversations, room).into_iter().take(HOMES)).collect()
+    }
+
+    /// Listed servers, best first.
+    fn ranked(&self, conversations: &mut Conversations, room: &Room) -> Vec<ServerSlot> {
+        let listed = self.standings.iter().filter(|(_, standing)| standing.listed).map(|(slot, _)| *slot);
+        let mut ranked: Vec<(ServerTag, ServerSlot)> =
+            listed.filter_map(|slot| Some((conversations.get_mut(&slot)?.tag(room), slot))).collect();
+        ranked.sort_unstable_by(|a, b| b.cmp(a));
+        ranked.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    /// Where others may count on us in this room.
+    pub(super) fn settled(&self, slot: ServerSlot, room: u8) -> bool {
+        self.standings.get(&slot).is_some_and(|standing| standing.settled.contains(&room))
+    }
+
+    /// A member looked for was not found at home: all other servers are visited for a minute.
+    pub(super) fn visit_all(&mut self, sh: &mut Shared, now: Time) {
+        if self.standings.values().filter(|standing| standing.listed).count() > ALL {
+            for standing in self.standings.values_mut().filter(|standing| standing.listed) {
+                let until = now + Duration::from_mins(1);
+                standing.visit_until = Some(standing.visit_until.map_or(until, |at| at.max(until)));
+            }
+            sh.dirty = true;
+        }
+    }
+
+    /// Decides anew and carries it out.
+    pub(super) fn decide(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time) {
+        sh.dirty = false;
+        let mut due: Vec<Time> = Vec::new();
+        self.find_aliases(conversations, now);
+        let rooms: Vec<Room> = sh.rooms.clone();
+        let few = self.standings.values().filter(|standing| standing.listed).count() <= ALL;
+        let mut settled: BTreeMap<u8, BTreeSet<ServerSlot>> = BTreeMap::new();
+        for room in &rooms {
+            let ranked = self.ranked(conversations, room);
+            let homes = self.homes(conversations, now, room.number, &ranked, few);
+            if !few && homes.iter().any(|slot| conversations.get(slot).is_some_and(|c| !c.seated(now, room.number))) {
+                due.push(now + HOPE);
+            }
+            let mut here: BTreeSet<ServerSlot> = homes.into_iter().collect();
+            here.extend(self.standings.iter().filter(|(_, s)| s.keep_until.is_some_and(|until| until > now)).map(|(slot, _)| *slot));
+            if !few {
+                let needed = Self::stays(sh, room.number, &ranked, here.clone());
+                here.extend(self.stay(sh, now, room.number, &needed));
+            }
+            settled.insert(room.number, here);
+        }
+        if !few {
+            self.plan_visits(sh, now, &settled);
+        }
+        for (slot, conversation) in conversations.iter_mut() {
+            let standing = self.standings.entry(*slot).or_default();
+            if rooms.iter().any(|room| conversation.hopeful(now, room.number)) {
+                standing.bad_since = None;
+            } else {
+                let since = *standing.bad_since.get_or_insert(now);
+                if since + HYSTERESIS > now {
+                    due.push(since + HYSTERESIS);
+                }
+            }
+            let visiting = standing.visit_until.is_some_and(|until| until > now);
+            let mut wanted = BTreeSet::new();
+            standing.settled.clear();
+            for room in &rooms {
+                let at_home = settled.get(&room.number).is_some_and(|here| here.contains(slot));
+                if at_home {
+                    standing.settled.insert(room.number);
+                }
+                let sits = conversation.seatings.get(&room.number).is_some_and(|seating| seating.wanted);
+                let left_room = room.leaving.is_some_and(|until| until <= now);
+                if (at_home || visiting && standing.listed) && standing.alias_of.is_none() && !left_room && (room.leaving.is_none() || sits)
+                {
+                    standing.linger.remove(&room.number);
+                    wanted.insert(room.number);
+                } else if sits && !left_room {
+                    // Leave slowly: somebody may be using the seat.
+                    let bound = standing.listed && conversation.channels.any_in(room.number);
+                    let until = standing.linger.entry(room.number).or_insert(now + LINGER);
+                    if bound {
+                        *until = now + LINGER;
+                    }
+                    if *until > now {
+                        wanted.insert(room.number);
+                    } else {
+                        standing.linger.remove(&room.number);
+                    }
+                }
+            }
+            conversation.want(sh, now, &wanted);
+            let timers = [standing.visit_at, standing.visit_until, standing.keep_until].into_iter().flatten();
+            due.extend(timers.chain(standing.linger.values().copied()).chain(standing.stay.values().copied()).filter(|at| *at > now));
+        }
+        due.extend(rooms.iter().filter_map(|room| room.leaving).filter(|at| *at > now));
+        self.say_servers(sh, conversations, now, &rooms);
+        self.due = due.into_iter().min();
+    }
+
+    /// All of few servers; of many the best two that answer, and those better ones that do not (they may return).
+    fn homes(&self, conversations: &Conversations, now: Time, room: u8, ranked: &[ServerSlot], few: bool) -> Vec<ServerSlot> {
+        let mut homes = Vec::new();
+        let mut sound = 0;
+        for slot in ranked {
+            let Some(conversation) = conversations.get(slot) else { continue };
+            if !few && (sound >= HOMES || self.standings.get(slot).is_some_and(|standing| standing.alias_of.is_some())) {
+                continue;
+            }
+            homes.push(*slot);
+            if conversation.hopeful(now, room) && !conversation.leaving {
+                sound += 1;
+            }
+        }
+        homes
+    }
+
+    /// Adds to `here` the servers at which somebody is met who is met nowhere else: where that member is settled, else the
+    /// best. Both sides come to the same place.
+    fn stays(sh: &Shared, room: u8, ranked: &[ServerSlot], mut here: BTreeSet<ServerSlot>) -> BTreeSet<ServerSlot> {
+        for (_, seats) in sh.roster.whereabouts() {
+            let met: Vec<(&Seat, bool)> = seats.filter(|(seat, _)| seat.room == room).map(|(seat, info)| (seat, info.settled)).collect();
+            let firm = |seat: &Seat, settled: bool| settled && here.contains(&seat.server);
+            let loose = |seat: &Seat| here.contains(&seat.server);
+            if met.is_empty() || met.iter().any(|(seat, settled)| firm(seat, *settled)) {
+                continue;
+            }
+            let anywhere_settled = met.iter().any(|(_, settled)| *settled);
+            if !anywhere_settled && met.iter().any(|(seat, _)| loose(seat)) {
+                continue;
+            }
+            let best = met
+                .iter()
+                .filter(|(_, settled)| *settled == anywhere_settled)
+                .filter_map(|(seat, _)| Some((ranked.iter().position(|slot| *slot == seat.server)?, seat.server)))
+                .min();
+            here.extend(best.map(|(_, slot)| slot));
+        }
+        here
+    }
+
+    /// Begins and ends stays. They end at random times: where two members stay for one another at two servers, one of them
+    /// leaves first, and the other sees that it is needed.
+    fn stay(&mut self, sh: &mut Shared, now: Time, room: u8, needed: &BTreeSet<ServerSlot>) -> Vec<ServerSlot> {
+        let mut staying = Vec::new();
+        for (slot, standing) in self.standings.iter_mut().filter(|(_, standing)| standing.listed) {
+            standing.stay.retain(|of, until| *of != room || *until > now);
+            if needed.contains(slot) {
+                standing.stay.entry(room).or_insert_with(|| now + STAY + sh.jitter(STAY_JITTER));
+            }
+            if standing.stay.contains_key(&room) {
+                staying.push(*slot);
+            }
+        }
+        staying
+    }
+
+    fn plan_visits(&mut self, sh: &mut Shared, now: Time, settled: &BTreeMap<u8, BTreeSet<ServerSlot>>) {
+        for (slot, standing) in self.standings.iter_mut().filter(|(_, standing)| standing.listed) {
+            if settled.values().all(|here| here.contains(slot)) {
+                continue;
+            }
+            let at = *standing.visit_at.get_or_insert_with(|| now + sh.jitter(FIRST_VISIT));
+            if at <= now {
+                standing.visit_until = Some(now + DWELL);
+                standing.visit_at = Some(now + VISIT + sh.jitter(VISIT_JITTER));
+            }
+        }
+    }
+
+    /// Two ids of which the same room has the same incarnation are one server: it is camped on once.
+    fn find_aliases(&mut self, conversations: &Conversations, now: Time) {
+        let mut first: BTreeMap<(u8, u64), ServerSlot> = BTreeMap::new();
+        for (slot, conversation) in conversations {
+            let standing = self.standings.entry(*slot).or_default();
+            if let Some(other) = standing.alias_of {
+                let reached = conversations.get(&other).is_some_and(|other| other.active().is_some());
+                if reached {
+                    continue;
+                }
+                standing.alias_of = None;
+            }
+            for (room, seating) in &conversation.seatings {
+                let incarnation = seating.cursor.incarnation;
+                if incarnation != 0 && conversation.seated(now, *room) {
+                    let known = *first.entry((*room, incarnation)).or_insert(*slot);
+                    if known != *slot {
+                        standing.alias_of = Some(known);
+                        standing.linger.clear();
+                    }
+                }
+            }
+        }
+    }
+
+    /// What we say of ourselves: where we are at home or stay, best first; servers that have been failing are left out.
+    fn say_servers(&self, sh: &mut Shared, conversations: &mut Conversations, now: Time, rooms: &[Room]) {
+        let mut said = BTreeMap::new();
+        for room in rooms {
+            let sound = |slot: &ServerSlot, standing: &Standing| {
+                standing.settled.contains(&room.number)
+                    && standing.bad_since.is_none_or(|since| since + HYSTERESIS > now)
+                    && conversations.get(slot).is_some_and(|conversation| !conversation.leaving)
+            };
+            let slots: Vec<ServerSlot> = self.standings.iter().filter(|(slot, s)| sound(slot, s)).map(|(slot, _)| *slot).collect();
+            let mut tags: Vec<ServerTag> = slots.iter().filter_map(|slot| Some(conversations.get_mut(slot)?.tag(room))).collect();
+            tags.sort_unstable_by(|a, b| b.cmp(a));
+            said.insert(room.number, tags);
+        }
+        sh.own.set_servers(said);
+    }
+}

@@ -1,0 +1,89 @@
+//! The wall clock, corrected by what servers say. All of it relative to the monotonic clock, so that a reading ages well.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use campfire_protocol::time::{Time, UnixMillis};
+
+use crate::io::ServerSlot;
+
+/// A wall clock as its distance from the monotonic clock, in milliseconds.
+fn distance(now: Time, wall: UnixMillis) -> i64 {
+    let monotonic = i64::try_from(now.as_micros() / 1_000).unwrap_or(i64::MAX);
+    i64::try_from(wall.0).unwrap_or(i64::MAX).saturating_sub(monotonic)
+}
+
+fn reading(now: Time, distance: i64) -> UnixMillis {
+    let monotonic = i64::try_from(now.as_micros() / 1_000).unwrap_or(i64::MAX);
+    UnixMillis(u64::try_from(monotonic.saturating_add(distance)).unwrap_or(0))
+}
+
+/// Our own clock and those of servers.
+#[derive(Debug)]
+pub(super) struct Clock {
+    own: i64,
+    servers: BTreeMap<ServerSlot, i64>,
+}
+
+impl Clock {
+    pub(super) fn new(now: Time, wall: UnixMillis) -> Self {
+        Self { own: distance(now, wall), servers: BTreeMap::new() }
+    }
+
+    /// A reading of our own wall clock.
+    pub(super) fn set_own(&mut self, now: Time, wall: UnixMillis) {
+        self.own = distance(now, wall);
+    }
+
+    /// A server's clock, from an answer that took `rtt`.
+    pub(super) fn learn(&mut self, now: Time, server: ServerSlot, wall: UnixMillis, rtt: Duration) {
+        let half = u64::try_from(rtt.as_millis() / 2).unwrap_or(0);
+        self.servers.insert(server, distance(now, UnixMillis(wall.0.saturating_add(half))));
+    }
+
+    /// The median of the servers' clocks; our own votes where their number is even. So one server is believed, of two the
+    /// one that is nearer to us, and a single liar among three never.
+    pub(super) fn now(&self, now: Time) -> UnixMillis {
+        let mut votes: Vec<i64> = self.servers.values().copied().collect();
+        if votes.len().is_multiple_of(2) {
+            votes.push(self.own);
+        }
+        votes.sort_unstable();
+        reading(now, votes.get(votes.len() / 2).copied().unwrap_or(self.own))
+    }
+
+    /// What a server's own clock shows, as far as known.
+    pub(super) fn at(&self, now: Time, server: ServerSlot) -> UnixMillis {
+        self.servers.get(&server).map_or_else(|| self.now(now), |distance| reading(now, *distance))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time::from_micros(5_000_000);
+
+    #[test]
+    fn one_server_corrects_a_wrong_clock() {
+        let mut clock = Clock::new(NOW, UnixMillis(1_000_000));
+        clock.learn(NOW, ServerSlot(0), UnixMillis(1_600_000), Duration::from_millis(40));
+        assert_eq!(clock.now(NOW + Duration::from_secs(1)), UnixMillis(1_601_020));
+    }
+
+    #[test]
+    fn of_two_servers_the_nearer_is_believed_and_each_is_spoken_to_in_its_own_time() {
+        let mut clock = Clock::new(NOW, UnixMillis(1_000_000));
+        clock.learn(NOW, ServerSlot(0), UnixMillis(9_000_000), Duration::ZERO);
+        clock.learn(NOW, ServerSlot(1), UnixMillis(1_000_300), Duration::ZERO);
+        assert_eq!(clock.now(NOW), UnixMillis(1_000_300));
+        assert_eq!(clock.at(NOW, ServerSlot(0)), UnixMillis(9_000_000));
+    }
+
+    #[test]
+    fn absurd_times_do_not_overflow() {
+        let mut clock = Clock::new(NOW, UnixMillis(u64::MAX));
+        clock.learn(NOW, ServerSlot(0), UnixMillis(u64::MAX), Duration::MAX);
+        let _ = clock.now(Time::from_micros(u64::MAX));
+    }
+}

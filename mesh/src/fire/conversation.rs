@@ -1,0 +1,804 @@
+//! The conversation with one server: reaching it, keeping seats, noticing that it is gone. Questions are in
+//! [`asking`](super::asking), answers and pushes in [`answers`](super::answers).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use campfire_protocol::server::{Server, ServerTag, Transport, tag};
+use campfire_protocol::stun::TransactionId;
+use campfire_protocol::time::Time;
+
+use super::Event;
+use super::channels::{Channels, State as Bound};
+use super::connect::{self, Connecting, Names, socket_for};
+use super::exchange::{Ask, Due, Exchange, Purpose};
+use super::own::Room;
+use super::seating::Seating;
+use super::shared::Shared;
+use crate::io::{Notice, Output, ServerSlot, SocketId, StreamId, Via};
+use crate::status::{self, ServerState};
+
+/// Waits between rounds of attempts: the first retries are quick.
+const BACKOFF: [Duration; 5] =
+    [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
+/// Random part on top.
+const BACKOFF_JITTER: Duration = Duration::from_secs(2);
+/// How long a server that is still being reached, or has not yet answered our Camp, counts as one that will.
+pub(super) const HOPE: Duration = Duration::from_millis(1_500);
+/// How often a server that speaks no campfire is tried again.
+const PLAIN_RETRY: Duration = Duration::from_mins(5);
+/// Rounds in which Binding was answered and Camp was not, until a server counts as plain TURN.
+const PLAIN_ROUNDS: u8 = 2;
+/// First wait before UDP is tried again under a conversation on a stream; doubles up to [`UPGRADE_MAX`].
+const UPGRADE: Duration = Duration::from_secs(10);
+const UPGRADE_MAX: Duration = Duration::from_mins(2);
+/// A stream is closed this long after the conversation moved to UDP.
+const OLD_STREAM: Duration = Duration::from_secs(3);
+/// Silence under traffic after which a server is asked whether it is there.
+const SILENCE: Duration = Duration::from_millis(500);
+/// Between two such questions.
+const WATCH: Duration = Duration::from_millis(300);
+/// Unanswered ones until paths are suspect, and until the server is lost.
+const SUSPECT: u8 = 2;
+const LOST: u8 = 6;
+/// In a large room a broken conversation is taken up again within this much per member, at most [`REJOIN_MAX`].
+const REJOIN: Duration = Duration::from_millis(1);
+const REJOIN_MAX: Duration = Duration::from_secs(10);
+
+/// What is being done about the server.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Nobody wants to sit there.
+    Idle,
+    /// It did not answer; tried again then.
+    Waiting(Time),
+    /// Being reached.
+    Connecting(Connecting),
+    /// It answers campfire messages.
+    Active(Active),
+    /// It answers, but speaks no campfire; tried again then.
+    Plain(Time),
+}
+
+/// An open conversation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Active {
+    pub(super) via: Via,
+    pub(super) transport: Transport,
+    pub(super) remote: SocketAddr,
+    /// When to try UDP again, and the wait after that; on streams alone.
+    pub(super) upgrade: Option<(Time, Duration)>,
+}
+
+/// What is known of the server's liveness under traffic.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watch {
+    sent: Option<Time>,
+    next: Option<Time>,
+    misses: u8,
+}
+
+/// See the module.
+pub(super) struct Conversation {
+    pub(super) slot: ServerSlot,
+    pub(super) server: Server,
+    tags: BTreeMap<u8, ServerTag>,
+    pub(super) phase: Phase,
+    names: Names,
+    pub(super) seatings: BTreeMap<u8, Seating>,
+    pub(super) exchanges: BTreeMap<TransactionId, Exchange>,
+    pub(super) channels: Channels,
+    /// When anything last came from there.
+    pub(super) heard: Option<Time>,
+    pub(super) rtt: Option<Duration>,
+    pub(super) failures: usize,
+    /// It has answered a campfire message, ever.
+    pub(super) campfire: bool,
+    plain_rounds: u8,
+    watch: Watch,
+    pub(super) suspect: bool,
+    /// It said that it is about to stop.
+    pub(super) leaving: bool,
+    /// How it sees our sockets.
+    pub(super) mapped: BTreeMap<SocketId, SocketAddr>,
+    old_streams: Vec<(Time, StreamId)>,
+    /// It answers on a stream and did not on UDP.
+    pub(super) udp_failed: bool,
+    /// `Notice::Camped` was given since it was last lost.
+    pub(super) noticed: bool,
+    noticed_plain: bool,
+    pub(super) problem: Option<String>,
+}
+
+impl Conversation {
+    pub(super) fn new(sh: &mut Shared, slot: ServerSlot, server: Server) -> Self {
+        let start = u16::try_from(sh.jitter(Duration::from_micros(4_096)).as_micros()).unwrap_or(0);
+        Self {
+            slot,
+            server,
+            tags: BTreeMap::new(),
+            phase: Phase::Idle,
+            names: Names::default(),
+            seatings: BTreeMap::new(),
+            exchanges: BTreeMap::new(),
+            channels: Channels::new(start),
+            heard: None,
+            rtt: None,
+            failures: 0,
+            campfire: false,
+            plain_rounds: 0,
+            watch: Watch::default(),
+            suspect: false,
+            leaving: false,
+            mapped: BTreeMap::new(),
+            old_streams: Vec::new(),
+            udp_failed: false,
+            noticed: false,
+            noticed_plain: false,
+            problem: None,
+        }
+    }
+
+    /// Its tag under a room's key.
+    pub(super) fn tag(&mut self, room: &Room) -> ServerTag {
+        *self.tags.entry(room.number).or_insert_with(|| tag(&room.keys, &self.server.id))
+    }
+
+    /// The same, once it was computed.
+    pub(super) fn known_tag(&self, room: u8) -> Option<ServerTag> {
+        self.tags.get(&room).copied()
+    }
+
+    /// For people.
+    pub(super) fn status(&self, now: Time) -> status::Server {
+        let seated = || self.seatings.iter().filter(|(room, _)| self.seated(now, **room)).map(|(_, seating)| seating);
+        let state = match &self.phase {
+            Phase::Plain(_) => ServerState::PlainTurn,
+            Phase::Active(_) if seated().next().is_some() => ServerState::Camped,
+            _ if !self.wanted() => ServerState::Idle,
+            Phase::Waiting(_) => ServerState::Lost,
+            Phase::Connecting(_) if self.failures > 0 => ServerState::Lost,
+            _ => ServerState::Connecting,
+        };
+        let active = self.active();
+        let refused = self.seatings.values().filter(|seating| seating.wanted).find_map(|seating| seating.problem.clone());
+        status::Server {
+            id: self.server.id.to_string(),
+            state,
+            transport: active.map(|active| active.transport),
+            address: active.map(|active| active.remote),
+            rtt_ms: self.rtt.map(|rtt| rtt.as_secs_f64() * 1_000.0),
+            members: seated().map(|seating| seating.members as usize).max().unwrap_or(0),
+            observed: self.mapped.iter().next().map(|(_, observed)| *observed),
+            problem: refused.or_else(|| if state == ServerState::Camped { None } else { self.problem.clone() }),
+        }
+    }
+
+    pub(super) fn active(&self) -> Option<Active> {
+        if let Phase::Active(active) = self.phase { Some(active) } else { None }
+    }
+
+    /// We sit in this room there.
+    pub(super) fn seated(&self, now: Time, room: u8) -> bool {
+        self.active().is_some() && self.seatings.get(&room).is_some_and(|seating| seating.seated(now))
+    }
+
+    /// We sit there, or nothing yet speaks against it.
+    pub(super) fn hopeful(&self, now: Time, room: u8) -> bool {
+        match &self.phase {
+            Phase::Idle => self.failures == 0,
+            Phase::Connecting(connecting) => self.failures == 0 && now.since(connecting.started) < HOPE,
+            Phase::Active(_) => self.seatings.get(&room).is_none_or(|seating| {
+                seating.seated(now) || seating.problem.is_none() && seating.tried.is_none_or(|at| now.since(at) < HOPE)
+            }),
+            Phase::Waiting(_) | Phase::Plain(_) => false,
+        }
+    }
+
+    /// The rooms in which to sit. Seats elsewhere are left.
+    pub(super) fn want(&mut self, sh: &mut Shared, now: Time, rooms: &BTreeSet<u8>) {
+        for &number in rooms {
+            let Some(room) = sh.room(number).cloned() else { continue };
+            let seating = self.seatings.entry(number).or_insert_with(|| Seating::new(&mut sh.rng, &room.keys));
+            if !seating.wanted {
+                seating.wanted = true;
+                if let Some(active) = self.active() {
+                    self.camp(sh, now, number, active.via);
+                }
+            }
+        }
+        let unwanted: Vec<u8> = self.seatings.iter().filter(|(room, s)| s.wanted && !rooms.contains(room)).map(|(room, _)| *room).collect();
+        for room in unwanted {
+            self.leave(sh, now, room);
+        }
+        match self.phase {
+            Phase::Idle if !rooms.is_empty() => self.connect(sh, now),
+            Phase::Connecting(_) | Phase::Waiting(_) | Phase::Plain(_) if rooms.is_empty() => self.hang_up(sh),
+            _ => {}
+        }
+    }
+
+    /// Whether anybody wants to sit there.
+    pub(super) fn wanted(&self) -> bool {
+        self.seatings.values().any(|seating| seating.wanted)
+    }
+
+    /// Begins a round of attempts.
+    pub(super) fn connect(&mut self, sh: &mut Shared, now: Time) {
+        self.drop_vias(sh);
+        let addresses = connect::preferred(&self.server, sh.in_cluster);
+        self.names.want(now, &addresses);
+        self.phase = Phase::Connecting(Connecting::new(now));
+        self.go_on_connecting(sh, now);
+    }
+
+    fn go_on_connecting(&mut self, sh: &mut Shared, now: Time) {
+        if let Some((host, port)) = self.names.next(now) {
+            sh.outputs.push_back(Output::Resolve { server: self.slot, host, port });
+        }
+        let addresses = connect::preferred(&self.server, sh.in_cluster);
+        let hurry = sh.udp_blocked;
+        let Phase::Connecting(connecting) = &mut self.phase else { return };
+        connecting.plan(now, &addresses, &self.names, &sh.sockets, hurry);
+        for stream in connecting.late(now) {
+            sh.outputs.push_back(Output::CloseStream { stream });
+            sh.remove_via(Via::Stream(stream), self.slot);
+        }
+        if self.names.settled() {
+            connecting.advance(now);
+        }
+        let begin = connecting.begin(now);
+        let room = self.first_room(sh);
+        for index in begin {
+            self.begin_attempt(sh, now, index, room);
+        }
+        self.check_exhausted(sh, now);
+    }
+
+    fn check_exhausted(&mut self, sh: &mut Shared, now: Time) {
+        let Phase::Connecting(connecting) = &self.phase else { return };
+        if !connecting.exhausted() || !self.names.settled() {
+            return;
+        }
+        if connecting.binding_answered {
+            self.plain_rounds += 1;
+            if self.plain_rounds >= PLAIN_ROUNDS && !self.campfire {
+                return self.found_plain(sh, now, "it answers Binding but not Camp");
+            }
+        }
+        let nothing = connecting.attempts.is_empty();
+        self.problem = Some(if nothing { "no address could be reached or resolved".into() } else { "no answer".into() });
+        self.back_off(sh, now);
+    }
+
+    fn back_off(&mut self, sh: &mut Shared, now: Time) {
+        let wait = BACKOFF.get(self.failures).or(BACKOFF.last()).copied().unwrap_or(BACKOFF_JITTER);
+        let jitter = sh.jitter(BACKOFF_JITTER.min(wait));
+        self.failures += 1;
+        self.drop_vias(sh);
+        self.phase = Phase::Waiting(now + wait + jitter);
+        sh.dirty = true;
+    }
+
+    /// The room in which the first Camp is tried: the newest in which we announce.
+    fn first_room(&self, sh: &Shared) -> Option<u8> {
+        let wanted = |room: &&Room| self.seatings.get(&room.number).is_some_and(|seating| seating.wanted);
+        let announced = sh.rooms.iter().filter(wanted).find(|room| room.announces());
+        announced.or_else(|| sh.rooms.iter().find(wanted)).map(|room| room.number)
+    }
+
+    fn begin_attempt(&mut self, sh: &mut Shared, now: Time, index: usize, room: Option<u8>) {
+        let slot = self.slot;
+        let pin = self.server.certificate_pin;
+        let Phase::Connecting(connecting) = &mut self.phase else { return };
+        let Some(attempt) = connecting.attempts.get_mut(index) else { return };
+        let (remote, transport) = (attempt.remote, attempt.transport);
+        if transport == Transport::Udp {
+            let (Some(socket), Some(room)) = (socket_for(&sh.sockets, remote), room) else {
+                attempt.state = connect::State::Failed;
+                return;
+            };
+            let via = Via::Udp { socket, remote };
+            attempt.state = connect::State::Asked(via);
+            sh.add_via(via, slot);
+            self.camp(sh, now, room, via);
+        } else {
+            let stream = sh.stream();
+            attempt.state = Connecting::opening(now, stream);
+            sh.add_via(Via::Stream(stream), slot);
+            sh.outputs.push_back(Output::OpenStream { stream, server: slot, remote, transport, host: attempt.host.clone(), pin });
+        }
+    }
+
+    pub(super) fn on_resolved(&mut self, sh: &mut Shared, now: Time, addresses: &[SocketAddr]) {
+        self.names.resolved(now, addresses);
+        self.go_on_connecting(sh, now);
+    }
+
+    pub(super) fn on_stream_opened(&mut self, sh: &mut Shared, now: Time, stream: StreamId) -> bool {
+        let via = Via::Stream(stream);
+        let room = self.first_room(sh);
+        let Phase::Connecting(connecting) = &mut self.phase else { return false };
+        let Some(attempt) = connecting.by_via(via) else { return false };
+        attempt.state = connect::State::Asked(via);
+        if let Some(room) = room {
+            self.camp(sh, now, room, via);
+        }
+        true
+    }
+
+    pub(super) fn on_stream_closed(&mut self, sh: &mut Shared, now: Time, stream: StreamId, reason: &str) {
+        let via = Via::Stream(stream);
+        self.old_streams.retain(|(_, old)| *old != stream);
+        if self.active().is_some_and(|active| active.via == via) {
+            self.lost(sh, now, &format!("connection closed: {reason}"));
+        } else if let Phase::Connecting(connecting) = &mut self.phase
+            && let Some(attempt) = connecting.by_via(via)
+        {
+            attempt.state = connect::State::Failed;
+            self.exchanges.retain(|_, exchange| exchange.via != via);
+            sh.remove_via(via, self.slot);
+            self.go_on_connecting(sh, now);
+        }
+    }
+
+    /// A socket is open (again), or its addresses changed: the way to the server may have.
+    pub(super) fn on_socket_opened(&mut self, sh: &mut Shared, now: Time, socket: SocketId) {
+        match &self.phase {
+            Phase::Active(active) if matches!(active.via, Via::Udp { socket: ours, .. } if ours == socket) => self.camp_all(sh, now),
+            Phase::Active(Active { upgrade: Some((_, wait)), .. }) => {
+                let wait = *wait;
+                if let Phase::Active(active) = &mut self.phase {
+                    active.upgrade = Some((now, wait));
+                }
+            }
+            Phase::Connecting(_) => self.go_on_connecting(sh, now),
+            Phase::Waiting(_) if self.wanted() => {
+                self.failures = 0;
+                self.connect(sh, now);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_socket_closed(&mut self, sh: &mut Shared, now: Time, socket: SocketId) {
+        self.mapped.remove(&socket);
+        let on_it = |via: &Via| matches!(via, Via::Udp { socket: ours, .. } if *ours == socket);
+        if self.active().is_some_and(|active| on_it(&active.via)) {
+            return self.lost(sh, now, "our UDP socket closed");
+        }
+        let failed: Vec<TransactionId> = self.exchanges.iter().filter(|(_, e)| on_it(&e.via)).map(|(id, _)| *id).collect();
+        for id in failed {
+            if let Some(exchange) = self.exchanges.remove(&id) {
+                self.failed(sh, now, &exchange);
+            }
+        }
+    }
+
+    /// A way was found: the conversation begins (or moves) there. Camps in all rooms but the one whose answer told.
+    pub(super) fn settle_on(&mut self, sh: &mut Shared, now: Time, via: Via, told: u8) {
+        let has_udp = self.server.addresses.iter().any(|address| address.transport == Transport::Udp);
+        let (transport, remote) = match &mut self.phase {
+            Phase::Active(active) if active.via == via => return,
+            Phase::Active(active) => {
+                // UDP works again.
+                let Via::Udp { remote, .. } = via else { return };
+                if let Via::Stream(old) = active.via {
+                    self.old_streams.push((now + OLD_STREAM, old));
+                }
+                (Transport::Udp, remote)
+            }
+            Phase::Connecting(connecting) => {
+                let unanswered = connecting.udp_unanswered(now) || sh.udp_blocked && !connecting.binding_answered;
+                let Some(found) = connecting.by_via(via) else { return };
+                let (transport, remote) = (found.transport, found.remote);
+                self.udp_failed = transport != Transport::Udp && has_udp && unanswered;
+                self.drop_vias_but(sh, via);
+                (transport, remote)
+            }
+            _ => return,
+        };
+        if transport == Transport::Udp {
+            self.udp_failed = false;
+        }
+        let upgrade = (transport != Transport::Udp && has_udp).then(|| (now + UPGRADE, UPGRADE));
+        self.phase = Phase::Active(Active { via, transport, remote, upgrade });
+        self.plain_rounds = 0;
+        self.watch = Watch::default();
+        sh.dirty = true;
+        self.carry_over(sh, now, via);
+        self.camp_in_all_but(sh, now, Some(told));
+    }
+
+    /// What was asked on another via is asked again on this one.
+    fn carry_over(&mut self, sh: &mut Shared, now: Time, via: Via) {
+        let elsewhere: Vec<TransactionId> = self.exchanges.iter().filter(|(_, e)| e.via != via).map(|(id, _)| *id).collect();
+        for id in elsewhere {
+            let Some(exchange) = self.exchanges.remove(&id) else { continue };
+            match exchange.ask {
+                Ask::Find { .. } | Ask::Signal { .. } | Ask::Bind { .. } => {
+                    self.ask(sh, now, via, exchange.ask, exchange.challenges);
+                }
+                Ask::Camp { room, .. } => {
+                    if let Some(seating) = self.seatings.get_mut(&room).filter(|seating| seating.camp == Some(id)) {
+                        seating.camp = None;
+                    }
+                }
+                Ask::Binding(_) => {}
+            }
+        }
+    }
+
+    /// Camps in all wanted rooms.
+    pub(super) fn camp_all(&mut self, sh: &mut Shared, now: Time) {
+        self.camp_in_all_but(sh, now, None);
+    }
+
+    fn camp_in_all_but(&mut self, sh: &mut Shared, now: Time, but: Option<u8>) {
+        let Some(active) = self.active() else { return };
+        let wanted = self.seatings.iter().filter(|(room, seating)| seating.wanted && Some(**room) != but);
+        let rooms: Vec<u8> = wanted.map(|(room, _)| *room).collect();
+        for room in rooms {
+            self.camp(sh, now, room, active.via);
+        }
+    }
+
+    /// The server does not answer any more.
+    pub(super) fn lost(&mut self, sh: &mut Shared, now: Time, reason: &str) {
+        if self.active().is_none() {
+            return;
+        }
+        sh.counters.fire_servers_lost += 1;
+        sh.events.push_back(Event::Lost { server: self.slot });
+        if std::mem::take(&mut self.noticed) {
+            sh.notice(Notice::ServerLost { server: self.server.id.to_string(), reason: reason.to_owned() });
+        }
+        self.problem = Some(reason.to_owned());
+        self.suspect = false;
+        self.watch = Watch::default();
+        self.failures = 0;
+        for exchange in std::mem::take(&mut self.exchanges).into_values() {
+            self.give_up(sh, now, &exchange, 408);
+        }
+        let members = self.seatings.values().filter(|seating| seating.large).map(|seating| seating.members).max().unwrap_or(0);
+        self.seatings.values_mut().for_each(Seating::interrupted);
+        if let Some(Active { via: Via::Stream(stream), .. }) = self.active() {
+            sh.outputs.push_back(Output::CloseStream { stream });
+        }
+        sh.dirty = true;
+        if members > 0 {
+            // Not everybody at once.
+            self.drop_vias(sh);
+            let jitter = sh.jitter((REJOIN * members).min(REJOIN_MAX));
+            self.phase = Phase::Waiting(now + jitter);
+        } else {
+            self.connect(sh, now);
+        }
+    }
+
+    /// The server speaks no campfire.
+    pub(super) fn found_plain(&mut self, sh: &mut Shared, now: Time, why: &str) {
+        if !std::mem::replace(&mut self.noticed_plain, true) {
+            sh.notice(Notice::PlainTurn { server: self.server.id.to_string() });
+        }
+        let via = match &self.phase {
+            Phase::Connecting(connecting) => connecting.attempts.iter().find_map(|attempt| match attempt.state {
+                connect::State::Asked(via) => Some(via),
+                _ => None,
+            }),
+            _ => None,
+        };
+        self.problem = Some(format!("plain TURN server: {why}"));
+        self.exchanges.clear();
+        self.seatings.values_mut().for_each(Seating::interrupted);
+        match via.filter(|via| matches!(via, Via::Udp { .. })) {
+            Some(via) => {
+                // It can still tell how it sees us.
+                self.drop_vias_but(sh, via);
+                self.ask(sh, now, via, Ask::Binding(Purpose::Look), 0);
+            }
+            None => self.drop_vias(sh),
+        }
+        let jitter = sh.jitter(PLAIN_RETRY / 5);
+        self.phase = Phase::Plain(now + PLAIN_RETRY + jitter);
+        sh.dirty = true;
+    }
+
+    /// Nobody wants to sit there any more.
+    pub(super) fn hang_up(&mut self, sh: &mut Shared) {
+        if let Some(Active { via: Via::Stream(stream), .. }) = self.active() {
+            sh.outputs.push_back(Output::CloseStream { stream });
+        }
+        self.exchanges.clear();
+        self.seatings.values_mut().for_each(Seating::stand_up);
+        self.drop_vias(sh);
+        self.phase = Phase::Idle;
+        self.failures = 0;
+        self.noticed = false;
+        self.suspect = false;
+        self.watch = Watch::default();
+    }
+
+    /// Hangs up once the last seat has been left.
+    pub(super) fn tidy(&mut self, sh: &mut Shared) {
+        if self.active().is_some() && self.exchanges.is_empty() && !self.wanted() {
+            self.hang_up(sh);
+        }
+    }
+
+    /// The rooms in which the server does not hold what we say now are told.
+    pub(super) fn announce(&mut self, sh: &mut Shared, now: Time) {
+        let Some(active) = self.active() else { return };
+        let version = sh.own.version();
+        let outdated = self.seatings.iter().filter(|(_, s)| s.wanted && s.until.is_some() && s.held != Some(version));
+        let outdated: Vec<u8> = outdated.map(|(room, _)| *room).collect();
+        for room in outdated {
+            if sh.speaks_in(room) {
+                self.camp(sh, now, room, active.via);
+            }
+        }
+    }
+
+    /// Forgets all vias; closes the streams of attempts.
+    fn drop_vias(&mut self, sh: &mut Shared) {
+        self.drop_those(sh, None);
+    }
+
+    /// The same but for one.
+    fn drop_vias_but(&mut self, sh: &mut Shared, keep: Via) {
+        self.drop_those(sh, Some(keep));
+        sh.add_via(keep, self.slot);
+    }
+
+    fn drop_those(&mut self, sh: &mut Shared, keep: Option<Via>) {
+        let gone = |via: &Via| Some(*via) != keep;
+        if let Phase::Connecting(connecting) = &self.phase {
+            for attempt in &connecting.attempts {
+                if let connect::State::Opening(stream, _) | connect::State::Asked(Via::Stream(stream)) = attempt.state
+                    && gone(&Via::Stream(stream))
+                {
+                    sh.outputs.push_back(Output::CloseStream { stream });
+                }
+            }
+        }
+        let vias: Vec<Via> = sh.vias.iter().filter(|(via, slot)| **slot == self.slot && gone(via)).map(|(via, _)| *via).collect();
+        for via in vias {
+            sh.remove_via(via, self.slot);
+        }
+        if let Some(keep) = keep {
+            // Requests of rooms other than the first are asked again by whoever settles on `keep`.
+            let dropped: Vec<TransactionId> = self.exchanges.iter().filter(|(_, e)| e.via != keep).map(|(id, _)| *id).collect();
+            for id in dropped {
+                if let Some(Ask::Camp { room, .. }) = self.exchanges.remove(&id).map(|exchange| exchange.ask)
+                    && let Some(seating) = self.seatings.get_mut(&room).filter(|seating| seating.camp == Some(id))
+                {
+                    seating.camp = None;
+                }
+            }
+        }
+    }
+
+    /// Anything came from the server.
+    pub(super) fn hear(&mut self, sh: &mut Shared, now: Time) {
+        self.heard = Some(now);
+        self.watch.misses = 0;
+        self.watch.next = None;
+        if std::mem::take(&mut self.suspect) {
+            sh.events.push_back(Event::Trusted { server: self.slot });
+        }
+    }
+
+    fn doubt(&mut self, sh: &mut Shared) {
+        if self.active().is_some() && !std::mem::replace(&mut self.suspect, true) {
+            sh.events.push_back(Event::Suspect { server: self.slot });
+        }
+    }
+
+    pub(super) fn note_traffic(&mut self, sh: &mut Shared, now: Time, sent: Option<Time>, received: Option<Time>) {
+        if received.is_some_and(|at| self.heard.is_none_or(|heard| at > heard)) {
+            self.hear(sh, now);
+            self.heard = received;
+        }
+        self.watch.sent = self.watch.sent.max(sent);
+    }
+
+    /// When to ask whether it is still there, because something was sent and nothing came since.
+    fn watch_due(&self) -> Option<Time> {
+        self.active()?;
+        self.watch.next.or_else(|| {
+            let (sent, heard) = (self.watch.sent?, self.heard?);
+            (sent > heard).then(|| heard + SILENCE.max(self.rtt.unwrap_or_default() * 2))
+        })
+    }
+
+    fn watch(&mut self, sh: &mut Shared, now: Time) {
+        let Some(active) = self.active() else { return };
+        if self.watch_due().is_none_or(|due| due > now) {
+            return;
+        }
+        if self.watch.next.is_some() {
+            self.watch.misses += 1;
+        }
+        if self.watch.misses >= LOST {
+            return self.lost(sh, now, "no answer under traffic");
+        }
+        if self.watch.misses >= SUSPECT {
+            self.doubt(sh);
+        }
+        self.watch.next = Some(now + WATCH.max(self.rtt.unwrap_or_default() * 3 / 2));
+        self.ask(sh, now, active.via, Ask::Binding(Purpose::Watch), 0);
+    }
+
+    pub(super) fn on_wake(&mut self, sh: &mut Shared, now: Time) {
+        self.exchanges_due(sh, now);
+        if self.names.due().is_some_and(|due| due <= now) {
+            self.on_resolved(sh, now, &[]);
+        }
+        match self.phase {
+            Phase::Waiting(until) | Phase::Plain(until) if until <= now => self.connect(sh, now),
+            Phase::Connecting(_) => self.go_on_connecting(sh, now),
+            Phase::Active(active) => {
+                self.keep_seats(sh, now, active);
+                self.bind_wanted(sh, now);
+                self.watch(sh, now);
+                self.upgrade(sh, now);
+            }
+            _ => {}
+        }
+        let (closing, kept) = std::mem::take(&mut self.old_streams).into_iter().partition(|(at, _)| *at <= now);
+        self.old_streams = kept;
+        let closing: Vec<(Time, StreamId)> = closing;
+        for (_, stream) in closing {
+            sh.remove_via(Via::Stream(stream), self.slot);
+            sh.outputs.push_back(Output::CloseStream { stream });
+        }
+    }
+
+    fn keep_seats(&mut self, sh: &mut Shared, now: Time, active: Active) {
+        let due = |seating: &Seating| {
+            let outdated = seating.refresh_at.is_some_and(|at| at <= now) || seating.catch_up_at.is_some_and(|at| at <= now);
+            seating.wanted && outdated
+        };
+        let rooms: Vec<u8> = self.seatings.iter().filter(|(_, seating)| due(seating)).map(|(room, _)| *room).collect();
+        for room in rooms {
+            if let Some(seating) = self.seatings.get_mut(&room) {
+                seating.catch_up_at = None;
+                seating.refresh_at = None;
+            }
+            self.camp(sh, now, room, active.via);
+        }
+    }
+
+    fn bind_wanted(&mut self, sh: &mut Shared, now: Time) {
+        let due = |state| matches!(state, Bound::Wanted(at) if at <= now);
+        let wanted: Vec<_> = self.channels.iter().filter(|(_, binding)| due(binding.state)).map(|(member, _)| member).collect();
+        for member in wanted {
+            self.ask_bind(sh, now, member);
+        }
+    }
+
+    fn upgrade(&mut self, sh: &mut Shared, now: Time) {
+        let Phase::Active(active) = &mut self.phase else { return };
+        let Some((at, wait)) = active.upgrade else { return };
+        if at > now {
+            return;
+        }
+        active.upgrade = Some((now + wait, (wait * 2).min(UPGRADE_MAX)));
+        let mut planned = Connecting::new(now);
+        let mut addresses = connect::preferred(&self.server, sh.in_cluster);
+        addresses.retain(|address| address.transport == Transport::Udp);
+        planned.plan(now, &addresses, &self.names, &sh.sockets, false);
+        for attempt in planned.attempts {
+            if let Some(socket) = socket_for(&sh.sockets, attempt.remote) {
+                let via = Via::Udp { socket, remote: attempt.remote };
+                sh.add_via(via, self.slot);
+                self.ask(sh, now, via, Ask::Binding(Purpose::Upgrade), 0);
+            }
+        }
+    }
+
+    fn exchanges_due(&mut self, sh: &mut Shared, now: Time) {
+        let due: Vec<TransactionId> = self.exchanges.iter().filter(|(_, exchange)| exchange.due <= now).map(|(id, _)| *id).collect();
+        for id in due {
+            let Some(exchange) = self.exchanges.get_mut(&id) else { continue };
+            match exchange.on_due(now) {
+                Due::Resend(nth) => {
+                    let (via, bytes, sent) = (exchange.via, exchange.bytes.clone(), exchange.sent);
+                    sh.counters.fire_retransmissions += 1;
+                    sh.send(via, bytes);
+                    if nth == 3 {
+                        self.two_unanswered(sh, now, via, sent);
+                    }
+                }
+                Due::Failed => {
+                    if let Some(exchange) = self.exchanges.remove(&id) {
+                        self.forget_camp(&exchange, id);
+                        self.failed(sh, now, &exchange);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A request was sent three times: is anybody there at all?
+    fn two_unanswered(&mut self, sh: &mut Shared, now: Time, via: Via, sent: Time) {
+        match &self.phase {
+            Phase::Active(active) if active.via == via && self.heard.is_none_or(|heard| heard < sent) => self.doubt(sh),
+            Phase::Connecting(_) => {
+                self.ask(sh, now, via, Ask::Binding(Purpose::Look), 0);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn forget_camp(&mut self, exchange: &Exchange, id: TransactionId) {
+        if let Ask::Camp { room, .. } = exchange.ask
+            && let Some(seating) = self.seatings.get_mut(&room).filter(|seating| seating.camp == Some(id))
+        {
+            seating.camp = None;
+        }
+    }
+
+    /// No answer came.
+    fn failed(&mut self, sh: &mut Shared, now: Time, exchange: &Exchange) {
+        if let Phase::Connecting(connecting) = &mut self.phase {
+            if matches!(exchange.ask, Ask::Camp { .. })
+                && let Some(attempt) = connecting.by_via(exchange.via)
+            {
+                attempt.state = connect::State::Failed;
+                if let Via::Stream(stream) = exchange.via {
+                    sh.outputs.push_back(Output::CloseStream { stream });
+                }
+                sh.remove_via(exchange.via, self.slot);
+            }
+            return self.go_on_connecting(sh, now);
+        }
+        let Some(active) = self.active() else { return };
+        if exchange.via != active.via {
+            // Trying UDP again came to nothing.
+            if !self.exchanges.values().any(|other| other.via == exchange.via) {
+                sh.remove_via(exchange.via, self.slot);
+            }
+            return;
+        }
+        let silent = self.heard.is_none_or(|heard| heard < exchange.sent);
+        match &exchange.ask {
+            Ask::Binding(Purpose::Watch) | Ask::Camp { leave: true, .. } => {}
+            _ if silent => {
+                self.give_up(sh, now, exchange, 408);
+                self.lost(sh, now, "no answer");
+            }
+            Ask::Camp { room, .. } => {
+                if let Some(seating) = self.seatings.get_mut(room) {
+                    seating.refresh_at = Some(now + Duration::from_secs(1));
+                    seating.problem = Some("Camp is not answered, though the server is there".into());
+                }
+                sh.dirty = true;
+            }
+            _ => self.give_up(sh, now, exchange, 408),
+        }
+    }
+
+    /// When [`on_wake`](Self::on_wake) is due.
+    pub(super) fn due(&self) -> Option<Time> {
+        let exchanges = self.exchanges.values().map(|exchange| exchange.due).min();
+        let old = self.old_streams.iter().map(|(at, _)| *at).min();
+        let phase = match &self.phase {
+            Phase::Idle => None,
+            Phase::Waiting(until) | Phase::Plain(until) => Some(*until),
+            Phase::Connecting(connecting) => connecting.due(),
+            Phase::Active(active) => {
+                let seats = self.seatings.values().filter(|seating| seating.wanted);
+                let seats = seats.flat_map(|seating| [seating.refresh_at, seating.catch_up_at]).flatten().min();
+                let bindings = self.channels.iter().filter_map(|(member, binding)| match binding.state {
+                    Bound::Wanted(at) if self.seatings.get(&member.0).is_some_and(|s| s.until.is_some()) => Some(at),
+                    _ => None,
+                });
+                let upgrade = active.upgrade.map(|(at, _)| at);
+                [seats, bindings.min(), self.watch_due(), upgrade].into_iter().flatten().min()
+            }
+        };
+        [exchanges, old, phase, self.names.due()].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,217 @@
+//! What we say of ourselves, and the rooms (one per key held) in which we say it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use campfire_protocol::announce::{Announcement, AnnouncementError, MAX_FINGERPRINTS, MAX_ROUTES, MAX_SERVERS, ServerRecord, Session};
+use campfire_protocol::identity::{Identity, NetworkId, ipv4_in_pool};
+use campfire_protocol::key::{Fingerprint, Keys, Tag};
+use campfire_protocol::server::ServerTag;
+use campfire_protocol::time::{Time, UnixMillis};
+use campfire_protocol::wire::MemberId;
+use ipnet::{IpNet, Ipv4Net};
+use rand_chacha::ChaCha20Rng;
+use rand_core::RngCore as _;
+
+use super::roster::Version;
+use crate::config::{Config, KeyMode};
+
+/// A run that has not yet been accepted anywhere begins anew when the clock turns out to be this wrong.
+const WRONG_CLOCK: Duration = Duration::from_secs(30);
+
+/// A key's room.
+#[derive(Clone, Debug)]
+pub(super) struct Room {
+    /// Its number, kept as long as the key is held.
+    pub(super) number: u8,
+    pub(super) keys: Arc<Keys>,
+    pub(super) mode: KeyMode,
+    /// An accepted key under which we announce all the same, because somebody is met there and nowhere else.
+    pub(super) forced: bool,
+    /// Since when somebody is met there and nowhere else.
+    pub(super) lonely_since: Option<Time>,
+    /// The key is no longer held; the seats are kept until then, while links move to other rooms.
+    pub(super) leaving: Option<Time>,
+}
+
+impl Room {
+    /// Whether we announce there.
+    pub(super) fn announces(&self) -> bool {
+        self.mode == KeyMode::Announce || self.forced
+    }
+}
+
+/// Who we are and what we say.
+pub(super) struct Own {
+    pub(super) identity: Identity,
+    network: NetworkId,
+    name: String,
+    namespace: String,
+    cluster: String,
+    routes: Vec<IpNet>,
+    record: Option<ServerRecord>,
+    ipv4: Option<Ipv4Addr>,
+    session: Session,
+    begun: Time,
+    anchored: bool,
+    sequence: u32,
+    servers: BTreeMap<u8, Vec<ServerTag>>,
+    fingerprints: Vec<Fingerprint>,
+}
+
+impl Own {
+    pub(super) fn new(config: &Config, rng: &mut ChaCha20Rng, now: Time, wall: UnixMillis) -> Self {
+        Self {
+            identity: config.identity.clone(),
+            network: config.network,
+            name: config.name.clone(),
+            namespace: config.namespace.clone(),
+            cluster: config.cluster.clone(),
+            routes: config.routes.iter().copied().take(MAX_ROUTES).collect(),
+            record: config.record.clone(),
+            ipv4: config.ipv4_pool.and_then(|pool: Ipv4Net| ipv4_in_pool(pool, &config.identity.public())),
+            session: Session { started: wall, nonce: rng.next_u64() },
+            begun: now,
+            anchored: false,
+            sequence: 1,
+            servers: BTreeMap::new(),
+            fingerprints: Vec::new(),
+        }
+    }
+
+    pub(super) fn session(&self) -> Session {
+        self.session
+    }
+
+    pub(super) fn ipv4(&self) -> Option<Ipv4Addr> {
+        self.ipv4
+    }
+
+    /// Orders what we say.
+    pub(super) fn version(&self) -> Version {
+        (self.session, self.sequence)
+    }
+
+    /// Our address that others can find us by.
+    pub(super) fn address(&self) -> std::net::Ipv6Addr {
+        self.network.address(&self.identity.public())
+    }
+
+    /// A server took our announcement: this run keeps its start time for good.
+    pub(super) fn anchor(&mut self) {
+        self.anchored = true;
+    }
+
+    /// The clock was corrected. If no server has taken our announcement yet, this run begins at the right time.
+    pub(super) fn clock_corrected(&mut self, now: Time, wall: UnixMillis) {
+        let age = u64::try_from(now.since(self.begun).as_millis()).unwrap_or(u64::MAX);
+        let started = wall.0.saturating_sub(age);
+        if !self.anchored && u128::from(started.abs_diff(self.session.started.0)) > WRONG_CLOCK.as_millis() {
+            self.session.started = UnixMillis(started);
+        }
+    }
+
+    pub(super) fn set_routes(&mut self, routes: &[IpNet]) {
+        let routes: Vec<IpNet> = routes.iter().copied().take(MAX_ROUTES).collect();
+        if routes != self.routes {
+            self.routes = routes;
+            self.changed();
+        }
+    }
+
+    pub(super) fn set_record(&mut self, record: &ServerRecord) {
+        if self.record.as_ref() != Some(record) {
+            self.record = Some(record.clone());
+            self.changed();
+        }
+    }
+
+    pub(super) fn set_fingerprints(&mut self, fingerprints: Vec<Fingerprint>) {
+        if fingerprints != self.fingerprints {
+            self.fingerprints = fingerprints;
+            self.fingerprints.truncate(MAX_FINGERPRINTS);
+            self.changed();
+        }
+    }
+
+    /// The servers camped on, by room, best first.
+    pub(super) fn set_servers(&mut self, mut servers: BTreeMap<u8, Vec<ServerTag>>) {
+        for tags in servers.values_mut() {
+            tags.truncate(MAX_SERVERS);
+        }
+        if servers != self.servers {
+            self.servers = servers;
+            self.changed();
+        }
+    }
+
+    /// Gives up the IPv4 address: an older session claims it.
+    pub(super) fn yield_ipv4(&mut self) {
+        self.ipv4 = None;
+        self.changed();
+    }
+
+    fn changed(&mut self) {
+        self.sequence = self.sequence.saturating_add(1);
+    }
+
+    /// What is said in a room.
+    fn announcement(&self, room: u8, wall: UnixMillis) -> Announcement {
+        Announcement {
+            public_key: self.identity.public(),
+            session: self.session,
+            sequence: self.sequence,
+            sent_at: wall,
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            cluster: self.cluster.clone(),
+            fingerprints: self.fingerprints.clone(),
+            servers: self.servers.get(&room).cloned().unwrap_or_default(),
+            routes: self.routes.clone(),
+            ipv4: self.ipv4,
+            features: 0,
+            record: self.record.clone(),
+        }
+    }
+
+    /// Our announcement for a seat. What does not fit is left out, the record first (the error says so), then routes.
+    pub(super) fn seal(
+        &self,
+        rng: &mut ChaCha20Rng,
+        room: &Room,
+        member: &MemberId,
+        wall: UnixMillis,
+    ) -> (Option<Vec<u8>>, Option<AnnouncementError>) {
+        let mut announcement = self.announcement(room.number, wall);
+        let mut problem = None;
+        for _ in 0..3 {
+            let mut nonce = [0; 24];
+            rng.fill_bytes(&mut nonce);
+            match announcement.seal(&self.identity, &room.keys, member, &nonce) {
+                Ok(sealed) => return (Some(sealed), problem),
+                Err(error) => problem = Some(error),
+            }
+            if announcement.record.take().is_none() {
+                announcement.routes.clear();
+            }
+        }
+        (None, problem)
+    }
+
+    /// What we can be found by in a large room: overlay addresses and names.
+    pub(super) fn tags(&self, keys: &Keys) -> Vec<Tag> {
+        let mut names = vec![self.address().to_string()];
+        names.extend(self.ipv4.map(|address| address.to_string()));
+        if !self.name.is_empty() {
+            let mut name = self.name.to_lowercase();
+            names.push(name.clone());
+            for part in [&self.namespace, &self.cluster].into_iter().filter(|part| !part.is_empty()) {
+                name = format!("{name}.{}", part.to_lowercase());
+                names.push(name.clone());
+            }
+        }
+        names.iter().map(|name| keys.tag(name)).collect()
+    }
+}

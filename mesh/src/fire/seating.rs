@@ -1,0 +1,190 @@
+//! Our seat in one room on one server: who we are there, how far we have read, what the server holds of us.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use campfire_protocol::credential::{campfire_key, push_key, user_name};
+use campfire_protocol::key::Keys;
+use campfire_protocol::stun::TransactionId;
+use campfire_protocol::time::{Time, UnixMillis};
+use campfire_protocol::wire::{Cursor, Ember, MemberId, MemberToken};
+use rand_chacha::ChaCha20Rng;
+use rand_core::RngCore as _;
+use zeroize::Zeroizing;
+
+use super::roster::Version;
+use crate::io::Via;
+
+/// How long a credential is valid, seconds.
+const CREDENTIAL: u64 = 86_400;
+/// Pages that came before the one that precedes them are kept up to this many.
+const MAX_HELD: usize = 16;
+
+/// User name and integrity key.
+pub(super) struct Credential {
+    pub(super) user_name: String,
+    pub(super) key: Zeroizing<[u8; 32]>,
+    expiry: u64,
+}
+
+/// What a server lists after a reset: who is not in it by the end is gone.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) seen: BTreeSet<MemberId>,
+    /// The log's end when it began.
+    pub(super) head: u64,
+}
+
+/// Our seat in one room on one server.
+pub(super) struct Seating {
+    token: MemberToken,
+    pub(super) member: MemberId,
+    pub(super) push_key: Zeroizing<[u8; 32]>,
+    credential: Option<Credential>,
+    nonce: Option<(Via, String)>,
+    /// We want to sit there.
+    pub(super) wanted: bool,
+    /// The server has given us a seat that lasts until then, over this via.
+    pub(super) until: Option<Time>,
+    pub(super) via: Option<Via>,
+    /// `Camped` was told since the conversation came up.
+    pub(super) told: bool,
+    /// What the server holds of us.
+    pub(super) held: Option<Version>,
+    pub(super) cursor: Cursor,
+    /// The log's end as last told.
+    pub(super) head: u64,
+    /// The log's end when we came: what is beyond came later.
+    pub(super) joined_at: u64,
+    pub(super) listing: Option<Listing>,
+    /// Pages that came too early, by the sequence that precedes them.
+    early: BTreeMap<u64, Ember>,
+    /// When to ask for what is missing.
+    pub(super) catch_up_at: Option<Time>,
+    pub(super) refresh_at: Option<Time>,
+    /// The Camp in flight.
+    pub(super) camp: Option<TransactionId>,
+    /// When a Camp was first tried since the conversation came up.
+    pub(super) tried: Option<Time>,
+    /// Challenges (401, 438, 400) in a row.
+    pub(super) challenges: u8,
+    pub(super) members: u32,
+    pub(super) large: bool,
+    /// Why the server refuses us.
+    pub(super) problem: Option<String>,
+}
+
+impl Seating {
+    pub(super) fn new(rng: &mut ChaCha20Rng, keys: &Keys) -> Self {
+        let mut token = [0; 16];
+        rng.fill_bytes(&mut token);
+        let token = MemberToken(token);
+        let member = token.id();
+        Self {
+            token,
+            member,
+            push_key: push_key(&keys.relay, &member),
+            credential: None,
+            nonce: None,
+            wanted: false,
+            until: None,
+            via: None,
+            told: false,
+            held: None,
+            cursor: Cursor::default(),
+            head: 0,
+            joined_at: 0,
+            listing: None,
+            early: BTreeMap::new(),
+            catch_up_at: None,
+            refresh_at: None,
+            camp: None,
+            tried: None,
+            challenges: 0,
+            members: 0,
+            large: false,
+            problem: None,
+        }
+    }
+
+    pub(super) fn token(&self) -> MemberToken {
+        self.token
+    }
+
+    /// The server gave us a seat and it has not run out.
+    pub(super) fn seated(&self, now: Time) -> bool {
+        self.until.is_some_and(|until| until > now)
+    }
+
+    /// A credential that is valid by the server's clock.
+    pub(super) fn credential(&mut self, keys: &Keys, server_time: UnixMillis) -> &Credential {
+        let now = server_time.0 / 1_000;
+        let make = || {
+            let expiry = now.saturating_add(CREDENTIAL);
+            let user_name = user_name(expiry, keys.fingerprint);
+            Credential { key: campfire_key(&keys.relay, &user_name), user_name, expiry }
+        };
+        let half = CREDENTIAL / 2;
+        // Half run out, or made by a clock that was wrong.
+        self.credential.take_if(|held| !(now.saturating_add(half)..=now.saturating_add(2 * CREDENTIAL)).contains(&held.expiry));
+        self.credential.get_or_insert_with(make)
+    }
+
+    /// The server's nonce, if it was given for this via.
+    pub(super) fn nonce(&self, via: Via) -> Option<&str> {
+        self.nonce.as_ref().filter(|(of, _)| *of == via).map(|(_, nonce)| nonce.as_str())
+    }
+
+    pub(super) fn set_nonce(&mut self, via: Via, nonce: String) {
+        self.nonce = Some((via, nonce));
+    }
+
+    /// We no longer sit there, as far as we know.
+    pub(super) fn stand_up(&mut self) {
+        self.until = None;
+        self.held = None;
+        self.told = false;
+        self.tried = None;
+        self.camp = None;
+        self.refresh_at = None;
+        self.catch_up_at = None;
+        self.listing = None;
+        self.early.clear();
+        self.cursor = Cursor::default();
+        self.challenges = 0;
+    }
+
+    /// The conversation broke off; the seat may still be there.
+    pub(super) fn interrupted(&mut self) {
+        self.told = false;
+        self.tried = None;
+        self.camp = None;
+        self.refresh_at = None;
+        self.catch_up_at = None;
+        self.challenges = 0;
+    }
+
+    /// Keeps a page that came too early.
+    pub(super) fn hold(&mut self, ember: Ember) {
+        if self.early.len() < MAX_HELD {
+            self.early.insert(ember.previous.sequence, ember);
+        }
+    }
+
+    /// The kept page that follows what has been read.
+    pub(super) fn following(&mut self) -> Option<Ember> {
+        let at = self.cursor.sequence;
+        self.early.retain(|previous, _| *previous >= at);
+        self.early.remove(&at)
+    }
+
+    pub(super) fn forget_early(&mut self) {
+        self.early.clear();
+    }
+
+    /// Sets when to ask for what is missing, if anything is.
+    pub(super) fn expect_more(&mut self, now: Time, patience: Duration) {
+        let missing = self.cursor.sequence < self.head || !self.early.is_empty();
+        self.catch_up_at = (missing && !self.large).then(|| now + patience);
+    }
+}

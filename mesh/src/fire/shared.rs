@@ -1,0 +1,270 @@
+//! What all conversations share: the clock, the roster, what we say, what is to be told and done.
+
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+use campfire_protocol::announce::{Announcement, AnnouncementError};
+use campfire_protocol::identity::PublicKey;
+use campfire_protocol::server::ServerTag;
+use campfire_protocol::stun::TransactionId;
+use campfire_protocol::time::Time;
+use campfire_protocol::wire;
+use rand_chacha::ChaCha20Rng;
+use rand_core::RngCore as _;
+
+use super::clock::Clock;
+use super::connect::Sockets;
+use super::counters::Counters;
+use super::own::{Own, Room};
+use super::roster::{Refusal, Roster, SeatInfo};
+use super::{Event, Learned, Seat};
+use crate::io::{Notice, Output, ServerSlot, StreamId, Via};
+
+/// An announcement from further ahead is dropped.
+const AHEAD: u64 = 600_000;
+/// How long a signal from an unknown seat waits for its announcement.
+const STASH: Duration = Duration::from_secs(3);
+const MAX_STASH: usize = 64;
+
+/// See the module.
+pub(super) struct Shared {
+    pub(super) rng: ChaCha20Rng,
+    pub(super) clock: Clock,
+    pub(super) counters: Counters,
+    pub(super) own: Own,
+    /// Newest key first; then those that are being left.
+    pub(super) rooms: Vec<Room>,
+    pub(super) roster: Roster,
+    pub(super) sockets: Sockets,
+    pub(super) in_cluster: bool,
+    /// UDP is known not to work from here.
+    pub(super) udp_blocked: bool,
+    pub(super) events: VecDeque<Event>,
+    pub(super) outputs: VecDeque<Output>,
+    /// Where servers are, by whom it is used.
+    pub(super) vias: BTreeMap<Via, ServerSlot>,
+    pub(super) vias_version: u64,
+    /// Who sits where, or which server answers, has changed: the choice of servers is due for a look.
+    pub(super) dirty: bool,
+    /// A large room began anew: linked members have to be found again.
+    pub(super) refind: bool,
+    /// Server records that came with announcements.
+    pub(super) records: Vec<Announcement>,
+    next_stream: u32,
+    stash: VecDeque<(Time, Seat, Vec<u8>)>,
+}
+
+impl Shared {
+    pub(super) fn new(mut rng: ChaCha20Rng, clock: Clock, own: Own, rooms: Vec<Room>, members: usize, in_cluster: bool) -> Self {
+        let next_stream = rng.next_u32() >> 8;
+        Self {
+            rng,
+            clock,
+            counters: Counters::default(),
+            own,
+            rooms,
+            roster: Roster::new(members),
+            sockets: Sockets::new(),
+            in_cluster,
+            udp_blocked: false,
+            events: VecDeque::new(),
+            outputs: VecDeque::new(),
+            vias: BTreeMap::new(),
+            vias_version: 0,
+            dirty: true,
+            refind: false,
+            records: Vec::new(),
+            next_stream,
+            stash: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn room(&self, number: u8) -> Option<&Room> {
+        self.rooms.iter().find(|room| room.number == number)
+    }
+
+    /// Position of a room's key: 0 is the newest.
+    pub(super) fn room_rank(&self, number: u8) -> usize {
+        self.rooms.iter().position(|room| room.number == number).unwrap_or(usize::MAX)
+    }
+
+    /// Whether links are told of this room's members and may use its seats: where we do not announce, nobody knows us.
+    pub(super) fn speaks_in(&self, number: u8) -> bool {
+        self.room(number).is_some_and(Room::announces)
+    }
+
+    pub(super) fn transaction(&mut self) -> TransactionId {
+        let mut id = [0; 12];
+        self.rng.fill_bytes(&mut id);
+        TransactionId(id)
+    }
+
+    pub(super) fn stream(&mut self) -> StreamId {
+        self.next_stream = self.next_stream.wrapping_add(1);
+        StreamId(self.next_stream)
+    }
+
+    /// A random duration below `most`.
+    pub(super) fn jitter(&mut self, most: Duration) -> Duration {
+        let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1);
+        Duration::from_micros(self.rng.next_u64() % most)
+    }
+
+    pub(super) fn send(&mut self, via: Via, datagram: Vec<u8>) {
+        self.counters.fire_sent_messages += 1;
+        self.counters.fire_sent_bytes += datagram.len() as u64;
+        self.outputs.push_back(Output::Send { via, datagram });
+    }
+
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.outputs.push_back(Output::Notice(notice));
+    }
+
+    pub(super) fn problem(&mut self, text: String) {
+        self.notice(Notice::Problem { text });
+    }
+
+    pub(super) fn add_via(&mut self, via: Via, server: ServerSlot) {
+        // Two servers of the list may be one (known by two ids): whoever came first keeps it.
+        if let Entry::Vacant(vacant) = self.vias.entry(via) {
+            vacant.insert(server);
+            self.vias_version += 1;
+        }
+    }
+
+    pub(super) fn remove_via(&mut self, via: Via, server: ServerSlot) {
+        if self.vias.get(&via) == Some(&server) {
+            self.vias.remove(&via);
+            self.vias_version += 1;
+        }
+    }
+
+    /// Takes what a server says about a seat. `cache`: the room is large.
+    pub(super) fn take_entry(&mut self, now: Time, seat: Seat, entry: &wire::Entry, learned: Learned, tag: ServerTag, cache: bool) {
+        let Some(sealed) = &entry.announcement else { return self.depart(now, &seat) };
+        let mut hasher = DefaultHasher::new();
+        sealed.hash(&mut hasher);
+        let digest = hasher.finish();
+        if self.roster.seat(&seat).is_some_and(|known| known.digest == digest) {
+            return;
+        }
+        let Some(keys) = self.room(seat.room).map(|room| std::sync::Arc::clone(&room.keys)) else { return };
+        let announcement = match Announcement::open(sealed, &keys, &seat.member) {
+            Ok(announcement) => announcement,
+            Err(error) => {
+                let counters = &mut self.counters;
+                *match error {
+                    AnnouncementError::Sealed => &mut counters.drop_sealed,
+                    AnnouncementError::Malformed | AnnouncementError::TooLarge => &mut counters.drop_announcement_malformed,
+                    AnnouncementError::Signature => &mut counters.drop_signature,
+                } += 1;
+                return;
+            }
+        };
+        let ahead = self.clock.now(now).0.saturating_add(AHEAD);
+        if announcement.sent_at.0 > ahead || announcement.session.started.0 > ahead {
+            self.counters.drop_future += 1;
+            return;
+        }
+        if announcement.public_key == self.own.identity.public() {
+            self.counters.drop_own_key += 1;
+            return;
+        }
+        let info = SeatInfo { sequence: announcement.sequence, settled: announcement.servers.contains(&tag), learned, digest };
+        match self.roster.admit(now, seat, info, &announcement, cache) {
+            Ok(change) => {
+                self.dirty |= change.news || !change.gone.is_empty();
+                if change.news {
+                    self.look_at(&announcement);
+                    if self.speaks_in(seat.room) {
+                        self.events.push_back(Event::Member { seat, learned, announcement: Box::new(announcement.clone()) });
+                    }
+                }
+                for gone in change.gone {
+                    self.events.push_back(Event::Departed { peer: announcement.public_key, seat: gone });
+                }
+                self.release_stash(now, seat);
+            }
+            Err(Refusal::Replayed) => self.counters.drop_replayed += 1,
+            Err(Refusal::ForeignSeat) => self.counters.drop_foreign_seat += 1,
+            Err(Refusal::Full) => self.counters.drop_roster_full += 1,
+        }
+    }
+
+    /// What an announcement means for ourselves.
+    fn look_at(&mut self, announcement: &Announcement) {
+        if let Some(ours) = self.own.ipv4()
+            && announcement.ipv4 == Some(ours)
+            && announcement.session < self.own.session()
+        {
+            self.own.yield_ipv4();
+            let (name, key) = (&announcement.name, announcement.public_key);
+            self.problem(format!(
+                "IPv4 address {ours} is already used by {name} ({key:?}): this peer runs without IPv4; a larger pool makes conflicts rarer"
+            ));
+        }
+        if announcement.record.is_some() {
+            self.records.push(announcement.clone());
+            self.dirty = true;
+        }
+    }
+
+    /// A seat is gone.
+    pub(super) fn depart(&mut self, now: Time, seat: &Seat) {
+        if let Some(peer) = self.roster.depart(now, seat) {
+            self.dirty = true;
+            self.events.push_back(Event::Departed { peer, seat: *seat });
+        }
+    }
+
+    /// All seats known in a room on a server are gone, but for these.
+    pub(super) fn depart_all(&mut self, now: Time, server: ServerSlot, room: u8, but: impl Fn(&Seat) -> bool) {
+        let gone: Vec<Seat> = self.roster.seats_at(server, room).map(|(seat, _)| seat).filter(|seat| !but(seat)).collect();
+        for seat in gone {
+            self.depart(now, &seat);
+        }
+    }
+
+    /// Members of a room in which we begin to announce: until now the links were not told of them.
+    pub(super) fn introduce(&mut self, room: u8) {
+        let servers: Vec<Seat> = self.roster.whereabouts().flat_map(|(_, seats)| seats.map(|(seat, _)| *seat)).collect();
+        for seat in servers.into_iter().filter(|seat| seat.room == room) {
+            let known = self.roster.peer_of(&seat).and_then(|peer| self.roster.announcement(&peer)).cloned();
+            if let (Some(announcement), Some(info)) = (known, self.roster.seat(&seat).copied()) {
+                self.events.push_back(Event::Member { seat, learned: info.learned, announcement: Box::new(announcement) });
+            }
+        }
+    }
+
+    /// A member signalled. If it is not known yet, the signal waits a moment for its announcement: the result says so.
+    pub(super) fn signalled(&mut self, now: Time, from: Seat, data: Vec<u8>) -> bool {
+        let known: Option<PublicKey> = self.roster.peer_of(&from);
+        if known.is_some() {
+            self.events.push_back(Event::Signal { from, data });
+            return true;
+        }
+        self.expire_stash(now);
+        if self.stash.len() >= MAX_STASH {
+            self.stash.pop_front();
+            self.counters.drop_unknown_sender += 1;
+        }
+        self.stash.push_back((now + STASH, from, data));
+        false
+    }
+
+    fn release_stash(&mut self, now: Time, seat: Seat) {
+        self.expire_stash(now);
+        let (ready, waiting) = std::mem::take(&mut self.stash).into_iter().partition(|(_, from, _)| *from == seat);
+        self.stash = waiting;
+        let ready: VecDeque<(Time, Seat, Vec<u8>)> = ready;
+        self.events.extend(ready.into_iter().map(|(_, from, data)| Event::Signal { from, data }));
+    }
+
+    fn expire_stash(&mut self, now: Time) {
+        let before = self.stash.len();
+        self.stash.retain(|(until, _, _)| *until > now);
+        self.counters.drop_unknown_sender += (before - self.stash.len()) as u64;
+    }
+}
