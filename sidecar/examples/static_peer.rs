@@ -3,12 +3,15 @@
 //!
 //! `static_peer run TUN LISTEN SECRET PRESHARED MTU PEER…`, each PEER `PUBLIC,ENDPOINT,ALLOWED[,initiate]`, keys in hex;
 //! ENDPOINT `ADDRESS:PORT`, or `relay@ADDRESS:PORT@CHANNEL` for ChannelData (channel in hex) through a server.
-//! `static_peer relay LISTEN` forwards each datagram to the other of the two that have written to it.
+//! `static_peer relay LISTEN ONE OTHER` forwards datagrams from one address to the other.
+//! `static_peer sink LISTEN` takes one TCP connection, checks the bytes of `static_peer source ADDRESS BYTES`, and answers with
+//! their number.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use campfire_mesh::io::{LinkEntry, Output, Path, ServerSlot, SocketId, Table, Via};
@@ -21,7 +24,9 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["run", tun, listen, secret, preshared, mtu, peers @ ..] => run(tun, listen.parse()?, secret, preshared, mtu.parse()?, peers),
-        ["relay", listen] => relay(listen.parse()?),
+        ["relay", listen, one, other] => relay(listen.parse()?, [one.parse()?, other.parse()?]),
+        ["sink", listen] => sink(listen.parse()?),
+        ["source", address, bytes] => source(address.parse()?, bytes.parse()?),
         _ => bail!("see the top of examples/static_peer.rs"),
     }
 }
@@ -105,18 +110,54 @@ fn key(text: &str) -> Result<[u8; 32]> {
     bytes.collect::<Result<Vec<u8>, _>>()?.try_into().map_err(|_| anyhow::anyhow!("a key has 64 hex digits"))
 }
 
+/// Byte `at` of the stream: no period that segment sizes could hide behind.
+fn pattern(at: usize) -> u8 {
+    (at.wrapping_mul(2_654_435_761) >> 13) as u8
+}
+
+fn sink(listen: SocketAddr) -> Result<()> {
+    let listener = TcpListener::bind(listen)?;
+    println!("listening");
+    let (mut stream, _) = listener.accept()?;
+    let (mut total, mut buffer) = (0, vec![0; 1 << 16]);
+    loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            break;
+        }
+        if let Some(wrong) = (0..length).find(|at| buffer[*at] != pattern(total + at)) {
+            bail!("byte {} is wrong", total + wrong);
+        }
+        total += length;
+    }
+    stream.write_all(&(total as u64).to_be_bytes())?;
+    Ok(())
+}
+
+fn source(address: SocketAddr, bytes: usize) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut at = 0;
+    while at < bytes {
+        let chunk: Vec<u8> = (at..(at + (1 << 16)).min(bytes)).map(pattern).collect();
+        stream.write_all(&chunk)?;
+        at += chunk.len();
+    }
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer)?;
+    println!("arrived {}", u64::from_be_bytes(answer));
+    Ok(())
+}
+
 /// Both sides use the same channel number, so a datagram passes as it is.
-fn relay(listen: SocketAddr) -> Result<()> {
+fn relay(listen: SocketAddr, members: [SocketAddr; 2]) -> Result<()> {
     let socket = UdpSocket::bind(listen)?;
-    let mut known: Vec<SocketAddr> = Vec::new();
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
-        if !known.contains(&from) && known.len() < 2 {
-            known.push(from);
-        }
-        if let Some(to) = known.iter().find(|known| **known != from) {
-            let _ = socket.send_to(&buffer[..length], to);
+        if let Some(at) = members.iter().position(|member| *member == from) {
+            let _ = socket.send_to(&buffer[..length], members[1 - at]);
         }
     }
 }
