@@ -86,7 +86,7 @@ pub(crate) struct Link {
     pub(crate) id: LinkId,
     pub(crate) peer: PublicKey,
     pub(crate) wireguard: [u8; 32],
-    /// Ours is the lower key: we ask for tries at a direct path.
+    /// Ours is the lower WireGuard key: we ask for tries at a direct path.
     pub(crate) lower: bool,
     pub(crate) name: String,
     /// What the newest announcement says.
@@ -138,7 +138,7 @@ impl Link {
             id,
             peer: announcement.public_key,
             wireguard,
-            lower: cx.shared.own < announcement.public_key,
+            lower: cx.shared.wireguard < wireguard,
             name: String::new(),
             session: announcement.session,
             ipv4: None,
