@@ -34,8 +34,8 @@ pub struct TurnServer {
 }
 
 impl TurnServer {
-    /// Starts one that serves the campfires whose relay secrets are in folder `secrets`, on UDP and TCP 3478 and TLS 443
-    /// and 5349 (with a certificate of its own making).
+    /// Starts one that serves the campfires whose relay secrets are in folder `secrets`, on UDP and TCP 3478 and
+    /// TCP 443.
     pub fn start(host: Host, secrets: &Path) -> Result<Self> {
         let mut server = Self { host, child: None, secrets: secrets.to_owned() };
         server.restart()?;
@@ -49,8 +49,7 @@ impl TurnServer {
         let mut command = self.host.command(binary("campfire-turn")?);
         command.args(["--enable-campfire", "--secrets-dir"]).arg(&self.secrets);
         for address in [self.host.ipv4.map(|a| a.to_string()), self.host.ipv6.map(|a| format!("[{a}]"))].into_iter().flatten() {
-            command.args(["--listen-udp", &format!("{address}:3478"), "--listen-tcp", &format!("{address}:3478")]);
-            command.args(["--listen-tcp", &format!("{address}:443")]);
+            command.args(["--listen", &format!("{address}:3478"), "--listen", &format!("tcp://{address}:443")]);
         }
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.child = Some(child);
