@@ -173,9 +173,11 @@ impl Server {
         let Some(sitting) = self.camp.seats.get_mut(seat) else { return };
         sitting.expires = expires;
         let Some(announcement) = announcement.filter(|new| **new != *sitting.announcement) else { return };
-        self.stats.memory = (self.stats.memory + announcement.len() as u64).saturating_sub(sitting.announcement.len() as u64);
-        self.stats.announcements += 1;
         let room = sitting.room;
+        let before = sitting.announcement.len() + sitting.tag_count() * cost::TAG;
+        self.refund(before);
+        self.charge(announcement.len() + tags.len() * cost::TAG);
+        self.stats.announcements += 1;
         self.camp.announce(seat, announcement.into(), tags.into(), bounds);
         self.schedule_pushes(room);
     }
