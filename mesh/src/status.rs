@@ -199,8 +199,8 @@ pub(crate) fn build(now: Time, links: &Links, fire: &Fire) -> Status {
         ..Peer::default()
     }));
     peers.sort_by(|a, b| (&a.name, &a.public_key).cmp(&(&b.name, &b.public_key)));
-    let counters = links.shared.counters.values().map(|(name, value)| (name.to_owned(), value)).collect();
-    Status { own, servers: Vec::new(), peers, counters }
+    let counters = links.shared.counters.values().chain(fire.counters().iter()).map(|(name, value)| (name.to_owned(), value)).collect();
+    Status { own, servers: fire.servers(now), peers, counters }
 }
 
 fn peer(now: Time, link: &Link, links: &Links, fire: &Fire, table: &Table) -> Peer {
