@@ -110,7 +110,8 @@ impl Interface {
         let mut up: HashMap<u32, bool> = HashMap::new();
         let mut links = std::pin::pin!(self.handle.link().get().execute());
         while let Some(link) = links.try_next().await? {
-            up.insert(link.header.index, link.header.flags.contains(LinkFlags::Up));
+            let flags = link.header.flags;
+            up.insert(link.header.index, flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback));
         }
         let mut addresses = BTreeSet::new();
         let mut all = std::pin::pin!(self.handle.address().get().execute());
