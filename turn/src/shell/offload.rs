@@ -52,8 +52,9 @@ impl Epoll {
     /// tokens to be read with [`Self::token`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         let timeout = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
-        // SAFETY: the kernel writes at most `BATCH` events into memory of that many, which we hold exclusively.
-        let count = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), BATCH as i32, timeout) };
+        let events = libc::c_int::try_from(self.events.len()).unwrap_or(0);
+        // SAFETY: the kernel writes at most `events` events into memory of that many, which we hold exclusively.
+        let count = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), events, timeout) };
         match check(count) {
             Ok(count) => Ok(count as usize),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
