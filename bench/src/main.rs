@@ -1,0 +1,46 @@
+//! `campfire-bench`: how much CPU our relay takes for a packet, beside coturn.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod client;
+mod load;
+mod measure;
+mod relay;
+mod world;
+
+/// Measures Campfire's programs beside others, on this machine, in network namespaces of its own (root).
+#[derive(Parser)]
+#[command(name = "campfire-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Relayed packets a second and CPU per packet: campfire-turn beside coturn, single datagrams and trains.
+    Relay(relay::Arguments),
+    /// The load generator, run by `relay` inside a namespace.
+    #[command(hide = true)]
+    Load(load::Arguments),
+    /// Takes datagrams and does nothing with them, run by `relay` inside a namespace.
+    #[command(hide = true)]
+    Sink(load::SinkArguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Relay(arguments) => relay::run(&arguments),
+        Command::Load(arguments) => load::run(&arguments),
+        Command::Sink(arguments) => load::sink(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("campfire-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! `campfire-bench relay`: the same load through campfire-turn and coturn, in turns, and the medians.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::client::{USER, keys};
+use crate::load::Measured;
+use crate::measure;
+use crate::world::{CLIENTS, Process, SERVER, World};
+
+/// How to measure.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Our server's program. [default: campfire-turn beside this program]
+    #[arg(long, value_name = "FILE")]
+    server: Option<PathBuf>,
+    /// coturn's program.
+    #[arg(long, value_name = "FILE", default_value = "turnserver")]
+    coturn: PathBuf,
+    /// Seconds of each run.
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// Runs of each; the medians count.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Write the results as JSON.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs with more of the machine taken away by others do not count.
+const MOST_STEAL: f64 = 0.02;
+
+/// A kind of load.
+#[derive(Clone, Copy, Serialize)]
+struct Load {
+    name: &'static str,
+    rate: u32,
+    train: usize,
+    size: usize,
+}
+
+const LOADS: [Load; 4] = [
+    Load { name: "singles, 20,000 a second", rate: 20_000, train: 1, size: 1_200 },
+    Load { name: "singles, 50,000 a second", rate: 50_000, train: 1, size: 1_200 },
+    Load { name: "trains of 16", rate: 50_000, train: 16, size: 1_316 },
+    Load { name: "trains of 44", rate: 50_000, train: 44, size: 1_316 },
+];
+
+/// Who relays, and between whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Contender {
+    Members,
+    Allocations,
+    Coturn,
+    Baseline,
+}
+
+const CONTENDERS: [Contender; 4] = [Contender::Members, Contender::Allocations, Contender::Coturn, Contender::Baseline];
+
+impl Contender {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Members => "campfire-turn, members",
+            Self::Allocations => "campfire-turn, allocations",
+            Self::Coturn => "coturn, allocations",
+            Self::Baseline => "no relay (sink)",
+        }
+    }
+
+    fn way(self) -> &'static str {
+        match self {
+            Self::Members => "members",
+            Self::Allocations | Self::Coturn => "allocations",
+            Self::Baseline => "sink",
+        }
+    }
+}
+
+/// One line of the table.
+#[derive(Serialize)]
+struct Row {
+    load: &'static str,
+    contender: &'static str,
+    /// Datagrams a second that arrived.
+    packets: f64,
+    /// Share lost.
+    lost: f64,
+    /// Microseconds of the server's CPU time for a datagram.
+    process: f64,
+    /// Microseconds of the machine's CPU time for a datagram, without what the load alone takes.
+    machine: f64,
+    /// Against coturn under the same load.
+    process_ratio: Option<f64>,
+    machine_ratio: Option<f64>,
+    /// Runs that counted.
+    runs: usize,
+}
+
+/// Measures and prints.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let server = match &arguments.server {
+        Some(server) => server.clone(),
+        None => std::env::current_exe()?.with_file_name("campfire-turn"),
+    };
+    if !server.exists() {
+        bail!("{} is missing: cargo build --release -p campfire-turn, or give --server", server.display());
+    }
+    let version = Command::new(&arguments.coturn).arg("--version").output();
+    let Ok(version) = version else { bail!("{} is missing: install Debian's package coturn", arguments.coturn.display()) };
+    let coturn = String::from_utf8_lossy(&version.stdout).lines().last().unwrap_or("").trim().to_owned();
+    let _world = World::new()?;
+    let files = tempfile::tempdir()?;
+    let (secrets, users) = (files.path().join("secrets"), files.path().join("users"));
+    fs::create_dir(&secrets)?;
+    fs::write(secrets.join("bench"), format!("{}:{}\n", keys().fingerprint, keys().relay.text()))?;
+    fs::write(&users, format!("{}:{}\n", USER.0, USER.1))?;
+    for path in [&secrets.join("bench"), &users] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    }
+
+    println!(
+        "{} × {}, coturn {coturn}, {} runs of {} s each, interleaved",
+        measure::cpus(),
+        measure::cpu_model(),
+        arguments.runs,
+        arguments.seconds
+    );
+    let mut rows = Vec::new();
+    for load in LOADS {
+        let mut runs: [Vec<Measured>; 4] = Default::default();
+        for _ in 0..arguments.runs {
+            for (contender, runs) in CONTENDERS.into_iter().zip(&mut runs) {
+                let process = match contender {
+                    Contender::Members | Contender::Allocations => ours(&server, &secrets, &users)?,
+                    Contender::Coturn => coturn_server(&arguments.coturn)?,
+                    Contender::Baseline => sink()?,
+                };
+                let measured = measure_one(contender, load, arguments.seconds, &process)
+                    .with_context(|| format!("{}, {}", contender.name(), load.name))?;
+                if measured.steal <= MOST_STEAL {
+                    runs.push(measured);
+                }
+            }
+        }
+        rows.extend(table(load, &runs));
+    }
+    print(&rows);
+    if let Some(path) = &arguments.output {
+        let all = serde_json::json!({
+            "cpu": measure::cpu_model(), "cpus": measure::cpus(), "coturn": coturn, "loads": LOADS, "rows": rows,
+        });
+        fs::write(path, serde_json::to_string_pretty(&all)?)?;
+    }
+    Ok(())
+}
+
+fn measure_one(contender: Contender, load: Load, seconds: f64, process: &Process) -> Result<Measured> {
+    let output = World::command(CLIENTS, std::env::current_exe()?)
+        .args(["load", "--way", contender.way()])
+        .args(["--server", &World::server_address().to_string(), "--local", &World::client_address().to_string()])
+        .args(["--process", &process.0.id().to_string(), "--rate", &load.rate.to_string()])
+        .args(["--train", &load.train.to_string(), "--size", &load.size.to_string(), "--seconds", &seconds.to_string()])
+        .output()?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn ours(program: &PathBuf, secrets: &PathBuf, users: &PathBuf) -> Result<Process> {
+    let listen = format!("udp://{}", World::server_address());
+    let child = World::command(SERVER, program)
+        .args(["--listen", &listen, "--enable-campfire", "--secrets-dir"])
+        .arg(secrets)
+        .arg("--users-file")
+        .arg(users)
+        .args(["--relay-address", "10.77.0.2", "--allow-peer", "10.77.0.0/24", "--log", "error"])
+        .stdout(Stdio::null())
+        .spawn()?;
+    started(child)
+}
+
+fn coturn_server(program: &PathBuf) -> Result<Process> {
+    let child = World::command(SERVER, program)
+        .args(["-n", "--no-cli", "--no-tls", "--no-dtls", "--no-stdout-log", "--log-file", "/dev/null", "--pidfile", "/dev/null"])
+        .args(["--listening-ip", "10.77.0.2", "--relay-ip", "10.77.0.2", "--listening-port", "3478"])
+        .args(["--lt-cred-mech", "--realm", "bench", "--user", &format!("{}:{}", USER.0, USER.1)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    started(child)
+}
+
+fn sink() -> Result<Process> {
+    let child =
+        World::command(SERVER, std::env::current_exe()?).args(["sink", "--listen", &World::server_address().to_string()]).spawn()?;
+    started(child)
+}
+
+/// Gives a server the time to bind its sockets.
+fn started(child: std::process::Child) -> Result<Process> {
+    let mut process = Process(child);
+    std::thread::sleep(Duration::from_millis(700));
+    match process.0.try_wait()? {
+        Some(status) => bail!("the server ended at once ({status})"),
+        None => Ok(process),
+    }
+}
+
+fn table(load: Load, runs: &[Vec<Measured>; 4]) -> Vec<Row> {
+    let per_packet =
+        |runs: &[Measured], time: fn(&Measured) -> f64| median(runs.iter().map(|run| time(run) * 1e6 / run.received.max(1) as f64));
+    let of = |wanted: Contender| CONTENDERS.iter().zip(runs).find(|(c, _)| **c == wanted).map_or(&[][..], |(_, runs)| runs);
+    let baseline = per_packet(of(Contender::Baseline), |run| run.machine);
+    let machine = |contender| per_packet(of(contender), |run| run.machine) - baseline;
+    let process = |contender| per_packet(of(contender), |run| run.process);
+    let ratio = |contender, value: f64, coturn: f64| (contender != Contender::Baseline).then_some(value / coturn);
+    let row = |(contender, runs): (Contender, &Vec<Measured>)| Row {
+        load: load.name,
+        contender: contender.name(),
+        packets: median(runs.iter().map(|run| run.received as f64 / run.seconds)),
+        lost: median(runs.iter().map(|run| 1.0 - run.received as f64 / run.sent.max(1) as f64)),
+        process: process(contender),
+        machine: if contender == Contender::Baseline { baseline } else { machine(contender) },
+        process_ratio: ratio(contender, process(contender), process(Contender::Coturn)),
+        machine_ratio: ratio(contender, machine(contender), machine(Contender::Coturn)),
+        runs: runs.len(),
+    };
+    CONTENDERS.into_iter().zip(runs).map(row).collect()
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn print(rows: &[Row]) {
+    println!(
+        "{:26} {:27} {:>9} {:>6} {:>12} {:>12} {:>8} {:>8}",
+        "load", "relay", "packets/s", "lost", "process µs/p", "machine µs/p", "process×", "machine×"
+    );
+    for row in rows {
+        let ratio = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        println!(
+            "{:26} {:27} {:>9.0} {:>5.1}% {:>12.2} {:>12.2} {:>8} {:>8}",
+            row.load,
+            row.contender,
+            row.packets,
+            row.lost * 100.0,
+            row.process,
+            row.machine,
+            ratio(row.process_ratio),
+            ratio(row.machine_ratio),
+        );
+    }
+    println!(
+        "process: CPU time of the server; machine: of everything, less what the load alone takes; ×: against coturn, smaller is better"
+    );
+}
