@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use campfire_protocol::time::Time;
-use campfire_protocol::wire::{self, BindRequest, CHANNELS, MAX_RELAYED_SIGNAL, MemberId, SignalRequest};
+use campfire_protocol::wire::{self, BindRequest, MAX_RELAYED_SIGNAL, MemberId, SignalRequest};
 
 use crate::camp::Caller;
 use crate::io::{Forward, Output, RelayId, Via};
@@ -364,7 +364,8 @@ pub(crate) fn channel_data(via: &Via, channel: u16, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Whether a number may be a channel (RFC 8656 §12).
+/// Whether a number may be an allocation's channel: RFC 8656 §12 has 0x4000–0x4FFF, but clients of RFC 5766 (coturn's
+/// among them) draw from 0x4000–0x7FFF, and nothing else on a server's port begins so.
 pub(crate) fn is_channel(number: u16) -> bool {
-    CHANNELS.contains(&number)
+    (0x4000..=0x7FFF).contains(&number)
 }

@@ -50,7 +50,7 @@ fn what_is_no_frame_closes_the_connection_and_is_counted() {
     odd_length[3] = 3;
     let good = common::binding_request(new_transaction());
     let after_a_good_one = [good.as_slice(), &[0xFF; 100]].concat();
-    let cases: [&[u8]; 5] = [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", &wrong_cookie, &odd_length, &after_a_good_one];
+    let cases: [&[u8]; 5] = [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01", &wrong_cookie, &odd_length, &after_a_good_one];
     for (index, bytes) in cases.iter().enumerate() {
         let mut socket = TcpStream::connect(server.tcp[0]).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();

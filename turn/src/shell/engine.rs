@@ -53,8 +53,8 @@ pub enum Command {
 pub struct Report {
     /// For Prometheus.
     pub metrics: Vec<Metric>,
-    /// Seats and allocations: zero when a drain is over.
-    pub busy: u64,
+    /// A drain is over.
+    pub idle: bool,
 }
 
 /// What a stream's task tells the packet thread.
@@ -239,7 +239,7 @@ impl Engine {
                 Command::Drain => self.server.handle(now.time, now.wall, Input::Drain),
                 Command::Report(reply) => {
                     let stats = self.server.stats();
-                    let _ = reply.send(Report { metrics: stats.metrics().collect(), busy: stats.seats + stats.allocations });
+                    let _ = reply.send(Report { metrics: stats.metrics().collect(), idle: self.server.is_idle() });
                 }
                 Command::Stop => self.stopped = true,
             }
@@ -529,8 +529,9 @@ impl Engine {
     }
 }
 
+/// By its first two bits (RFC 8656 §12): channels of old clients go up to 0x7FFF.
 fn is_channel_data(frame: &[u8]) -> bool {
-    frame.first().is_some_and(|first| first & 0xF0 == 0x40)
+    frame.first().is_some_and(|first| first & 0xC0 == 0x40)
 }
 
 /// Length of a ChannelData frame that the core has checked, without what may pad it.

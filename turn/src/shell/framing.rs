@@ -34,7 +34,7 @@ pub fn first_frame(bytes: &[u8]) -> Result<Option<Frame>, Malformed> {
                 None => Ok(None),
             }
         }
-        0x40..=0x4F => Ok(length(bytes).map(|length| Frame { length: 4 + length, total: 4 + length.next_multiple_of(4) })),
+        0x40..=0x7F => Ok(length(bytes).map(|length| Frame { length: 4 + length, total: 4 + length.next_multiple_of(4) })),
         _ => Err(Malformed),
     }
 }
@@ -82,7 +82,7 @@ mod tests {
     fn what_is_neither_is_refused_at_the_first_byte_that_shows_it() {
         assert_eq!(may_begin(b"GET / HTTP/1.1"), Err(Malformed));
         assert_eq!(may_begin(&[0x01]), Ok(()));
-        assert_eq!(first_frame(b"SSH-2.0"), Err(Malformed));
+        assert_eq!(may_begin(b"SSH-2.0"), Err(Malformed));
         assert_eq!(first_frame(&[0x80]), Err(Malformed));
         assert_eq!(first_frame(&[0x00, 0x01, 0x00, 0x03]), Err(Malformed), "length not a multiple of four");
         assert_eq!(first_frame(&[0x00, 0x01, 0x00, 0x00, 0x21, 0x12, 0xA4, 0x43]), Err(Malformed), "cookie");

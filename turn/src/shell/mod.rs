@@ -227,7 +227,7 @@ impl Prepared {
 /// Waits until no seat and no allocation is left.
 async fn drained(handle: &Handle) {
     loop {
-        if handle.report().await.is_some_and(|report| report.busy == 0) {
+        if handle.report().await.is_some_and(|report| report.idle) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use campfire_turn::io::StreamId;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::config::StreamLimits;
@@ -94,12 +95,13 @@ impl Streams {
         let result = match tls {
             None => {
                 let (reader, writer) = socket.into_split();
-                self.serve(reader, writer, remote).await
+                self.serve(reader, writer, Writes::Chunks, remote).await
             }
-            Some(acceptor) => match tokio::time::timeout(self.limits.handshake, acceptor.accept(socket)).await {
+            // Records are collected before they are handed to the kernel: one system call for several.
+            Some(acceptor) => match timeout(self.limits.handshake, acceptor.accept(BufWriter::new(socket))).await {
                 Ok(Ok(stream)) => {
                     let (reader, writer) = tokio::io::split(stream);
-                    self.serve(reader, writer, remote).await
+                    self.serve(reader, writer, Writes::Frames, remote).await
                 }
                 Ok(Err(error)) => {
                     self.counters.tls_failed.add(1);
@@ -118,7 +120,7 @@ impl Streams {
         drop(place);
     }
 
-    async fn serve<R, W>(&self, reader: R, writer: W, remote: SocketAddr) -> io::Result<()>
+    async fn serve<R, W>(&self, reader: R, writer: W, writes: Writes, remote: SocketAddr) -> io::Result<()>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -128,7 +130,7 @@ impl Streams {
         self.handle.stream(StreamEvent::Opened(stream, remote, Arc::clone(&queue))).await;
         let result = tokio::select! {
             result = self.read(reader, stream) => result,
-            result = write(writer, &queue) => result,
+            result = write(writer, writes, &queue) => result,
         };
         queue.close();
         self.handle.stream(StreamEvent::Closed(stream)).await;
@@ -148,7 +150,7 @@ impl Streams {
             } else {
                 tokio::time::Instant::now() + self.limits.idle
             };
-            let read = tokio::time::timeout_at(until, reader.read_buf(&mut buffer)).await;
+            let read = timeout_at(until, reader.read_buf(&mut buffer)).await;
             let Ok(read) = read else {
                 self.counters.timed_out.add(1);
                 return Err(io::ErrorKind::TimedOut.into());
@@ -178,16 +180,35 @@ impl Streams {
     }
 }
 
+/// How bytes are handed to a connection.
+#[derive(Clone, Copy)]
+enum Writes {
+    /// All that there is.
+    Chunks,
+    /// Frame by frame. On TLS each becomes a record: there are clients (coturn's among them) that take what one read of a
+    /// record gives for one message.
+    Frames,
+}
+
 /// Writes what is queued until the queue is closed and empty.
-async fn write(mut writer: impl AsyncWrite + Unpin, queue: &Queue) -> io::Result<()> {
+async fn write(mut writer: impl AsyncWrite + Unpin, writes: Writes, queue: &Queue) -> io::Result<()> {
     while let Some(chunk) = queue.next().await {
-        tokio::time::timeout(WRITE_TIMEOUT, async {
-            writer.write_all(&chunk).await?;
+        timeout(WRITE_TIMEOUT, async {
+            let mut rest = chunk.as_slice();
+            while !rest.is_empty() {
+                let length = match (writes, framing::first_frame(rest)) {
+                    (Writes::Frames, Ok(Some(frame))) => frame.total.min(rest.len()),
+                    _ => rest.len(),
+                };
+                let (now, later) = rest.split_at(length);
+                writer.write_all(now).await?;
+                rest = later;
+            }
             writer.flush().await
         })
         .await??;
     }
-    let _ = tokio::time::timeout(Duration::from_secs(1), writer.shutdown()).await;
+    let _ = timeout(Duration::from_secs(1), writer.shutdown()).await;
     Ok(())
 }
 
