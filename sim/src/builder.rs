@@ -189,6 +189,11 @@ impl World {
         self.mail.remove(&host).unwrap_or_default()
     }
 
+    /// Records from now on what hosts send; gives what was recorded since this was last said.
+    pub fn tap(&mut self) -> Vec<(NodeId, Packet)> {
+        self.tap.replace(Vec::new()).unwrap_or_default()
+    }
+
     /// A bare host sends from this port of its own.
     pub fn send(&mut self, host: NodeId, port: u16, destination: SocketAddr, payload: &[u8]) {
         let (v4, v6) = self.net.addresses(host);
@@ -448,6 +453,14 @@ impl World {
         Some(Time::from_micros((self.now.as_micros() / 1_000).saturating_sub(age) * 1_000))
     }
 
+    /// To whom `from` would send a packet for `address`.
+    pub fn route(&self, from: PeerRef, address: IpAddr) -> Option<PeerRef> {
+        let living = self.peers[from.0].peer.as_ref()?;
+        let link = living.lookup(address)?;
+        let hosts = |peer: &PeerRef| living.table.hosts.get(&self.peers[peer.0].address) == Some(&link);
+        self.peer_refs().into_iter().find(hosts)
+    }
+
     /// A peer's overlay address.
     pub fn address(&self, peer: PeerRef) -> IpAddr {
         self.peers[peer.0].address
@@ -473,6 +486,11 @@ impl World {
         self.servers[server.0].core.as_ref().map(campfire_turn::Server::stats)
     }
 
+    /// The server with this id.
+    pub fn server_named(&self, id: &str) -> Option<ServerRef> {
+        self.servers.iter().position(|server| server.entry.id.as_str() == id).map(ServerRef)
+    }
+
     /// A server's entry in lists.
     pub fn server_entry(&self, server: ServerRef) -> Server {
         self.servers[server.0].entry.clone()
@@ -490,6 +508,11 @@ impl World {
             NodeOf::Server(server) => self.servers[server.0].node,
             NodeOf::Node(node) => node,
         }
+    }
+
+    /// The gateway that something is behind.
+    pub fn gateway_of(&self, of: impl Into<NodeOf>) -> Option<Gateway> {
+        self.net.parent(self.node(of)).map(Gateway)
     }
 
     /// All peers.

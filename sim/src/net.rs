@@ -196,6 +196,11 @@ impl Network {
         (node.v4, node.v6)
     }
 
+    /// The gateway that a node is behind.
+    pub fn parent(&self, node: NodeId) -> Option<NodeId> {
+        self.nodes[node.0 as usize].parent
+    }
+
     /// A node's link, to change it.
     pub fn link_mut(&mut self, node: NodeId) -> &mut LinkState {
         &mut self.nodes[node.0 as usize].link

@@ -155,7 +155,7 @@ impl Peer {
         match (server, payload) {
             (Some(_), [0x40..=0x4f, ..]) => self.channel_data(now, via, payload),
             (_, message) if is_wireguard(message) => self.wireguard(now, Path::Direct { socket, remote }, message),
-            (_, message) if is_stun(message) => self.input(now, Input::Stun { via, message }),
+            (Some(_), message) if is_stun(message) => self.input(now, Input::Stun { via, message }),
             _ => self.counters.unrecognised += 1,
         }
     }
@@ -191,6 +191,10 @@ impl Peer {
             self.open(now, path, message);
         } else {
             let initiator = if message[0] == 1 { self.tunnels.initiator(message) } else { None };
+            if message[0] == 1 && initiator.is_none() {
+                self.counters.forged += 1;
+                return;
+            }
             self.input(now, Input::Handshake { path, message, initiator });
         }
     }

@@ -129,6 +129,7 @@ pub struct World {
     inhabitants: HashMap<NodeId, Inhabitant>,
     hops: Vec<(Time, Hop)>,
     pub(crate) mail: HashMap<NodeId, Vec<(Time, Packet)>>,
+    pub(crate) tap: Option<Vec<(NodeId, Packet)>>,
     quiet: bool,
 }
 
@@ -181,6 +182,7 @@ impl World {
             inhabitants: HashMap::new(),
             hops: Vec::new(),
             mail: HashMap::new(),
+            tap: None,
             quiet: false,
         }
     }
@@ -325,6 +327,9 @@ impl World {
 
     /// Sends a packet from a node (also for tests that play an attacker).
     pub fn inject(&mut self, node: NodeId, packet: Packet) {
+        if let Some(tap) = &mut self.tap {
+            tap.push((node, packet.clone()));
+        }
         self.net.send(self.now, node, packet, &mut self.random, &mut self.hops);
         self.plan_hops();
     }
