@@ -1,4 +1,4 @@
-//! `campfire-bench`: how much CPU our relay takes for a packet, beside coturn.
+//! `campfire-bench`: our relay beside coturn, our tunnel beside wireguard-go and boringtun-cli.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ mod client;
 mod load;
 mod measure;
 mod relay;
+mod tunnel;
 mod world;
 
 /// Measures Campfire's programs beside others, on this machine, in network namespaces of its own (root).
@@ -22,6 +23,8 @@ struct Arguments {
 enum Command {
     /// Relayed packets a second and CPU per packet: campfire-turn beside coturn, single datagrams and trains.
     Relay(relay::Arguments),
+    /// TCP, small datagrams and latency through a tunnel: our data plane beside wireguard-go and boringtun-cli.
+    Tunnel(tunnel::Arguments),
     /// The load generator, run by `relay` inside a namespace.
     #[command(hide = true)]
     Load(load::Arguments),
@@ -33,6 +36,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Relay(arguments) => relay::run(&arguments),
+        Command::Tunnel(arguments) => tunnel::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
         Command::Sink(arguments) => load::sink(&arguments),
     };

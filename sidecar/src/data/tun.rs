@@ -11,7 +11,7 @@ use super::sys;
 pub const VNET: usize = 10;
 
 /// Packets that the kernel queues for us. Superpackets make this plenty, and a long queue is latency under load.
-const QUEUE_LENGTH: i32 = 32;
+const QUEUE_LENGTH: i32 = 64;
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_TCPV4: u8 = 1;

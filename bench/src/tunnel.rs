@@ -1,0 +1,507 @@
+//! `campfire-bench tunnel`: TCP, small datagrams and latency through two ends of a tunnel on one machine: our data plane beside
+//! wireguard-go and boringtun-cli, in turns, and the medians.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::measure::{self, Reading};
+
+/// How to measure.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Our peer. [default: examples/static_peer beside this program]
+    #[arg(long, value_name = "FILE")]
+    peer: Option<PathBuf>,
+    /// wireguard-go's program (`go install golang.zx2c4.com/wireguard@latest`).
+    #[arg(long, value_name = "FILE", default_value = "wireguard")]
+    wireguard_go: PathBuf,
+    /// boringtun's program (`cargo install boringtun-cli`).
+    #[arg(long, value_name = "FILE", default_value = "boringtun-cli")]
+    boringtun: PathBuf,
+    /// Seconds of each run.
+    #[arg(long, default_value_t = 10)]
+    seconds: u32,
+    /// Runs of each; the medians count.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// MTU of the tunnel, the same for all.
+    #[arg(long, default_value_t = 1420)]
+    mtu: u16,
+    /// Small datagrams a second.
+    #[arg(long, default_value_t = 50_000)]
+    datagrams: u32,
+    /// Between the two ends: one cable, or a node's namespace that forwards, as pods have it.
+    #[arg(long, value_enum, default_value = "both")]
+    topology: Topologies,
+    /// Write the results as JSON.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Topologies {
+    Bare,
+    Pod,
+    Both,
+}
+
+/// What lies between the two ends.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Topology {
+    /// One cable.
+    Bare,
+    /// A namespace that forwards between two cables, as a node does between pods.
+    Pod,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Contender {
+    Nothing,
+    Campfire,
+    WireguardGo,
+    Boringtun,
+}
+
+const CONTENDERS: [Contender; 4] = [Contender::Nothing, Contender::Campfire, Contender::WireguardGo, Contender::Boringtun];
+
+impl Contender {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "no tunnel",
+            Self::Campfire => "campfire",
+            Self::WireguardGo => "wireguard-go",
+            Self::Boringtun => "boringtun-cli, 1 thread",
+        }
+    }
+
+    /// The address that answers at the other end.
+    fn address(self) -> &'static str {
+        if self == Self::Nothing { END_B } else { "10.9.0.2" }
+    }
+}
+
+const END_A: &str = "10.78.1.1";
+const END_B: &str = "10.78.2.1";
+const PORT: u16 = 4001;
+
+/// Keys in hex: secrets of both ends, their public keys, the preshared key.
+const SECRETS: [[u8; 32]; 2] = [[1; 32], [2; 32]];
+const PUBLIC: [&str; 2] = [
+    "a4e09292b651c278b9772c569f5fa9bb13d906b46ab68c9df9dc2b4409f8a209",
+    "ce8d3ad1ccb633ec7b70c17814a5c76ecd029685050d344745ba05870e587d59",
+];
+const PRESHARED: [u8; 32] = [3; 32];
+
+/// One run's figures.
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    gbits: f64,
+    machine_s_per_gb: f64,
+    process_s_per_gb: f64,
+    datagram_loss: f64,
+    datagram_machine_us: f64,
+    idle_ms: f64,
+    loaded_ms: f64,
+    peak_mib: f64,
+    steal: f64,
+}
+
+/// One line of the table.
+#[derive(Serialize)]
+struct Row {
+    topology: Topology,
+    contender: &'static str,
+    /// TCP, one stream.
+    gbits: f64,
+    /// CPU seconds of the whole machine for a GB, both ends and iperf3 included.
+    machine_s_per_gb: f64,
+    /// CPU seconds of the two tunnels' processes for a GB.
+    process_s_per_gb: f64,
+    /// Share of 64-byte datagrams lost at the fixed rate.
+    datagram_loss: f64,
+    /// Microseconds of the whole machine for a datagram that arrived.
+    datagram_machine_us: f64,
+    /// Round trip, median, idle.
+    idle_ms: f64,
+    /// Round trip, median, beside four TCP streams.
+    loaded_ms: f64,
+    /// Most memory of one end's process (`VmHWM`), MiB.
+    peak_mib: f64,
+    /// Throughput against wireguard-go.
+    of_wireguard_go: f64,
+    runs: usize,
+}
+
+/// Measures and prints.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let peer = match &arguments.peer {
+        Some(peer) => peer.clone(),
+        None => std::env::current_exe()?.with_file_name("examples").join("static_peer"),
+    };
+    if !peer.exists() {
+        bail!("{} is missing: cargo build --release -p campfire-sidecar --example static_peer, or give --peer", peer.display());
+    }
+    println!(
+        "{} × {}, MTU {}, {} runs of {} s each, interleaved",
+        measure::cpus(),
+        measure::cpu_model(),
+        arguments.mtu,
+        arguments.runs,
+        arguments.seconds
+    );
+    let topologies: &[Topology] = match arguments.topology {
+        Topologies::Bare => &[Topology::Bare],
+        Topologies::Pod => &[Topology::Pod],
+        Topologies::Both => &[Topology::Bare, Topology::Pod],
+    };
+    let mut rows = Vec::new();
+    for topology in topologies {
+        let mut figures: [Vec<Figures>; CONTENDERS.len()] = Default::default();
+        for _ in 0..arguments.runs {
+            for (contender, figures) in CONTENDERS.into_iter().zip(&mut figures) {
+                let one = measure_one(contender, *topology, arguments, &peer).with_context(|| contender.name())?;
+                figures.push(one);
+            }
+        }
+        rows.extend(table(*topology, &figures));
+    }
+    print(&rows);
+    if let Some(path) = &arguments.output {
+        let all = serde_json::json!({ "cpu": measure::cpu_model(), "cpus": measure::cpus(), "mtu": arguments.mtu, "rows": rows });
+        fs::write(path, serde_json::to_string_pretty(&all)?)?;
+    }
+    Ok(())
+}
+
+fn measure_one(contender: Contender, topology: Topology, arguments: &Arguments, peer: &Path) -> Result<Figures> {
+    let world = World::new(topology)?;
+    let ends = match contender {
+        Contender::Nothing => Vec::new(),
+        Contender::Campfire => vec![ours(peer, 1, arguments.mtu)?, ours(peer, 0, arguments.mtu)?],
+        Contender::WireguardGo => vec![theirs(&arguments.wireguard_go, &["-f"], 1)?, theirs(&arguments.wireguard_go, &["-f"], 0)?],
+        Contender::Boringtun => {
+            let flags = ["--foreground", "--disable-drop-privileges", "--threads", "1"];
+            vec![theirs(&arguments.boringtun, &flags, 1)?, theirs(&arguments.boringtun, &flags, 0)?]
+        }
+    };
+    if contender != Contender::Nothing {
+        for side in 0..2 {
+            addresses(side, arguments.mtu)?;
+        }
+    }
+    let address = contender.address();
+    wait_for(address)?;
+    let mut figures = Figures { idle_ms: ping(address, 200)?, ..Figures::default() };
+    let processes: Vec<u32> = ends.iter().map(|end| end.0.id()).collect();
+
+    let server = iperf_server(address)?;
+    let before = readings(&processes)?;
+    let result = iperf(address, &["-t", &arguments.seconds.to_string()])?;
+    let after = readings(&processes)?;
+    let received = number(&result, "/end/sum_received/bytes")?;
+    let used: Vec<_> = after.iter().zip(&before).map(|(after, before)| after.since(before)).collect();
+    figures.gbits = number(&result, "/end/sum_received/bits_per_second")? / 1e9;
+    figures.machine_s_per_gb = used[0].machine.as_secs_f64() / (received / 1e9);
+    figures.process_s_per_gb = used[1..].iter().map(|used| used.process.as_secs_f64()).sum::<f64>() / (received / 1e9);
+    figures.steal = used[0].steal;
+
+    let rate = u64::from(arguments.datagrams) * 64 * 8;
+    let before = Reading::take(None)?;
+    let result = iperf(address, &["-u", "-l", "64", "-b", &rate.to_string(), "-t", &(arguments.seconds / 2).max(2).to_string()])?;
+    let used = Reading::take(None)?.since(&before);
+    let (packets, lost) = (number(&result, "/end/sum/packets")?, number(&result, "/end/sum/lost_packets")?);
+    figures.datagram_loss = lost / packets.max(1.0);
+    figures.datagram_machine_us = used.machine.as_secs_f64() * 1e6 / (packets - lost).max(1.0);
+
+    let mut load = World::command(0, "iperf3").args(["-c", address, "-P", "4", "-t", "4"]).stdout(Stdio::null()).spawn()?;
+    std::thread::sleep(Duration::from_secs(1));
+    figures.loaded_ms = ping(address, 200)?;
+    load.wait()?;
+    figures.peak_mib = processes.iter().filter_map(|id| peak_mib(*id)).fold(0.0, f64::max);
+    drop((server, ends, world));
+    Ok(figures)
+}
+
+/// The machine's, then each process's.
+fn readings(processes: &[u32]) -> Result<Vec<Reading>> {
+    std::iter::once(None).chain(processes.iter().copied().map(Some)).map(Reading::take).collect()
+}
+
+fn ours(program: &Path, side: usize, mtu: u16) -> Result<Process> {
+    let (own, other) = ends(side);
+    let flag = if side == 0 { ",initiate" } else { "" };
+    let peer = format!("{},{other}:{PORT},10.9.0.{}/32{flag}", PUBLIC[1 - side], 2 - side);
+    let child = World::command(side, program)
+        .args(["run", &device(side), &format!("{own}:{PORT}"), &hex(&SECRETS[side]), &hex(&PRESHARED), &mtu.to_string(), &peer])
+        .stdout(Stdio::null())
+        .spawn()?;
+    let process = Process(child);
+    wait_for_device(side)?;
+    Ok(process)
+}
+
+fn theirs(program: &Path, flags: &[&str], side: usize) -> Result<Process> {
+    let child = World::command(side, program)
+        .args(flags)
+        .arg(device(side))
+        .env("WG_PROCESS_FOREGROUND", "1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| program.display().to_string())?;
+    let process = Process(child);
+    wait_for_device(side)?;
+    let (_, other) = ends(side);
+    let configuration = format!(
+        "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n[Peer]\nPublicKey = {}\nPresharedKey = {}\nAllowedIPs = 10.9.0.{}/32\nEndpoint = {other}:{PORT}\n",
+        base64(&SECRETS[side]),
+        base64(&unhex(PUBLIC[1 - side])),
+        base64(&PRESHARED),
+        2 - side
+    );
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let mut set = World::command(side, "wg")
+            .args(["setconf", &device(side), "/dev/stdin"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        set.stdin.take().context("stdin")?.write_all(configuration.as_bytes())?;
+        if set.wait()?.success() {
+            return Ok(process);
+        }
+        if Instant::now() > deadline {
+            bail!("wg (Debian's package wireguard-tools) cannot configure {}", program.display());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn ends(side: usize) -> (&'static str, &'static str) {
+    if side == 0 { (END_A, END_B) } else { (END_B, END_A) }
+}
+
+fn device(side: usize) -> String {
+    format!("cfb{side}")
+}
+
+fn wait_for_device(side: usize) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !World::command(side, "ip").args(["link", "show", &device(side)]).output()?.status.success() {
+        if Instant::now() > deadline {
+            bail!("no interface within 5 s");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn addresses(side: usize, mtu: u16) -> Result<()> {
+    World::ip(&format!("-n {} address add 10.9.0.{}/24 dev {}", NAMES[side], side + 1, device(side)))?;
+    World::ip(&format!("-n {} link set {} mtu {mtu} up", NAMES[side], device(side)))
+}
+
+fn wait_for(address: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while !World::command(0, "ping").args(["-c", "1", "-W", "1", address]).output()?.status.success() {
+        if Instant::now() > deadline {
+            bail!("{address} does not answer within 15 s");
+        }
+    }
+    Ok(())
+}
+
+/// Median round trip, milliseconds.
+fn ping(address: &str, count: u32) -> Result<f64> {
+    let output = World::command(0, "ping").args(["-i", "0.01", "-c", &count.to_string(), "-W", "1", address]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let times = text.lines().filter_map(|line| line.split_once("time=")?.1.split(' ').next()?.parse::<f64>().ok());
+    Ok(median(times))
+}
+
+fn iperf_server(address: &str) -> Result<Process> {
+    let child = World::command(1, "iperf3").args(["-s", "-B", address]).stdout(Stdio::null()).spawn().context("iperf3")?;
+    std::thread::sleep(Duration::from_millis(300));
+    Ok(Process(child))
+}
+
+fn iperf(address: &str, arguments: &[&str]) -> Result<Value> {
+    let Output { status, stdout, stderr } = World::command(0, "iperf3").args(["-J", "-c", address]).args(arguments).output()?;
+    if !status.success() {
+        bail!("iperf3: {}{}", String::from_utf8_lossy(&stderr), String::from_utf8_lossy(&stdout));
+    }
+    Ok(serde_json::from_slice(&stdout)?)
+}
+
+fn number(value: &Value, pointer: &str) -> Result<f64> {
+    value.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("iperf3 says no {pointer}"))
+}
+
+/// Most memory that a process had, of its own account.
+fn peak_mib(id: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<f64>().ok()? / 1024.0)
+}
+
+fn table(topology: Topology, figures: &[Vec<Figures>; CONTENDERS.len()]) -> Vec<Row> {
+    let of = |index: usize, field: fn(&Figures) -> f64| median(figures[index].iter().map(field));
+    let go = CONTENDERS.iter().position(|contender| *contender == Contender::WireguardGo).map_or(f64::NAN, |index| of(index, |f| f.gbits));
+    let row = |index: usize| Row {
+        topology,
+        contender: CONTENDERS[index].name(),
+        gbits: of(index, |f| f.gbits),
+        machine_s_per_gb: of(index, |f| f.machine_s_per_gb),
+        process_s_per_gb: of(index, |f| f.process_s_per_gb),
+        datagram_loss: of(index, |f| f.datagram_loss),
+        datagram_machine_us: of(index, |f| f.datagram_machine_us),
+        idle_ms: of(index, |f| f.idle_ms),
+        loaded_ms: of(index, |f| f.loaded_ms),
+        peak_mib: of(index, |f| f.peak_mib),
+        of_wireguard_go: of(index, |f| f.gbits) / go,
+        runs: figures[index].len(),
+    };
+    (0..CONTENDERS.len()).map(row).collect()
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn print(rows: &[Row]) {
+    println!(
+        "{:5} {:24} {:>7} {:>6} {:>9} {:>9} {:>7} {:>9} {:>8} {:>9} {:>8}",
+        "", "", "Gbit/s", "×go", "machine", "process", "64 B", "machine", "RTT idle", "RTT load", "peak"
+    );
+    println!(
+        "{:5} {:24} {:>7} {:>6} {:>9} {:>9} {:>7} {:>9} {:>8} {:>9} {:>8}",
+        "", "", "", "", "s/GB", "s/GB", "lost", "µs/p", "ms", "ms", "MiB"
+    );
+    for row in rows {
+        println!(
+            "{:5} {:24} {:>7.2} {:>6.2} {:>9.2} {:>9.2} {:>6.1}% {:>9.2} {:>8.2} {:>9.2} {:>8.1}",
+            if row.topology == Topology::Bare { "bare" } else { "pod" },
+            row.contender,
+            row.gbits,
+            row.of_wireguard_go,
+            row.machine_s_per_gb,
+            row.process_s_per_gb,
+            row.datagram_loss * 100.0,
+            row.datagram_machine_us,
+            row.idle_ms,
+            row.loaded_ms,
+            row.peak_mib,
+        );
+    }
+    println!("machine: CPU time of everything, iperf3 included; process: both ends of the tunnel; peak: VmHWM of one end");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).filter_map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().chain([&0, &0]).take(3).fold(0u32, |word, byte| word << 8 | u32::from(*byte));
+        text.extend((0..4).map(|at| if at > chunk.len() { '=' } else { char::from(DIGITS[(word >> (18 - 6 * at)) as usize & 63]) }));
+    }
+    text
+}
+
+/// The two ends' namespaces, and the node between them.
+const NAMES: [&str; 2] = ["campfire-bench-a", "campfire-bench-b"];
+const NODE: &str = "campfire-bench-n";
+
+/// The namespaces; removed when dropped.
+struct World;
+
+impl World {
+    fn new(topology: Topology) -> Result<Self> {
+        Self::remove();
+        let world = Self;
+        let [a, b] = NAMES;
+        Self::ip(&format!("netns add {a}"))?;
+        Self::ip(&format!("netns add {b}"))?;
+        match topology {
+            Topology::Bare => Self::ip(&format!("-n {a} link add cable type veth peer name cable netns {b}"))?,
+            Topology::Pod => {
+                Self::ip(&format!("netns add {NODE}"))?;
+                Self::ip(&format!("-n {a} link add cable type veth peer name a netns {NODE}"))?;
+                Self::ip(&format!("-n {b} link add cable type veth peer name b netns {NODE}"))?;
+                for (name, address) in [("a", "10.78.1.2/24"), ("b", "10.78.2.2/24")] {
+                    Self::ip(&format!("-n {NODE} address add {address} dev {name}"))?;
+                    Self::ip(&format!("-n {NODE} link set {name} up"))?;
+                }
+                let forward = Command::new("ip").args(["netns", "exec", NODE, "sysctl", "-qw", "net.ipv4.ip_forward=1"]).status()?;
+                if !forward.success() {
+                    bail!("the namespace between does not forward");
+                }
+            }
+        }
+        for (name, address) in NAMES.into_iter().zip([END_A, END_B]) {
+            Self::ip(&format!("-n {name} address add {address}/24 dev cable"))?;
+            Self::ip(&format!("-n {name} link set cable up"))?;
+            Self::ip(&format!("-n {name} link set lo up"))?;
+            let gateway = if address == END_A { "10.78.1.2" } else { "10.78.2.2" };
+            let way = if topology == Topology::Pod { format!("via {gateway}") } else { "dev cable".to_owned() };
+            Self::ip(&format!("-n {name} route add 10.78.0.0/16 {way}"))?;
+        }
+        Ok(world)
+    }
+
+    fn ip(line: &str) -> Result<()> {
+        let output = Command::new("ip").args(line.split(' ')).output().context("ip (Debian's package iproute2)")?;
+        if !output.status.success() {
+            bail!("ip {line}: {} (this bench needs root)", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    fn command(side: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", NAMES[side]]).arg(program).stdin(Stdio::null());
+        command
+    }
+
+    fn remove() {
+        for name in [NAMES[0], NAMES[1], NODE] {
+            let _ = Command::new("ip").args(["netns", "delete", name]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        Self::remove();
+    }
+}
+
+/// A process of ours; ended when dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
