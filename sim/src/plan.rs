@@ -142,9 +142,22 @@ impl Plan {
 
     /// Carries it out. Gives the trace's hash, or what is wrong.
     pub fn run(&self) -> Result<u64, String> {
+        self.run_quietly(true)
+    }
+
+    /// The same; a world that fails prints the end of its trace.
+    pub fn run_loudly(&self) -> Result<u64, String> {
+        self.run_quietly(false)
+    }
+
+    fn run_quietly(&self, quiet: bool) -> Result<u64, String> {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let mut case = Case::new(self);
-            case.run()
+            let outcome = case.run();
+            if let (false, Err(wrong)) = (quiet, &outcome) {
+                eprintln!("{}{wrong}", case.world.trace);
+            }
+            outcome
         }));
         outcome.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -263,23 +276,19 @@ impl<'a> Case<'a> {
         if self.world.run_until(PATIENCE, |world| world.all_connected(&peers)).is_none() {
             return Err(self.describe("not connected"));
         }
+        let pairs = peers.iter().flat_map(|&one| peers.iter().map(move |&other| (one, other)));
+        let mut missing: Vec<_> = pairs.filter(|(one, other)| one != other).collect();
         // Lossy links may cost a ping or two, but not many in a row.
-        for _ in 0..20 {
-            let mut missing = Vec::new();
-            let pairs = peers.iter().flat_map(|&one| peers.iter().map(move |&other| (one, other))).filter(|(one, other)| one != other);
-            let pings: Vec<_> = pairs.map(|(one, other)| self.world.ping(one, other)).collect();
+        for _ in 0..15 {
+            let pings: Vec<_> = missing.drain(..).map(|(one, other)| self.world.ping(one, other)).collect();
             self.world.run_for(secs(2));
-            for ping in pings {
-                let ping = self.world.ping_result(ping);
-                if ping.answered.is_none() {
-                    missing.push((ping.from.0, ping.to.0));
-                }
-            }
+            let results = pings.into_iter().map(|ping| self.world.ping_result(ping));
+            missing = results.filter(|ping| ping.answered.is_none()).map(|ping| (ping.from, ping.to)).collect();
             if missing.is_empty() {
                 return Ok(self.world.trace.hash());
             }
         }
-        Err(self.describe("connected, but pings stay unanswered"))
+        Err(self.describe(&format!("connected, but pings stay unanswered: {missing:?}")))
     }
 
     fn carry_out(&mut self, deed: Deed) {

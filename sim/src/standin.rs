@@ -438,11 +438,13 @@ impl Link {
         }
     }
 
-    /// Makes `session` the current one; gives the indices that are free then.
+    /// Makes `session` the current one; gives the indices that are free then. When both sides initiate at once, each may have
+    /// the other's session as current: what was answered with and not confirmed yet stays as the previous one.
     fn promote(&mut self, session: Session) -> Vec<u32> {
-        let dropped = self.previous.take().into_iter().chain(self.next.iter_mut().filter_map(Option::take));
-        let dropped = dropped.map(|session| session.local).collect();
-        self.previous = self.current.replace(session);
+        let mut others = self.next.iter_mut().filter_map(Option::take).chain(self.current.take()).chain(self.previous.take());
+        self.previous = others.next();
+        let dropped = others.map(|session| session.local).collect();
+        self.current = Some(session);
         self.unanswered_since = None;
         self.expiry_told = false;
         dropped

@@ -65,6 +65,20 @@ fn altered_and_replayed_messages_are_refused() {
 }
 
 #[test]
+fn both_may_initiate_at_once() {
+    let mut pair = Pair::new([7; 32], [7; 32]);
+    let from_one = pair.initiate();
+    let from_two = pair.two.execute(Command::Initiate { link: LINK }).swap_remove(0);
+    let to_one = pair.two.take_handshake(&from_one).unwrap();
+    let to_two = pair.one.take_handshake(&from_two).unwrap();
+    pair.one.take_handshake(&to_one).unwrap();
+    pair.two.take_handshake(&to_two).unwrap();
+    let (message, answer) = (pair.one.seal(&packet(60)), pair.two.seal(&packet(60)));
+    assert_eq!(pair.two.open(&message), Ok(packet(60)));
+    assert_eq!(pair.one.open(&answer), Ok(packet(60)));
+}
+
+#[test]
 fn an_initiation_counts_once() {
     let mut pair = Pair::new([7; 32], [7; 32]);
     let initiation = pair.initiate();
