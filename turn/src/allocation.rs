@@ -21,7 +21,7 @@ pub(crate) const PERMISSION: Duration = Duration::from_mins(5);
 /// Lifetime of a channel (RFC 8656 §12).
 pub(crate) const CHANNEL: Duration = Duration::from_mins(10);
 /// How often what has lapsed in an allocation is looked for.
-const SWEEP: Duration = Duration::from_mins(1);
+pub(crate) const SWEEP: Duration = Duration::from_mins(1);
 
 /// One family's relay address.
 pub(crate) struct Relay {

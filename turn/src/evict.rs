@@ -10,8 +10,9 @@ use crate::config::Rate;
 use crate::limit::household;
 use crate::{Request, Server};
 
-/// Evictions look at every seat: so many a second are enough.
-const EVICTIONS: Rate = Rate { rate: 50, burst: 50 };
+/// An eviction looks at every seat: so many a second are enough for newcomers of one prefix. (Not in all: who fills a room
+/// must not use up the others' tries.)
+const EVICTIONS: Rate = Rate { rate: 10, burst: 20 };
 
 impl Server {
     /// Whether so many bytes more of state may be taken.
@@ -31,7 +32,7 @@ impl Server {
     /// frame makes way, of whoever holds the most, as long as that is more than the newcomer's own household (or campfire)
     /// holds. So a member that fills a room fills it for itself. Whether a seat was freed.
     pub(crate) fn make_way(&mut self, request: &Request<'_>, fingerprint: Fingerprint, room: Option<u32>) -> bool {
-        if !self.evictions.take(request.now, EVICTIONS, 1) {
+        if !self.evictions.take(request.now, EVICTIONS, request.via.remote().ip()) {
             return false;
         }
         let campfire = match room {

@@ -76,7 +76,7 @@ pub struct Server {
     /// Rooms with something to push, and when.
     dirty: VecDeque<(Time, u32)>,
     embers: limit::Bucket,
-    evictions: limit::Bucket,
+    evictions: limit::Prefixes,
     draining: bool,
     /// When to tell the next members that the server leaves, and from which seat on.
     farewell: Option<(Time, u32)>,
@@ -121,7 +121,7 @@ impl Server {
             turn: allocation::Allocations::new(rng.next_u64()),
             dirty: VecDeque::new(),
             embers: limit::Bucket::default(),
-            evictions: limit::Bucket::default(),
+            evictions: limit::Prefixes::new(rng.next_u64()),
             draining: false,
             farewell: None,
             rng,

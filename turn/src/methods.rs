@@ -6,7 +6,7 @@ use std::time::Duration;
 use campfire_protocol::stun::{Attribute, Builder, Class, Message, Method};
 use campfire_protocol::time::Time;
 
-use crate::allocation::{Allocation, Missing, Relay, Waiting};
+use crate::allocation::{Allocation, Missing, Relay, SWEEP, Waiting};
 use crate::auth::{self, Key, NonceState, PASSWORD_ALGORITHMS, Refusal, Standard};
 use crate::channel::{Target, is_channel};
 use crate::io::{Output, RelayId, Via};
@@ -310,7 +310,7 @@ impl Server {
         }
         self.stats.allocations += 1;
         self.charge(cost::ALLOCATION);
-        self.timers.push(expires, Timer::Allocation(reference));
+        self.timers.push(expires.min(request.now + SWEEP), Timer::Allocation(reference));
     }
 
     /// The shell opened a relay socket, or (`None`) could not.
