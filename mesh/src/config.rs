@@ -12,9 +12,9 @@ use ipnet::{IpNet, Ipv4Net};
 /// How a key is used (docs/protocol.md, "Rotation").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyMode {
-    /// Sit in its room and listen; announce there only if somebody is met there and nowhere else.
+    /// Be met under it: sit in its room too, but use those of announced keys where both sides have one.
     Accept,
-    /// Sit in its room and announce.
+    /// Meet under it.
     Announce,
 }
 

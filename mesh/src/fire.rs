@@ -43,7 +43,7 @@ use self::conversation::Conversation;
 use self::finds::Finds;
 use self::own::{Own, Room};
 use self::shared::Shared;
-use crate::config::{Config, KeyEntry, KeyMode, Reconfigure};
+use crate::config::{Config, KeyEntry, Reconfigure};
 use crate::io::{Output, Path, ServerSlot, SocketId, StreamId, Via};
 use crate::status;
 
@@ -117,8 +117,6 @@ const SAY: Duration = Duration::from_millis(100);
 const SAY_JITTER: Duration = Duration::from_millis(300);
 /// Linked members of a large room that began anew are looked for again within this time.
 const REFIND: Duration = Duration::from_secs(5);
-/// How long somebody has to be met under an accepted key alone until we announce there.
-const LONELY: Duration = Duration::from_secs(10);
 /// Without a UDP socket the mesh starts all the same after this time.
 const NO_SOCKETS: Duration = Duration::from_secs(1);
 /// Keys held at the same time.
@@ -126,11 +124,12 @@ const MAX_KEYS: usize = 4;
 
 /// The fire side.
 ///
-/// # Rooms of accepted keys
-/// An accepted key is one under which we listen: we take a seat in its room but announce nothing, and the links are not told
-/// of whom we see there (nobody there could tell who we are). In the three observed steps of a rotation everybody is met
-/// under an announced key, so this changes nothing. If a step was skipped somewhere, and somebody is met for ten seconds
-/// under the accepted key and under no announced one, we announce there too: nobody is stranded.
+/// # Accepted keys
+/// We sit in the room of every key that we hold, and say there who we are: a seat that says nothing does not exist. Where a
+/// peer is met in several rooms, [`Fire::seats`] prefers announced keys, then newer ones. So in the three observed steps of a
+/// rotation (all accept the new key, all announce it, the old one is dropped) any two peers with one common key meet,
+/// whatever step either is at, even if steps were skipped; the step from accepting to announcing moves traffic to seats
+/// that outlive the old key before that is dropped.
 pub struct Fire {
     sh: Shared,
     conversations: Conversations,
@@ -232,8 +231,7 @@ impl Fire {
             return Some(self.start_at);
         }
         let conversations = self.conversations.values().filter_map(Conversation::due).min();
-        let lonely = self.sh.rooms.iter().filter(|room| !room.announces()).filter_map(|room| room.lonely_since).map(|at| at + LONELY).min();
-        [conversations, self.choice.due, self.finds.due(), self.announce_at, lonely].into_iter().flatten().min()
+        [conversations, self.choice.due, self.finds.due(), self.announce_at].into_iter().flatten().min()
     }
 
     /// A wall clock reading.
@@ -423,14 +421,13 @@ impl Fire {
         let usable = |seat: &Seat| {
             let conversation = self.conversations.get(&seat.server)?;
             let wanted = conversation.seatings.get(&seat.room).is_some_and(|seating| seating.wanted && seating.until.is_some());
-            (wanted && self.sh.speaks_in(seat.room)).then_some(conversation)
+            wanted.then_some(conversation)
         };
         let ranked = self.sh.roster.seats_of(peer).filter_map(|(seat, info)| {
             let conversation = usable(&seat)?;
-            let room = self.sh.room(seat.room)?;
             let settled = info.settled && self.choice.settled(seat.server, seat.room);
             let doubt = conversation.active().is_none() || conversation.suspect || conversation.leaving;
-            let grade = (doubt, room.leaving.is_some(), !settled, self.sh.room_rank(seat.room));
+            let grade = (doubt, !settled, self.sh.room_rank(seat.room));
             Some((grade, Reverse(conversation.known_tag(seat.room)), seat))
         });
         let mut ranked: Vec<_> = ranked.collect();
@@ -556,9 +553,7 @@ impl Fire {
         if !sh.records.is_empty() {
             self.choice.take_records(sh, &mut self.conversations, now);
         }
-        sh.rooms.retain(|room| room.leaving.is_none_or(|until| until > now) || seated_anywhere(&self.conversations, room.number));
         self.note_udp();
-        self.accepted_rooms(now);
         let sh = &mut self.sh;
         // Deciding may connect, and that may tell something: a second look is enough.
         for _ in 0..2 {
@@ -566,6 +561,8 @@ impl Fire {
                 self.choice.decide(sh, &mut self.conversations, now);
             }
         }
+        self.forget_rooms(now);
+        let sh = &mut self.sh;
         if std::mem::take(&mut sh.refind) {
             for peer in sh.roster.linked() {
                 let at = now + sh.jitter(REFIND);
@@ -584,6 +581,18 @@ impl Fire {
         }
     }
 
+    /// Rooms that have been left are forgotten; their numbers may be given again.
+    fn forget_rooms(&mut self, now: Time) {
+        let over = |room: &Room| room.leaving.is_some_and(|until| until <= now);
+        let gone: Vec<u8> = self.sh.rooms.iter().filter(|room| over(room)).map(|room| room.number).collect();
+        for number in gone {
+            if !seated_anywhere(&self.conversations, number) {
+                self.sh.rooms.retain(|room| room.number != number);
+                self.conversations.values_mut().for_each(|conversation| conversation.forget_room(number));
+            }
+        }
+    }
+
     /// Whether UDP works at all.
     fn note_udp(&mut self) {
         let actives = || self.conversations.values().filter_map(|conversation| Some((conversation, conversation.active()?)));
@@ -592,30 +601,6 @@ impl Fire {
         // While nothing answers at all, what was known stays.
         if on_udp || failed {
             self.sh.udp_blocked = !on_udp && failed;
-        }
-    }
-
-    /// See [`Fire`]: where somebody is met under an accepted key and nowhere else, we announce after all.
-    fn accepted_rooms(&mut self, now: Time) {
-        let sh = &mut self.sh;
-        if sh.rooms.iter().all(Room::announces) {
-            return;
-        }
-        let spoken: Vec<u8> = sh.rooms.iter().filter(|room| room.announces()).map(|room| room.number).collect();
-        let listening: Vec<u8> = sh.rooms.iter().filter(|room| !room.announces()).map(|room| room.number).collect();
-        for number in listening {
-            let lonely = sh.roster.whereabouts().any(|(_, seats)| {
-                let rooms: Vec<u8> = seats.map(|(seat, _)| seat.room).collect();
-                rooms.contains(&number) && !rooms.iter().any(|room| spoken.contains(room))
-            });
-            let Some(room) = sh.rooms.iter_mut().find(|room| room.number == number) else { continue };
-            room.lonely_since = if lonely { room.lonely_since.or(Some(now)) } else { None };
-            if room.lonely_since.is_some_and(|since| now.since(since) >= LONELY) {
-                room.forced = true;
-                room.lonely_since = None;
-                sh.introduce(number);
-                self.announce_at = Some(now);
-            }
         }
     }
 
@@ -645,19 +630,7 @@ fn set_keys(sh: &mut Shared, now: Time, keys: &[KeyEntry]) {
             || (0..=u8::MAX).find(|n| !rooms.iter().chain(&old).any(|room| room.number == *n)).unwrap_or(u8::MAX),
             |room| room.number,
         );
-        let heard = known.as_ref().is_some_and(Room::announces);
-        rooms.push(Room {
-            number,
-            keys: std::sync::Arc::clone(&entry.keys),
-            mode: entry.mode,
-            forced: known.is_some_and(|room| room.forced),
-            lonely_since: None,
-            leaving: None,
-        });
-        if !heard && entry.mode == KeyMode::Announce {
-            sh.rooms = rooms.clone();
-            sh.introduce(number);
-        }
+        rooms.push(Room { number, keys: std::sync::Arc::clone(&entry.keys), mode: entry.mode, leaving: None });
     }
     sh.own.set_fingerprints(rooms.iter().map(|room| room.keys.fingerprint).collect());
     for mut room in old {

@@ -18,6 +18,8 @@ use crate::io::{Notice, SocketId, Via};
 /// Seats are refreshed every 20 s ± 2: this, and a random part on top.
 const REFRESH: Duration = Duration::from_secs(18);
 const REFRESH_JITTER: Duration = Duration::from_secs(4);
+/// How soon a source proves itself after its first Camp, and up to a second more.
+const PROVE: Duration = Duration::from_millis(500);
 /// Challenges answered in a row before we take it that the server does not want us.
 const MAX_CHALLENGES: u8 = 3;
 /// How long to wait for pages that were announced, beyond the round trip.
@@ -145,7 +147,9 @@ impl Conversation {
         seating.problem = None;
         seating.until = Some(now + lifetime);
         seating.via = Some(via);
-        seating.refresh_at = Some(now + (REFRESH + jitter).min(lifetime / 3));
+        // A source that is not proven yet proves itself soon: until then little is pushed to it.
+        let refresh = if exchange.proven || matches!(via, Via::Stream(_)) { REFRESH + jitter } else { PROVE + jitter / 4 };
+        seating.refresh_at = Some(now + refresh.min(lifetime / 3));
         seating.members = success.members;
         seating.large = success.large;
         if version.is_some() {
@@ -166,7 +170,7 @@ impl Conversation {
         }
         seating.head = seating.head.max(success.head);
         let tell = !std::mem::replace(&mut seating.told, true) || !kept || moved;
-        let outdated = sh.room(room).is_some_and(super::own::Room::announces) && seating.held != Some(sh.own.version());
+        let outdated = seating.held != Some(sh.own.version());
         self.leaving(sh, success.leaving, !same_server);
         if tell {
             sh.events.push_back(Event::Camped { server: self.slot, room, kept });
@@ -341,23 +345,31 @@ impl Conversation {
             self.ask(sh, now, exchange.via, exchange.ask, exchange.challenges + 1);
             return;
         }
-        let room = exchange.room();
+        let Some(room) = exchange.room().filter(|room| self.seatings.get(room).is_some_and(|seating| seating.wanted)) else { return };
+        if failure.code == 403 && exchange.challenges < MAX_CHALLENGES {
+            // It is we who do not sit there: our address changed, or the server started anew.
+            self.camp(sh, now, room, exchange.via);
+            self.ask(sh, now, exchange.via, exchange.ask, exchange.challenges + 1);
+            return;
+        }
         match exchange.ask {
-            Ask::Signal { room, to, .. } => self.unreachable(sh, now, room, to, failure.code),
-            Ask::Bind { room, to, channel, release: false } => {
-                let current = self.channels.get((room, to)).is_some_and(|binding| binding.channel == channel);
-                if current && failure.code != 404 && self.channels.renumber(now, (room, to)) {
-                    self.ask_bind(sh, now, (room, to));
-                } else if current {
-                    self.unreachable(sh, now, room, to, failure.code);
+            // Too much at present; whoever waits for an answer will ask again.
+            Ask::Signal { .. } if failure.code == 486 => sh.counters.drop_not_sent += 1,
+            Ask::Signal { to, .. } => self.unreachable(sh, now, room, to, failure.code),
+            Ask::Bind { to, channel, release: false, .. } => {
+                let Some(binding) = self.channels.get_mut((room, to)).filter(|binding| binding.channel == channel) else { return };
+                match failure.code {
+                    486 | 508 => binding.state = Bound::Wanted(now + Duration::from_secs(1)),
+                    400 if self.channels.renumber(now, (room, to)) => self.ask_bind(sh, now, (room, to)),
+                    code => self.unreachable(sh, now, room, to, code),
                 }
             }
             _ => {}
         }
-        // Perhaps it is we who are not there (a server that started anew): look.
-        if let Some(room) = room.filter(|_| matches!(failure.code, 403 | 404))
-            && let Some(seating) = self.seatings.get_mut(&room).filter(|seating| seating.refresh_at.is_some_and(|at| at > now))
+        if failure.code == 404
+            && let Some(seating) = self.seatings.get_mut(&room)
         {
+            // Perhaps everybody is gone because the server started anew: look.
             let soon = now + Duration::from_millis(200);
             seating.refresh_at = seating.refresh_at.map(|at| at.min(soon));
         }
@@ -411,11 +423,13 @@ impl Conversation {
         }
         seating.head = seating.head.max(ember.cursor.sequence);
         if ember.previous.sequence > seating.cursor.sequence {
+            // What it says is true whatever was missed; what was missed is asked for, if it does not come by itself.
+            let entries = ember.entries.clone();
             seating.hold(ember);
             if seating.catch_up_at.is_none() {
                 seating.expect_more(now, patience);
             }
-            return;
+            return self.take(sh, now, room, &entries, Learned::Ember);
         }
         let mut next = Some(ember);
         while let Some(ember) = next {

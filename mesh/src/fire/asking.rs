@@ -22,14 +22,13 @@ const LIFETIME: u32 = 60;
 impl Conversation {
     /// Camps in a room by this via, unless that is under way. The announcement goes along if the server does not hold it.
     pub(super) fn camp(&mut self, sh: &mut Shared, now: Time, number: u8, via: Via) {
-        let Some(announces) = sh.room(number).map(super::own::Room::announces) else { return };
         let Some(seating) = self.seatings.get_mut(&number) else { return };
         if seating.camp.and_then(|id| self.exchanges.get(&id)).is_some_and(|exchange| exchange.via == via) {
             return;
         }
         seating.tried = seating.tried.or(Some(now));
         let version = sh.own.version();
-        let version = (announces && seating.held != Some(version)).then_some(version);
+        let version = (seating.held != Some(version)).then_some(version);
         let id = self.ask(sh, now, via, Ask::Camp { room: number, version, leave: false }, 0);
         if let Some(seating) = self.seatings.get_mut(&number) {
             seating.camp = id;

@@ -145,6 +145,12 @@ impl Conversation {
         *self.tags.entry(room.number).or_insert_with(|| tag(&room.keys, &self.server.id))
     }
 
+    /// A room's number may come to mean another room.
+    pub(super) fn forget_room(&mut self, room: u8) {
+        self.seatings.remove(&room);
+        self.tags.remove(&room);
+    }
+
     /// The same, once it was computed.
     pub(super) fn known_tag(&self, room: u8) -> Option<ServerTag> {
         self.tags.get(&room).copied()
@@ -281,11 +287,10 @@ impl Conversation {
         sh.dirty = true;
     }
 
-    /// The room in which the first Camp is tried: the newest in which we announce.
+    /// The room in which the first Camp is tried: the one preferred.
     fn first_room(&self, sh: &Shared) -> Option<u8> {
-        let wanted = |room: &&Room| self.seatings.get(&room.number).is_some_and(|seating| seating.wanted);
-        let announced = sh.rooms.iter().filter(wanted).find(|room| room.announces());
-        announced.or_else(|| sh.rooms.iter().find(wanted)).map(|room| room.number)
+        let wanted = self.seatings.iter().filter(|(_, seating)| seating.wanted).map(|(room, _)| *room);
+        wanted.min_by_key(|room| sh.room_rank(*room))
     }
 
     fn begin_attempt(&mut self, sh: &mut Shared, now: Time, index: usize, room: Option<u8>) {
@@ -534,9 +539,7 @@ impl Conversation {
         let outdated = self.seatings.iter().filter(|(_, s)| s.wanted && s.until.is_some() && s.held != Some(version));
         let outdated: Vec<u8> = outdated.map(|(room, _)| *room).collect();
         for room in outdated {
-            if sh.speaks_in(room) {
-                self.camp(sh, now, room, active.via);
-            }
+            self.camp(sh, now, room, active.via);
         }
     }
 

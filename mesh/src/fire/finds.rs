@@ -89,7 +89,7 @@ impl Finds {
         for (slot, conversation) in conversations.iter_mut() {
             let Some(active) = conversation.active() else { continue };
             let large = conversation.seatings.iter().filter(|(_, seating)| seating.large && seating.seated(now) && seating.wanted);
-            let rooms: Vec<u8> = large.map(|(room, _)| *room).filter(|room| sh.speaks_in(*room)).collect();
+            let rooms: Vec<u8> = large.map(|(room, _)| *room).collect();
             for room in rooms {
                 let Some(keys) = sh.room(room).map(|room| std::sync::Arc::clone(&room.keys)) else { continue };
                 let unasked = self.pending.iter_mut().filter_map(|(what, pending)| pending.asked.insert((*slot, room)).then_some(what));

@@ -28,19 +28,8 @@ pub(super) struct Room {
     pub(super) number: u8,
     pub(super) keys: Arc<Keys>,
     pub(super) mode: KeyMode,
-    /// An accepted key under which we announce all the same, because somebody is met there and nowhere else.
-    pub(super) forced: bool,
-    /// Since when somebody is met there and nowhere else.
-    pub(super) lonely_since: Option<Time>,
     /// The key is no longer held; the seats are kept until then, while links move to other rooms.
     pub(super) leaving: Option<Time>,
-}
-
-impl Room {
-    /// Whether we announce there.
-    pub(super) fn announces(&self) -> bool {
-        self.mode == KeyMode::Announce || self.forced
-    }
 }
 
 /// Who we are and what we say.

@@ -9,7 +9,7 @@ use campfire_protocol::identity::PublicKey;
 use campfire_protocol::time::Time;
 use campfire_protocol::wire::MemberId;
 
-use super::{Learned, Seat};
+use super::Seat;
 use crate::io::ServerSlot;
 
 /// A member without a seat is remembered this long, so that nobody can replay its older announcements at once.
@@ -24,8 +24,6 @@ pub(super) struct SeatInfo {
     pub(super) sequence: u32,
     /// The member says itself that it camps there (and does not just visit).
     pub(super) settled: bool,
-    /// How it was learned of.
-    pub(super) learned: Learned,
     /// Of the sealed announcement: the same bytes again need not be opened.
     pub(super) digest: u64,
 }
@@ -295,7 +293,7 @@ mod tests {
     }
 
     fn info(sequence: u32) -> SeatInfo {
-        SeatInfo { sequence, settled: true, learned: Learned::Camp, digest: 0 }
+        SeatInfo { sequence, settled: true, digest: 0 }
     }
 
     fn seat(server: u16, member: u8) -> Seat {

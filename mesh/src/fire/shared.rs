@@ -20,6 +20,7 @@ use super::counters::Counters;
 use super::own::{Own, Room};
 use super::roster::{Refusal, Roster, SeatInfo};
 use super::{Event, Learned, Seat};
+use crate::config::KeyMode;
 use crate::io::{Notice, Output, ServerSlot, StreamId, Via};
 
 /// An announcement from further ahead is dropped.
@@ -85,14 +86,11 @@ impl Shared {
         self.rooms.iter().find(|room| room.number == number)
     }
 
-    /// Position of a room's key: 0 is the newest.
-    pub(super) fn room_rank(&self, number: u8) -> usize {
-        self.rooms.iter().position(|room| room.number == number).unwrap_or(usize::MAX)
-    }
-
-    /// Whether links are told of this room's members and may use its seats: where we do not announce, nobody knows us.
-    pub(super) fn speaks_in(&self, number: u8) -> bool {
-        self.room(number).is_some_and(Room::announces)
+    /// Which room is preferred where several are common (lower is better): keys that are held before those being left,
+    /// announced before accepted ones, the newest first.
+    pub(super) fn room_rank(&self, number: u8) -> (bool, bool, usize) {
+        let of = |(position, room): (usize, &Room)| (room.leaving.is_some(), room.mode == KeyMode::Accept, position);
+        self.rooms.iter().enumerate().find(|(_, room)| room.number == number).map_or((true, true, usize::MAX), of)
     }
 
     pub(super) fn transaction(&mut self) -> TransactionId {
@@ -172,15 +170,13 @@ impl Shared {
             self.counters.drop_own_key += 1;
             return;
         }
-        let info = SeatInfo { sequence: announcement.sequence, settled: announcement.servers.contains(&tag), learned, digest };
+        let info = SeatInfo { sequence: announcement.sequence, settled: announcement.servers.contains(&tag), digest };
         match self.roster.admit(now, seat, info, &announcement, cache) {
             Ok(change) => {
                 self.dirty |= change.news || !change.gone.is_empty();
                 if change.news {
                     self.look_at(&announcement);
-                    if self.speaks_in(seat.room) {
-                        self.events.push_back(Event::Member { seat, learned, announcement: Box::new(announcement.clone()) });
-                    }
+                    self.events.push_back(Event::Member { seat, learned, announcement: Box::new(announcement.clone()) });
                 }
                 for gone in change.gone {
                     self.events.push_back(Event::Departed { peer: announcement.public_key, seat: gone });
@@ -224,17 +220,6 @@ impl Shared {
         let gone: Vec<Seat> = self.roster.seats_at(server, room).map(|(seat, _)| seat).filter(|seat| !but(seat)).collect();
         for seat in gone {
             self.depart(now, &seat);
-        }
-    }
-
-    /// Members of a room in which we begin to announce: until now the links were not told of them.
-    pub(super) fn introduce(&mut self, room: u8) {
-        let servers: Vec<Seat> = self.roster.whereabouts().flat_map(|(_, seats)| seats.map(|(seat, _)| *seat)).collect();
-        for seat in servers.into_iter().filter(|seat| seat.room == room) {
-            let known = self.roster.peer_of(&seat).and_then(|peer| self.roster.announcement(&peer)).cloned();
-            if let (Some(announcement), Some(info)) = (known, self.roster.seat(&seat).copied()) {
-                self.events.push_back(Event::Member { seat, learned: info.learned, announcement: Box::new(announcement) });
-            }
         }
     }
 
