@@ -20,6 +20,7 @@ mod own;
 mod roster;
 mod seating;
 mod shared;
+mod timers;
 
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

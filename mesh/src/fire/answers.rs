@@ -424,12 +424,13 @@ impl Conversation {
         seating.head = seating.head.max(ember.cursor.sequence);
         if ember.previous.sequence > seating.cursor.sequence {
             // What it says is true whatever was missed; what was missed is asked for, if it does not come by itself.
-            let entries = ember.entries.clone();
+            let (entries, end) = (ember.entries.clone(), ember.cursor.sequence);
             seating.hold(ember);
             if seating.catch_up_at.is_none() {
                 seating.expect_more(now, patience);
             }
-            return self.take(sh, now, room, &entries, Learned::Ember);
+            let learned = self.learned(room, end);
+            return self.take(sh, now, room, &entries, learned);
         }
         let mut next = Some(ember);
         while let Some(ember) = next {

@@ -62,6 +62,35 @@ struct Standing {
     settled: BTreeSet<u8>,
 }
 
+impl Standing {
+    /// The rooms in which to sit there.
+    fn rooms(&mut self, now: Time, conversation: &Conversation, rooms: &[Room]) -> BTreeSet<u8> {
+        let visiting = self.listed && self.visit_until.is_some_and(|until| until > now);
+        let mut wanted = BTreeSet::new();
+        for room in rooms {
+            let number = room.number;
+            let sits = conversation.seatings.get(&number).is_some_and(|seating| seating.wanted);
+            let open = if let Some(until) = room.leaving { sits && until > now } else { true };
+            if open && self.alias_of.is_none() && (visiting || self.settled.contains(&number)) {
+                self.linger.remove(&number);
+                wanted.insert(number);
+            } else if sits && open {
+                // Leave slowly: somebody may be using the seat.
+                let until = self.linger.entry(number).or_insert(now + LINGER);
+                if self.listed && conversation.channels.any_in(number) {
+                    *until = now + LINGER;
+                }
+                if *until > now {
+                    wanted.insert(number);
+                } else {
+                    self.linger.remove(&number);
+                }
+            }
+        }
+        wanted
+    }
+}
+
 /// The list and what was decided of it.
 #[derive(Default)]
 pub(super) struct Choice {
@@ -216,51 +245,26 @@ impl Choice {
         if !few {
             self.plan_visits(sh, now, &settled);
         }
-        for (slot, conversation) in conversations.iter_mut() {
+        for (slot, conversation) in conversations.iter() {
             let standing = self.standings.entry(*slot).or_default();
+            standing.settled = settled.iter().filter(|(_, here)| here.contains(slot)).map(|(room, _)| *room).collect();
             if rooms.iter().any(|room| conversation.hopeful(now, room.number)) {
                 standing.bad_since = None;
             } else {
-                let since = *standing.bad_since.get_or_insert(now);
-                if since + HYSTERESIS > now {
-                    due.push(since + HYSTERESIS);
-                }
+                due.push(*standing.bad_since.get_or_insert(now) + HYSTERESIS);
             }
-            let visiting = standing.visit_until.is_some_and(|until| until > now);
-            let mut wanted = BTreeSet::new();
-            standing.settled.clear();
-            for room in &rooms {
-                let at_home = settled.get(&room.number).is_some_and(|here| here.contains(slot));
-                if at_home {
-                    standing.settled.insert(room.number);
-                }
-                let sits = conversation.seatings.get(&room.number).is_some_and(|seating| seating.wanted);
-                let left_room = room.leaving.is_some_and(|until| until <= now);
-                if (at_home || visiting && standing.listed) && standing.alias_of.is_none() && !left_room && (room.leaving.is_none() || sits)
-                {
-                    standing.linger.remove(&room.number);
-                    wanted.insert(room.number);
-                } else if sits && !left_room {
-                    // Leave slowly: somebody may be using the seat.
-                    let bound = standing.listed && conversation.channels.any_in(room.number);
-                    let until = standing.linger.entry(room.number).or_insert(now + LINGER);
-                    if bound {
-                        *until = now + LINGER;
-                    }
-                    if *until > now {
-                        wanted.insert(room.number);
-                    } else {
-                        standing.linger.remove(&room.number);
-                    }
-                }
-            }
-            conversation.want(sh, now, &wanted);
-            let timers = [standing.visit_at, standing.visit_until, standing.keep_until].into_iter().flatten();
-            due.extend(timers.chain(standing.linger.values().copied()).chain(standing.stay.values().copied()).filter(|at| *at > now));
         }
-        due.extend(rooms.iter().filter_map(|room| room.leaving).filter(|at| *at > now));
+        // Said first: what goes out with a first Camp need not be corrected.
         self.say_servers(sh, conversations, now, &rooms);
-        self.due = due.into_iter().min();
+        for (slot, conversation) in conversations.iter_mut() {
+            let Some(standing) = self.standings.get_mut(slot) else { continue };
+            let wanted = standing.rooms(now, conversation, &rooms);
+            conversation.want(sh, now, &wanted);
+            due.extend([standing.visit_at, standing.visit_until, standing.keep_until].into_iter().flatten());
+            due.extend(standing.linger.values().chain(standing.stay.values()));
+        }
+        due.extend(rooms.iter().filter_map(|room| room.leaving));
+        self.due = due.into_iter().filter(|at| *at > now).min();
     }
 
     /// All of few servers; of many the best two that answer, and those better ones that do not (they may return).

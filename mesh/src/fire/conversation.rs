@@ -10,12 +10,13 @@ use campfire_protocol::stun::TransactionId;
 use campfire_protocol::time::Time;
 
 use super::Event;
-use super::channels::{Channels, State as Bound};
+use super::channels::Channels;
 use super::connect::{self, Connecting, Names, socket_for};
-use super::exchange::{Ask, Due, Exchange, Purpose};
+use super::exchange::{Ask, Exchange, Purpose};
 use super::own::Room;
 use super::seating::Seating;
 use super::shared::Shared;
+use super::timers::Watch;
 use crate::io::{Notice, Output, ServerSlot, SocketId, StreamId, Via};
 use crate::status::{self, ServerState};
 
@@ -30,18 +31,10 @@ pub(super) const HOPE: Duration = Duration::from_millis(1_500);
 const PLAIN_RETRY: Duration = Duration::from_mins(5);
 /// Rounds in which Binding was answered and Camp was not, until a server counts as plain TURN.
 const PLAIN_ROUNDS: u8 = 2;
-/// First wait before UDP is tried again under a conversation on a stream; doubles up to [`UPGRADE_MAX`].
+/// First wait before UDP is tried again under a conversation on a stream; doubles.
 const UPGRADE: Duration = Duration::from_secs(10);
-const UPGRADE_MAX: Duration = Duration::from_mins(2);
 /// A stream is closed this long after the conversation moved to UDP.
 const OLD_STREAM: Duration = Duration::from_secs(3);
-/// Silence under traffic after which a server is asked whether it is there.
-const SILENCE: Duration = Duration::from_millis(500);
-/// Between two such questions.
-const WATCH: Duration = Duration::from_millis(300);
-/// Unanswered ones until paths are suspect, and until the server is lost.
-const SUSPECT: u8 = 2;
-const LOST: u8 = 6;
 /// In a large room a broken conversation is taken up again within this much per member, at most [`REJOIN_MAX`].
 const REJOIN: Duration = Duration::from_millis(1);
 const REJOIN_MAX: Duration = Duration::from_secs(10);
@@ -71,21 +64,13 @@ pub(super) struct Active {
     pub(super) upgrade: Option<(Time, Duration)>,
 }
 
-/// What is known of the server's liveness under traffic.
-#[derive(Clone, Copy, Debug, Default)]
-struct Watch {
-    sent: Option<Time>,
-    next: Option<Time>,
-    misses: u8,
-}
-
 /// See the module.
 pub(super) struct Conversation {
     pub(super) slot: ServerSlot,
     pub(super) server: Server,
     tags: BTreeMap<u8, ServerTag>,
     pub(super) phase: Phase,
-    names: Names,
+    pub(super) names: Names,
     pub(super) seatings: BTreeMap<u8, Seating>,
     pub(super) exchanges: BTreeMap<TransactionId, Exchange>,
     pub(super) channels: Channels,
@@ -96,13 +81,13 @@ pub(super) struct Conversation {
     /// It has answered a campfire message, ever.
     pub(super) campfire: bool,
     plain_rounds: u8,
-    watch: Watch,
+    pub(super) watch: Watch,
     pub(super) suspect: bool,
     /// It said that it is about to stop.
     pub(super) leaving: bool,
     /// How it sees our sockets.
     pub(super) mapped: BTreeMap<SocketId, SocketAddr>,
-    old_streams: Vec<(Time, StreamId)>,
+    pub(super) old_streams: Vec<(Time, StreamId)>,
     /// It answers on a stream and did not on UDP.
     pub(super) udp_failed: bool,
     /// `Notice::Camped` was given since it was last lost.
@@ -239,7 +224,7 @@ impl Conversation {
         self.go_on_connecting(sh, now);
     }
 
-    fn go_on_connecting(&mut self, sh: &mut Shared, now: Time) {
+    pub(super) fn go_on_connecting(&mut self, sh: &mut Shared, now: Time) {
         if let Some((host, port)) = self.names.next(now) {
             sh.outputs.push_back(Output::Resolve { server: self.slot, host, port });
         }
@@ -580,228 +565,5 @@ impl Conversation {
                 }
             }
         }
-    }
-
-    /// Anything came from the server.
-    pub(super) fn hear(&mut self, sh: &mut Shared, now: Time) {
-        self.heard = Some(now);
-        self.watch.misses = 0;
-        self.watch.next = None;
-        if std::mem::take(&mut self.suspect) {
-            sh.events.push_back(Event::Trusted { server: self.slot });
-        }
-    }
-
-    fn doubt(&mut self, sh: &mut Shared) {
-        if self.active().is_some() && !std::mem::replace(&mut self.suspect, true) {
-            sh.events.push_back(Event::Suspect { server: self.slot });
-        }
-    }
-
-    pub(super) fn note_traffic(&mut self, sh: &mut Shared, now: Time, sent: Option<Time>, received: Option<Time>) {
-        if received.is_some_and(|at| self.heard.is_none_or(|heard| at > heard)) {
-            self.hear(sh, now);
-            self.heard = received;
-        }
-        self.watch.sent = self.watch.sent.max(sent);
-    }
-
-    /// When to ask whether it is still there, because something was sent and nothing came since.
-    fn watch_due(&self) -> Option<Time> {
-        self.active()?;
-        self.watch.next.or_else(|| {
-            let (sent, heard) = (self.watch.sent?, self.heard?);
-            (sent > heard).then(|| heard + SILENCE.max(self.rtt.unwrap_or_default() * 2))
-        })
-    }
-
-    fn watch(&mut self, sh: &mut Shared, now: Time) {
-        let Some(active) = self.active() else { return };
-        if self.watch_due().is_none_or(|due| due > now) {
-            return;
-        }
-        if self.watch.next.is_some() {
-            self.watch.misses += 1;
-        }
-        if self.watch.misses >= LOST {
-            return self.lost(sh, now, "no answer under traffic");
-        }
-        if self.watch.misses >= SUSPECT {
-            self.doubt(sh);
-        }
-        self.watch.next = Some(now + WATCH.max(self.rtt.unwrap_or_default() * 3 / 2));
-        self.ask(sh, now, active.via, Ask::Binding(Purpose::Watch), 0);
-    }
-
-    pub(super) fn on_wake(&mut self, sh: &mut Shared, now: Time) {
-        self.exchanges_due(sh, now);
-        if self.names.due().is_some_and(|due| due <= now) {
-            self.on_resolved(sh, now, &[]);
-        }
-        match self.phase {
-            Phase::Waiting(until) | Phase::Plain(until) if until <= now => self.connect(sh, now),
-            Phase::Connecting(_) => self.go_on_connecting(sh, now),
-            Phase::Active(active) => {
-                self.keep_seats(sh, now, active);
-                self.bind_wanted(sh, now);
-                self.watch(sh, now);
-                self.upgrade(sh, now);
-            }
-            _ => {}
-        }
-        let (closing, kept) = std::mem::take(&mut self.old_streams).into_iter().partition(|(at, _)| *at <= now);
-        self.old_streams = kept;
-        let closing: Vec<(Time, StreamId)> = closing;
-        for (_, stream) in closing {
-            sh.remove_via(Via::Stream(stream), self.slot);
-            sh.outputs.push_back(Output::CloseStream { stream });
-        }
-    }
-
-    fn keep_seats(&mut self, sh: &mut Shared, now: Time, active: Active) {
-        let due = |seating: &Seating| {
-            let outdated = seating.refresh_at.is_some_and(|at| at <= now) || seating.catch_up_at.is_some_and(|at| at <= now);
-            seating.wanted && outdated
-        };
-        let rooms: Vec<u8> = self.seatings.iter().filter(|(_, seating)| due(seating)).map(|(room, _)| *room).collect();
-        for room in rooms {
-            if let Some(seating) = self.seatings.get_mut(&room) {
-                seating.catch_up_at = None;
-                seating.refresh_at = None;
-            }
-            self.camp(sh, now, room, active.via);
-        }
-    }
-
-    fn bind_wanted(&mut self, sh: &mut Shared, now: Time) {
-        let due = |state| matches!(state, Bound::Wanted(at) if at <= now);
-        let wanted: Vec<_> = self.channels.iter().filter(|(_, binding)| due(binding.state)).map(|(member, _)| member).collect();
-        for member in wanted {
-            self.ask_bind(sh, now, member);
-        }
-    }
-
-    fn upgrade(&mut self, sh: &mut Shared, now: Time) {
-        let Phase::Active(active) = &mut self.phase else { return };
-        let Some((at, wait)) = active.upgrade else { return };
-        if at > now {
-            return;
-        }
-        active.upgrade = Some((now + wait, (wait * 2).min(UPGRADE_MAX)));
-        let mut planned = Connecting::new(now);
-        let mut addresses = connect::preferred(&self.server, sh.in_cluster);
-        addresses.retain(|address| address.transport == Transport::Udp);
-        planned.plan(now, &addresses, &self.names, &sh.sockets, false);
-        for attempt in planned.attempts {
-            if let Some(socket) = socket_for(&sh.sockets, attempt.remote) {
-                let via = Via::Udp { socket, remote: attempt.remote };
-                sh.add_via(via, self.slot);
-                self.ask(sh, now, via, Ask::Binding(Purpose::Upgrade), 0);
-            }
-        }
-    }
-
-    fn exchanges_due(&mut self, sh: &mut Shared, now: Time) {
-        let due: Vec<TransactionId> = self.exchanges.iter().filter(|(_, exchange)| exchange.due <= now).map(|(id, _)| *id).collect();
-        for id in due {
-            let Some(exchange) = self.exchanges.get_mut(&id) else { continue };
-            match exchange.on_due(now) {
-                Due::Resend(nth) => {
-                    let (via, bytes, sent) = (exchange.via, exchange.bytes.clone(), exchange.sent);
-                    sh.counters.fire_retransmissions += 1;
-                    sh.send(via, bytes);
-                    if nth == 3 {
-                        self.two_unanswered(sh, now, via, sent);
-                    }
-                }
-                Due::Failed => {
-                    if let Some(exchange) = self.exchanges.remove(&id) {
-                        self.forget_camp(&exchange, id);
-                        self.failed(sh, now, &exchange);
-                    }
-                }
-            }
-        }
-    }
-
-    /// A request was sent three times: is anybody there at all?
-    fn two_unanswered(&mut self, sh: &mut Shared, now: Time, via: Via, sent: Time) {
-        match &self.phase {
-            Phase::Active(active) if active.via == via && self.heard.is_none_or(|heard| heard < sent) => self.doubt(sh),
-            Phase::Connecting(_) => {
-                self.ask(sh, now, via, Ask::Binding(Purpose::Look), 0);
-            }
-            _ => {}
-        }
-    }
-
-    pub(super) fn forget_camp(&mut self, exchange: &Exchange, id: TransactionId) {
-        if let Ask::Camp { room, .. } = exchange.ask
-            && let Some(seating) = self.seatings.get_mut(&room).filter(|seating| seating.camp == Some(id))
-        {
-            seating.camp = None;
-        }
-    }
-
-    /// No answer came.
-    fn failed(&mut self, sh: &mut Shared, now: Time, exchange: &Exchange) {
-        if let Phase::Connecting(connecting) = &mut self.phase {
-            if matches!(exchange.ask, Ask::Camp { .. })
-                && let Some(attempt) = connecting.by_via(exchange.via)
-            {
-                attempt.state = connect::State::Failed;
-                if let Via::Stream(stream) = exchange.via {
-                    sh.outputs.push_back(Output::CloseStream { stream });
-                }
-                sh.remove_via(exchange.via, self.slot);
-            }
-            return self.go_on_connecting(sh, now);
-        }
-        let Some(active) = self.active() else { return };
-        if exchange.via != active.via {
-            // Trying UDP again came to nothing.
-            if !self.exchanges.values().any(|other| other.via == exchange.via) {
-                sh.remove_via(exchange.via, self.slot);
-            }
-            return;
-        }
-        let silent = self.heard.is_none_or(|heard| heard < exchange.sent);
-        match &exchange.ask {
-            Ask::Binding(Purpose::Watch) | Ask::Camp { leave: true, .. } => {}
-            _ if silent => {
-                self.give_up(sh, now, exchange, 408);
-                self.lost(sh, now, "no answer");
-            }
-            Ask::Camp { room, .. } => {
-                if let Some(seating) = self.seatings.get_mut(room) {
-                    seating.refresh_at = Some(now + Duration::from_secs(1));
-                    seating.problem = Some("Camp is not answered, though the server is there".into());
-                }
-                sh.dirty = true;
-            }
-            _ => self.give_up(sh, now, exchange, 408),
-        }
-    }
-
-    /// When [`on_wake`](Self::on_wake) is due.
-    pub(super) fn due(&self) -> Option<Time> {
-        let exchanges = self.exchanges.values().map(|exchange| exchange.due).min();
-        let old = self.old_streams.iter().map(|(at, _)| *at).min();
-        let phase = match &self.phase {
-            Phase::Idle => None,
-            Phase::Waiting(until) | Phase::Plain(until) => Some(*until),
-            Phase::Connecting(connecting) => connecting.due(),
-            Phase::Active(active) => {
-                let seats = self.seatings.values().filter(|seating| seating.wanted);
-                let seats = seats.flat_map(|seating| [seating.refresh_at, seating.catch_up_at]).flatten().min();
-                let bindings = self.channels.iter().filter_map(|(member, binding)| match binding.state {
-                    Bound::Wanted(at) if self.seatings.get(&member.0).is_some_and(|s| s.until.is_some()) => Some(at),
-                    _ => None,
-                });
-                let upgrade = active.upgrade.map(|(at, _)| at);
-                [seats, bindings.min(), self.watch_due(), upgrade].into_iter().flatten().min()
-            }
-        };
-        [exchanges, old, phase, self.names.due()].into_iter().flatten().min()
     }
 }

@@ -54,7 +54,7 @@ pub(super) enum Refusal {
 pub(super) struct Change {
     /// The announcement is newer than what was known, or the seat is new.
     pub(super) news: bool,
-    /// Seats of an earlier run, or replaced ones: gone.
+    /// Seats of an earlier run: gone.
     pub(super) gone: Vec<Seat>,
 }
 
@@ -107,8 +107,6 @@ impl Roster {
         } else if known.seats.get(&seat).is_some_and(|held| held.sequence > announcement.sequence) {
             return Err(Refusal::Replayed);
         } else {
-            // One run has one seat in a room on a server.
-            change.gone.extend(known.seats.keys().filter(|old| **old != seat && old.server == seat.server && old.room == seat.room));
             change.news = announcement.sequence > known.announcement.sequence || !known.seats.contains_key(&seat);
         }
         for old in &change.gone {
