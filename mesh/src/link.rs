@@ -483,14 +483,8 @@ impl Link {
                 }
             }
             Path::Relay { server, .. } => {
-                if let Some(live) = self.relays.live(server) {
-                    live.heard(at);
-                }
-                if self.relays.server().is_some_and(|current| current != server)
-                    && let Some(live) = self.relays.current_live()
-                {
-                    // The other side has moved: is our server still sound?
-                    live.sent(cx.now);
+                if self.relays.heard(at, server) {
+                    self.choose_relay(cx);
                 }
             }
         }

@@ -130,6 +130,11 @@ impl Liveness {
         self.misses >= DOUBT || self.unanswered >= ONE_WAY * 2
     }
 
+    /// When something authentic last came on it.
+    pub(crate) fn last_heard(&self) -> Time {
+        self.heard
+    }
+
     /// Given up, if another path works.
     pub(crate) fn is_dead(&self) -> bool {
         self.misses >= DEAD || self.unanswered >= ONE_WAY * 4

@@ -15,6 +15,10 @@ const MAX_SEATS: usize = 32;
 const REFUSED: Duration = Duration::from_secs(15);
 /// How long a Bind may stay unanswered before the next seat is bound as well.
 const BIND_PATIENCE: Duration = Duration::from_millis(800);
+/// Silence on the server in use after which the peer, heard through another, is followed there …
+const MOVED: Duration = Duration::from_millis(300);
+/// … for so long.
+const FOLLOWED: Duration = Duration::from_secs(15);
 /// An idle relayed link is pinged this often: it keeps the session alive and the truth known.
 const IDLE: Duration = Duration::from_secs(25);
 
@@ -47,6 +51,8 @@ struct Relay {
 pub(crate) struct Relays {
     list: Vec<Relay>,
     current: Option<Seat>,
+    /// The peer was last heard through this server, and not through ours: it has its reasons.
+    followed: Option<(ServerSlot, Time)>,
 }
 
 impl Relays {
@@ -184,6 +190,25 @@ impl Relays {
         idle
     }
 
+    /// Something came through this server. Tells whether to choose anew: the peer has moved there.
+    pub(crate) fn heard(&mut self, at: Time, server: ServerSlot) -> bool {
+        if let Some(live) = self.live(server) {
+            live.heard(at);
+        }
+        if let Some((followed, since)) = &mut self.followed
+            && *followed == server
+        {
+            *since = at;
+            return false;
+        }
+        let elsewhere = self.current.is_some_and(|current| current.server != server);
+        let moved = elsewhere && self.current().is_some_and(|live| at.since(live.last_heard()) > MOVED);
+        if moved {
+            self.followed = Some((server, at));
+        }
+        moved
+    }
+
     /// The current server.
     pub(crate) fn server(&self) -> Option<ServerSlot> {
         self.current.map(|seat| seat.server)
@@ -233,15 +258,16 @@ impl Relays {
         } else if relay.live.in_doubt() || doubts.suspect.contains(server) {
             DOUBTFUL
         } else {
-            0
+            let followed = self.followed.is_some_and(|(followed, at)| followed == *server && now.since(at) < FOLLOWED);
+            u8::from(!followed)
         }
     }
 }
 
 /// Grades from here on want a spare.
-const DOUBTFUL: u8 = 1;
+const DOUBTFUL: u8 = 2;
 /// Grades from here on are not bound.
-const UNUSABLE: u8 = 3;
+const UNUSABLE: u8 = 4;
 
 fn path_of(relay: &Relay) -> Option<Path> {
     match relay.state {
@@ -339,6 +365,19 @@ mod tests {
         assert_eq!(relays.order(at(100), &[new, seat(1)]), [seat(0)]);
         assert_eq!(relays.choose(at(100), &Doubts::default()), [new]);
         assert!(relays.path().is_none());
+    }
+
+    #[test]
+    fn a_peer_that_moved_to_another_server_is_followed_there() {
+        let mut relays = bound();
+        assert!(!relays.heard(at(100), ServerSlot(1)), "both may carry for a moment");
+        assert!(relays.heard(at(500), ServerSlot(1)));
+        assert_eq!(relays.choose(at(500), &Doubts::default()), [seat(1)]);
+        relays.bound(at(540), seat(1), path(1));
+        relays.choose(at(540), &Doubts::default());
+        assert_eq!(relays.server(), Some(ServerSlot(1)));
+        relays.choose(at(16_000), &Doubts::default());
+        assert_eq!(relays.server(), Some(ServerSlot(0)), "not for ever");
     }
 
     fn three() -> Relays {
