@@ -353,6 +353,14 @@ impl Fire {
         }
     }
 
+    /// Paths through this server carry nothing, though it may answer Bindings (it restarted and knows nobody): the seats on
+    /// it are refreshed now. Not to be said more often than every few seconds.
+    pub fn doubt(&mut self, now: Time, server: ServerSlot) {
+        if let Some(conversation) = self.conversations.get_mut(&server).filter(|_| !self.closing) {
+            conversation.refresh_now(now);
+        }
+    }
+
     /// Sends up to 1,000 bytes to a member; retransmitted until answered. Failure is told as [`Event::Unreachable`].
     pub fn signal(&mut self, now: Time, seat: &Seat, data: Vec<u8>) {
         if let Some(conversation) = self.conversations.get_mut(&seat.server).filter(|_| !self.closing) {

@@ -197,8 +197,9 @@ impl Link {
     }
 
     /// A newer announcement, or a seat more.
-    pub(crate) fn announced(&mut self, cx: &mut Cx<'_>, announcement: &Announcement, learned: Learned) {
+    pub(crate) fn announced(&mut self, cx: &mut Cx<'_>, seat: Seat, announcement: &Announcement, learned: Learned) {
         self.departed = false;
+        self.relays.reconsider(seat);
         if announcement.session > self.session {
             self.session = announcement.session;
             self.restarted = true;
@@ -444,9 +445,6 @@ impl Link {
     pub(crate) fn traffic(&mut self, cx: &mut Cx<'_>, traffic: &Traffic) {
         self.sent_bytes = self.sent_bytes.saturating_add(traffic.sent_bytes);
         self.received_bytes = self.received_bytes.saturating_add(traffic.received_bytes);
-        if traffic.sent_bytes > 0 || traffic.received_bytes > 0 {
-            self.last_data = cx.now;
-        }
         if let Some((at, path)) = traffic.last_received {
             self.heard(cx, at, path);
         }
@@ -462,6 +460,22 @@ impl Link {
                         live.sent(at);
                     }
                     cx.fire.note_traffic(cx.now, server, Some(at), None);
+                }
+                None => {}
+            }
+        }
+        if traffic.sent_bytes > 0 || traffic.received_bytes > 0 {
+            self.last_data = cx.now;
+            match self.path {
+                Some(Path::Direct { socket, remote }) => {
+                    if let Some(direct) = self.paths.get(Pair { socket, remote }) {
+                        direct.live.used(cx.now);
+                    }
+                }
+                Some(Path::Relay { server, .. }) => {
+                    if let Some(live) = self.relays.live(server) {
+                        live.used(cx.now);
+                    }
                 }
                 None => {}
             }
@@ -542,8 +556,12 @@ impl Link {
     /// Pings what is due, and draws the consequences of those that were missed.
     fn ping(&mut self, cx: &mut Cx<'_>) {
         if let Some(Path::Relay { server, .. }) = self.path
-            && self.relays.live(server).is_some_and(|live| live.ping(cx.now))
+            && let Some(live) = self.relays.live(server)
+            && live.ping(cx.now)
         {
+            if live.misses_pings() {
+                cx.doubt(server);
+            }
             self.probe(cx, Target::Relay(server), false);
         }
         for pair in self.paths.pings(cx.now) {

@@ -189,7 +189,7 @@ impl Links {
             return;
         }
         match event {
-            Event::Member { learned, announcement, .. } => self.member(now, fire, learned, &announcement),
+            Event::Member { seat, learned, announcement } => self.member(now, fire, seat, learned, &announcement),
             Event::Departed { peer, .. } => self.departed(now, fire, peer),
             Event::Signal { from, data } => self.signal(now, fire, from, data),
             Event::Bound { seat, .. } => {
@@ -346,7 +346,7 @@ impl Links {
 
     // Members.
 
-    fn member(&mut self, now: Time, fire: &mut Fire, learned: Learned, announcement: &Announcement) {
+    fn member(&mut self, now: Time, fire: &mut Fire, seat: Seat, learned: Learned, announcement: &Announcement) {
         let peer = announcement.public_key;
         if peer == self.shared.own {
             return;
@@ -364,7 +364,7 @@ impl Links {
         self.left.remove(&peer);
         if let Some(id) = self.by_peer.get(&peer).copied() {
             self.with(now, fire, id, |link, cx| {
-                link.announced(cx, announcement, learned);
+                link.announced(cx, seat, announcement, learned);
                 Verdict::Keep
             });
         } else if self.shared.eager || wanted {

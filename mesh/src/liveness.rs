@@ -7,6 +7,8 @@ use campfire_protocol::time::Time;
 
 /// Silence under traffic after which a path is pinged.
 const SILENCE: Duration = Duration::from_secs(1);
+/// When traffic ends, the path is pinged once after this: who only answered learns so too that it died.
+const END_OF_TRAFFIC: Duration = Duration::from_millis(1_500);
 /// Misses after which a path is in doubt: data goes on two paths.
 pub(crate) const DOUBT: u8 = 3;
 /// Misses after which a path in doubt is given up, if another one works.
@@ -41,6 +43,8 @@ pub(crate) struct Liveness {
     answered: Time,
     /// First sending after `heard`.
     quiet_since: Option<Time>,
+    /// Applications used it; asked then whether it still carries, unless they use it until then.
+    ask_at: Option<Time>,
     /// A ping is out since.
     pinged: Option<Time>,
     /// Pings lost in a row, nothing else heard.
@@ -54,7 +58,17 @@ pub(crate) struct Liveness {
 impl Liveness {
     /// A path that was heard on `now`.
     pub(crate) fn new(now: Time, idle: Duration) -> Self {
-        Self { rtt: Rtt::default(), heard: now, answered: now, quiet_since: None, pinged: None, misses: 0, unanswered: 0, idle }
+        Self {
+            rtt: Rtt::default(),
+            heard: now,
+            answered: now,
+            quiet_since: None,
+            ask_at: None,
+            pinged: None,
+            misses: 0,
+            unanswered: 0,
+            idle,
+        }
     }
 
     /// The path was made anew: what was held against it is void.
@@ -78,6 +92,11 @@ impl Liveness {
         }
     }
 
+    /// Applications' packets went or came.
+    pub(crate) fn used(&mut self, now: Time) {
+        self.ask_at = Some(now + END_OF_TRAFFIC);
+    }
+
     /// A ping was answered after `rtt`.
     pub(crate) fn answered(&mut self, now: Time, rtt: Duration) {
         self.heard(now);
@@ -95,7 +114,7 @@ impl Liveness {
             return pinged + self.timeout();
         }
         let idle = self.answered + self.idle;
-        self.quiet_since.map_or(idle, |since| idle.min(since + SILENCE))
+        [self.quiet_since.map(|since| since + SILENCE), self.ask_at].into_iter().flatten().fold(idle, Time::min)
     }
 
     /// Looks whether a ping is due; if so counts the miss of the one before, and the caller sends one.
@@ -116,6 +135,7 @@ impl Liveness {
             }
         }
         self.pinged = Some(now);
+        self.ask_at = None;
     }
 
     /// How long an answer may take: short at first, then, for a path that seems dead, seldom.
@@ -123,6 +143,11 @@ impl Liveness {
         let base = (self.rtt.get().unwrap_or(Duration::from_millis(150)) * 2).clamp(Duration::from_millis(150), Duration::from_millis(500));
         let misses = self.misses.max(self.unanswered / 2);
         if misses < DEAD { base } else { (base * 2u32.pow(u32::from(misses - DEAD + 1).min(7))).min(self.idle) }
+    }
+
+    /// A ping went unanswered, and nothing else came.
+    pub(crate) fn misses_pings(&self) -> bool {
+        self.misses > 0
     }
 
     /// In doubt: send on another path as well.
@@ -171,6 +196,19 @@ mod tests {
             assert!(live.ping(now));
         }
         assert!(live.is_dead());
+    }
+
+    #[test]
+    fn the_end_of_traffic_is_followed_by_one_ping() {
+        let mut live = Liveness::new(at(0), Duration::from_secs(20));
+        for ms in (100..=5_000).step_by(100) {
+            live.heard(at(ms));
+            live.used(at(ms));
+        }
+        assert_eq!(live.due(), at(6_500));
+        assert!(live.ping(at(6_500)));
+        live.answered(at(6_540), Duration::from_millis(40));
+        assert_eq!(live.due(), at(26_540));
     }
 
     #[test]

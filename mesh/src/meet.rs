@@ -345,7 +345,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.make_direct("203.0.113.7:4000");
         let restarted = Announcement { session: Session { started: UnixMillis(9), nonce: 1 }, ..announcement() };
-        bench.cx(|link, cx| link.announced(cx, &restarted, crate::fire::Learned::Ember));
+        bench.cx(|link, cx| link.announced(cx, seat(), &restarted, crate::fire::Learned::Ember));
         assert!(bench.link.path.is_some(), "a working path is not dropped for an announcement");
         bench.cx(Link::session_established);
         assert_eq!(bench.link.path, None);
@@ -446,6 +446,10 @@ mod tests {
 
     fn direct(address: &str) -> Path {
         Path::Direct { socket: SocketId(0), remote: address.parse().unwrap() }
+    }
+
+    fn seat() -> crate::fire::Seat {
+        crate::fire::Seat { server: crate::io::ServerSlot(0), room: 0, member: campfire_protocol::wire::MemberId([1; 16]) }
     }
 
     fn relay() -> Path {

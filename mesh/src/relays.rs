@@ -94,6 +94,13 @@ impl Relays {
         }
     }
 
+    /// The peer is seen to sit there: what was refused before may go now.
+    pub(crate) fn reconsider(&mut self, seat: Seat) {
+        if let Some(relay) = self.get(seat) {
+            relay.refused_until = Time::default();
+        }
+    }
+
     /// Channels in this room on this server do not carry until they are bound again (which happens without us).
     pub(crate) fn void(&mut self, now: Time, server: ServerSlot, room: u8) {
         for relay in self.list.iter_mut().filter(|relay| relay.seat.server == server && relay.seat.room == room) {

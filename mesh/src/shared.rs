@@ -1,6 +1,6 @@
 //! What all links of a peer share: the way out, our own addresses, pacing, fresh sockets, counters.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use campfire_protocol::control::Control;
@@ -12,7 +12,7 @@ use rand_core::RngCore as _;
 
 use crate::candidates::Candidates;
 use crate::fire::Fire;
-use crate::io::{Notice, Output, SocketId};
+use crate::io::{Notice, Output, ServerSlot, SocketId};
 use crate::paths::Pair;
 use crate::relays::Doubts;
 
@@ -24,6 +24,8 @@ const MAX_WAITING_PROBES: usize = 2_048;
 const START_SPACING: Duration = Duration::from_millis(20);
 /// … and how far those that we are asked for may run ahead of that.
 const START_BURST: Duration = Duration::from_millis(320);
+/// A server is asked whether it still knows us at most this often.
+const DOUBT_AGAIN: Duration = Duration::from_secs(5);
 /// Fresh sockets open at a time.
 const MAX_FRESH: usize = 4;
 /// How long a fresh socket serves links that try again.
@@ -90,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) generation: u32,
     /// What is known against servers.
     pub(crate) doubts: Doubts,
+    /// When servers were last asked whether they still know us.
+    doubted: HashMap<ServerSlot, Time>,
     /// Links that want to start a handshake.
     pub(crate) initiations: VecDeque<LinkId>,
     /// Counts.
@@ -124,6 +128,15 @@ impl Cx<'_> {
     /// What speaks for or against direct paths on our side.
     pub(crate) fn standing(&self) -> Standing {
         self.shared.standing(self.fire)
+    }
+
+    /// A ping through this server was lost: does it still know us?
+    pub(crate) fn doubt(&mut self, server: ServerSlot) {
+        let asked = self.shared.doubted.get(&server);
+        if asked.is_none_or(|at| self.now.since(*at) >= DOUBT_AGAIN) {
+            self.shared.doubted.insert(server, self.now);
+            self.fire.doubt(self.now, server);
+        }
     }
 
     /// A fresh IPv4 socket for another try.
@@ -161,6 +174,7 @@ impl Shared {
             candidates,
             generation: 1,
             doubts: Doubts::default(),
+            doubted: HashMap::new(),
             initiations: VecDeque::new(),
             counters: Counters::default(),
             dirty: true,

@@ -20,6 +20,13 @@ const MAX_EXCHANGES: usize = 512;
 const LIFETIME: u32 = 60;
 
 impl Conversation {
+    /// Refreshes every seat that is taken, at once.
+    pub(super) fn refresh_now(&mut self, now: Time) {
+        for seating in self.seatings.values_mut() {
+            seating.refresh_at = seating.refresh_at.map(|at| at.min(now));
+        }
+    }
+
     /// Camps in a room by this via, unless that is under way. The announcement goes along if the server does not hold it.
     pub(super) fn camp(&mut self, sh: &mut Shared, now: Time, number: u8, via: Via) {
         let Some(seating) = self.seatings.get_mut(&number) else { return };
