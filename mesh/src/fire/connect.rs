@@ -121,6 +121,8 @@ impl Names {
 pub(super) struct Connecting {
     pub(super) started: Time,
     pub(super) attempts: Vec<Attempt>,
+    /// Why the last stream did not come up, for people.
+    pub(super) failure: Option<String>,
     /// It answered a Binding, though not (yet) a Camp.
     pub(super) binding_answered: bool,
 }
@@ -138,7 +140,7 @@ pub(super) fn preferred(server: &Server, in_cluster: bool) -> Vec<ServerAddress>
 
 impl Connecting {
     pub(super) fn new(now: Time) -> Self {
-        Self { started: now, attempts: Vec::new(), binding_answered: false }
+        Self { started: now, attempts: Vec::new(), binding_answered: false, failure: None }
     }
 
     /// Adds attempts for addresses that are known by now. `hurry`: UDP is known not to work from here, so nothing waits for

@@ -259,7 +259,8 @@ impl Conversation {
             }
         }
         let nothing = connecting.attempts.is_empty();
-        self.problem = Some(if nothing { "no address could be reached or resolved".into() } else { "no answer".into() });
+        let failure = connecting.failure.clone().unwrap_or_else(|| "no answer".into());
+        self.problem = Some(if nothing { "no address could be reached or resolved".into() } else { failure });
         self.back_off(sh, now);
     }
 
@@ -327,6 +328,7 @@ impl Conversation {
             && let Some(attempt) = connecting.by_via(via)
         {
             attempt.state = connect::State::Failed;
+            connecting.failure = Some(reason.to_owned());
             self.exchanges.retain(|_, exchange| exchange.via != via);
             sh.remove_via(via, self.slot);
             self.go_on_connecting(sh, now);

@@ -50,6 +50,8 @@ const SHORT: Duration = Duration::from_millis(1);
 const RESOLVE: Duration = Duration::from_secs(5);
 /// How long after camping the peer counts as ready even if some known peer does not answer (it may be gone).
 const READY_AFTER: Duration = Duration::from_secs(10);
+/// When no server is reached so long after the start, the log says so.
+const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
 /// Messages handled before outputs are carried out.
 const BATCH: usize = 256;
 
@@ -196,6 +198,7 @@ struct Peer {
 
     ready: bool,
     camped_since: Option<Instant>,
+    said_unreachable: bool,
 }
 
 impl Peer {
@@ -263,6 +266,7 @@ impl Peer {
             wanted,
             ready: false,
             camped_since: None,
+            said_unreachable: false,
         };
         let inbox = Inbox { data: from, streams: streams_receiver, resolved: resolved_receiver, addresses: addresses_receiver };
         Ok((peer, inbox))
@@ -492,6 +496,12 @@ impl Peer {
     fn look_ready(&mut self, file: Option<&Path>) {
         let report = self.report();
         if !report.camped() {
+            if !self.said_unreachable && self.epoch.elapsed() > UNREACHABLE_AFTER {
+                self.said_unreachable = true;
+                for server in &report.status.servers {
+                    warn!(server = server.id, problem = server.problem.as_deref().unwrap_or("no answer"), "not reached yet; tried on");
+                }
+            }
             return;
         }
         let since = *self.camped_since.get_or_insert_with(Instant::now);
