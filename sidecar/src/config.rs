@@ -306,7 +306,7 @@ fn read_file(path: &Path) -> Result<Options, BadConfig> {
     let shown = path.display();
     let text = fs::read_to_string(path).map_err(|error| BadConfig(format!("--config: {shown} cannot be read: {error}")))?;
     toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
+        let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
         let message = error.message();
         // serde quotes values it did not expect.
         let message = if message.contains("string \"") { "a text where another kind of value is expected" } else { message };

@@ -93,7 +93,7 @@ impl Collector for Snapshots {
             |encoder| gauge(encoder, &[], peers.iter().map(|peer| peer.received_bytes).sum::<u64>() as f64),
         )?;
         for (name, value) in data {
-            count(&mut encoder, &format!("campfire_data_{name}"), "Counted by the data thread; see plane.rs", *value)?;
+            count(&mut encoder, &format!("campfire_data_{name}"), "Counted by the data thread", *value)?;
         }
         for (name, value) in &report.status.counters {
             count(&mut encoder, &format!("campfire_mesh_{name}"), "Counted by the mesh", *value)?;

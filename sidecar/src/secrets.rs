@@ -106,10 +106,6 @@ pub fn parse_keys(text: &str, mode: KeyMode, from: &str) -> Result<Vec<(Psk, Key
 /// Keys of a `[accept:]FILE` argument.
 pub fn read_key_argument(argument: &str) -> Result<Vec<(Psk, KeyMode)>, BadConfig> {
     let (mode, path) = split_mode(argument, KeyMode::Announce);
-    if path.parse::<Psk>().is_ok() {
-        // A person pasted the key where its file belongs: do not echo it.
-        return Err(BadConfig("--psk-file: that is a key, not the name of a file that holds one; treat the key as seen by others".into()));
-    }
     parse_keys(&read_secret_file(Path::new(path), "--psk-file")?, mode, path)
 }
 
@@ -133,6 +129,10 @@ pub fn parse_uri(text: &str, from: &str) -> Result<CampUri, BadConfig> {
 pub fn read_secret_file(path: &Path, option: &str) -> Result<Zeroizing<String>, BadConfig> {
     let shown = path.display();
     let bad = |why: String| BadConfig(format!("{option}: {why}"));
+    if path.to_str().is_some_and(|text| text.parse::<Psk>().is_ok() || text.contains("://")) {
+        // A person pasted the secret where its file belongs: do not echo it.
+        return Err(bad("that is a secret, not the name of a file that holds one; treat it as seen by others".into()));
+    }
     let file = File::open(path).map_err(|error| {
         bad(match error.kind() {
             io::ErrorKind::NotFound => format!("there is no file {shown}"),
