@@ -128,6 +128,10 @@ impl Conversation {
         self.failures = 0;
         self.problem = None;
         let rtt = if exchange.clean() { now.since(exchange.sent) } else { Duration::ZERO };
+        if version.is_some() {
+            // Others have seen this session: one that began earlier, by a better clock, would look like a replay to them.
+            sh.own.anchor();
+        }
         self.learn_time(sh, now, success.unix_millis, rtt);
         self.observed(sh, via, success.observed);
         let jitter = sh.jitter(REFRESH_JITTER);
@@ -154,7 +158,6 @@ impl Conversation {
         seating.large = success.large;
         if version.is_some() {
             seating.held = version;
-            sh.own.anchor();
         } else if !same_server {
             // It started anew and knows nothing of us.
             seating.held = None;
