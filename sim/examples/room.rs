@@ -12,7 +12,7 @@ fn main() {
     let sizes = if sizes.is_empty() { vec![100, 1_000, 10_000] } else { sizes };
     println!("members  phase          bytes/member  packets/member  inputs/member  CPU µs/member");
     for size in sizes {
-        let mut room = Room::new(1, size, secs(30));
+        let mut room = Room::new(1, size, secs(5), 256);
         measure(size, "join", &mut room, secs(60));
         measure(size, "steady minute", &mut room, secs(60));
         for number in 0..size {

@@ -26,11 +26,16 @@ pub struct Room {
 }
 
 impl Room {
-    /// `members` start within `within`.
-    pub fn new(seed: u64, members: usize, within: Duration) -> Self {
+    /// `members` start within `within`; above `threshold` of them the room is large (256 unless a test wants to be quick).
+    pub fn new(seed: u64, members: usize, within: Duration, threshold: usize) -> Self {
         let mut world = World::new(seed);
         world.wan = Link::clean(millis(10));
-        let servers = ["a", "b", "c"].map(|name| world.server(name)).to_vec();
+        let servers = ["a", "b", "c"].map(|name| {
+            world.server_with(name, |server| {
+                (server.config.limits.large, server.config.limits.small) = (threshold, threshold * 3 / 4);
+            })
+        });
+        let servers = servers.to_vec();
         let members = (0..members as u32)
             .map(|number| world.peer_with(Place::Internet, |peer| peer.after = within * number / members as u32))
             .collect();

@@ -20,7 +20,6 @@ fn real_sessions_connect_relayed_and_direct() {
 }
 
 #[test]
-#[ignore = "known to fail: the gap is longer"]
 fn real_sessions_survive_the_relays_death() {
     let mut world = World::new(seed(1));
     let servers = [world.server("a"), world.server("b")];
