@@ -42,6 +42,14 @@ fn two_peers_talk_through_channel_data() {
 }
 
 #[test]
+fn two_peers_talk_over_ipv6() {
+    let Some(mut world) = World::new(1500) else { return };
+    world.peers(["[fd77::2]:4001", "[fd77::1]:4001"]);
+    world.ping("10.9.0.2");
+    world.transfer("[fd09::2]:5001", 20_000_000);
+}
+
+#[test]
 fn a_path_too_narrow_for_the_datagrams_works_by_fragments() {
     let Some(mut world) = World::new(1280) else { return };
     world.peers(["10.77.0.2:4001", "10.77.0.1:4001"]);
@@ -154,7 +162,7 @@ impl World {
         let script = format!(
             "set -e; ip netns add cft0; ip netns add cft1
              ip link add cftv0 netns cft0 type veth peer name cftv1 netns cft1
-             for i in 0 1; do n=\"ip -n cft$i\"; $n link set lo up; $n addr add 10.77.0.$((i+1))/24 dev cftv$i; $n link set cftv$i mtu {mtu} up; done"
+             for i in 0 1; do n=\"ip -n cft$i\"; $n link set lo up; $n addr add 10.77.0.$((i+1))/24 dev cftv$i; $n addr add fd77::$((i+1))/64 dev cftv$i nodad; $n link set cftv$i mtu {mtu} up; done"
         );
         let made = Command::new("sh").args(["-c", &script]).output().ok()?;
         if !made.status.success() {
@@ -201,7 +209,9 @@ impl World {
     }
 
     fn start_peer(&mut self, side: usize, endpoint: &str, initiate: bool) {
-        let (listen, device) = (format!("10.77.0.{}:4001", side + 1), format!("cft{side}"));
+        let v6 = endpoint.starts_with('[');
+        let listen = if v6 { format!("[fd77::{}]:4001", side + 1) } else { format!("10.77.0.{}:4001", side + 1) };
+        let device = format!("cft{side}");
         let other = 2 - side;
         let flag = if initiate { ",initiate" } else { "" };
         let peer = format!("{},{endpoint},10.9.0.{other}/32+fd09::{other}/128{flag}", PUBLIC[1 - side]);

@@ -103,6 +103,7 @@ mod tests {
     use super::*;
     use crate::data::packet::is_sound;
     use crate::data::packet::tests::{tcp, udp};
+    use proptest::prelude::*;
 
     #[test]
     fn a_superpacket_of_tcp_is_cut_as_a_nic_would() {
@@ -158,6 +159,35 @@ mod tests {
         }
         for length in 0..60 {
             let _ = segment(&good, &mut packet.clone()[..length], |_| ());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_cut_or_refused_but_never_a_panic(
+            kind in 0usize..4,
+            partial_checksum: bool,
+            words in prop::array::uniform4(0u16..200),
+            mut packet in prop::collection::vec(any::<u8>(), 0..400),
+        ) {
+            if let Some(first) = packet.first_mut() {
+                *first = [0x45, 0x60, 0x4f, *first][usize::from(*first & 3)];
+            }
+            let header = VnetHeader {
+                partial_checksum,
+                gso: [Gso::None, Gso::Tcp4, Gso::Tcp6, Gso::Udp][kind],
+                header_length: words[0],
+                segment: words[1],
+                checksum_start: words[2],
+                checksum_offset: words[3],
+            };
+            let length = packet.len();
+            let mut emitted = 0;
+            let result = segment(&header, &mut packet, |piece| {
+                assert!(piece.len() <= length);
+                emitted += 1;
+            });
+            prop_assert_eq!(result.unwrap_or(0), emitted);
         }
     }
 

@@ -10,8 +10,9 @@ use super::sys;
 /// Bytes of a [`VnetHeader`].
 pub const VNET: usize = 10;
 
-/// Packets that the kernel queues for us. Superpackets make this plenty, and a long queue is latency under load.
-const QUEUE_LENGTH: i32 = 64;
+/// Packets that the kernel queues for us. Fewer make for less latency under load, since most are superpackets; but a burst of
+/// small ones has to fit while this thread waits for its turn on a busy machine.
+const QUEUE_LENGTH: i32 = 128;
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_TCPV4: u8 = 1;
