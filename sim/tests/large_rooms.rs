@@ -4,16 +4,18 @@ use campfire_sim::room::Room;
 use campfire_sim::{secs, seed};
 
 /// A small large room and a large one. (The example `room` goes to 10,000 and more.)
-const SIZES: [usize; 2] = [600, 2_400];
+const SIZES: [usize; 2] = [100, 400];
+/// A room is large above this, here, to be quick.
+const THRESHOLD: usize = 24;
 
 #[test]
-#[ignore = "slow: under investigation"]
+#[ignore = "takes minutes so far"]
 fn a_members_cost_does_not_grow_with_the_room() {
     let costs = SIZES.map(|size| {
-        let mut room = Room::new(seed(1), size, secs(30));
+        let mut room = Room::new(seed(1), size, secs(5), THRESHOLD);
         let join = room.cost_of(secs(60));
         let steady = room.cost_of(secs(120));
-        assert!(room.longest_roster() < 300, "{size}: nobody holds the roster");
+        assert!(room.longest_roster() < 64, "{size}: nobody holds the roster");
         let restart = {
             for &member in &room.members {
                 room.world.restart(member);
@@ -33,17 +35,17 @@ fn a_members_cost_does_not_grow_with_the_room() {
 }
 
 #[test]
-#[ignore = "slow: under investigation"]
+#[ignore = "takes minutes so far"]
 fn strangers_in_a_large_room_reach_each_other_on_first_traffic() {
-    let mut room = Room::new(seed(1), 1_000, secs(20));
+    let mut room = Room::new(seed(1), 200, secs(5), THRESHOLD);
     room.world.run_for(secs(40));
     assert_eq!(room.pings(50), 50);
 }
 
 #[test]
-#[ignore = "slow: under investigation"]
+#[ignore = "takes minutes so far"]
 fn a_large_room_survives_the_death_of_its_best_server() {
-    let mut room = Room::new(seed(1), 600, secs(20));
+    let mut room = Room::new(seed(1), 100, secs(5), THRESHOLD);
     room.world.run_for(secs(40));
     let servers = room.servers.clone();
     room.world.kill(servers[0]);
