@@ -446,9 +446,9 @@ impl World {
             Topology::Bare => Self::ip(&format!("-n {a} link add cable type veth peer name cable netns {b}"))?,
             Topology::Pod => {
                 Self::ip(&format!("netns add {NODE}"))?;
-                Self::ip(&format!("-n {a} link add cable type veth peer name a netns {NODE}"))?;
-                Self::ip(&format!("-n {b} link add cable type veth peer name b netns {NODE}"))?;
-                for (name, address) in [("a", "10.78.1.2/24"), ("b", "10.78.2.2/24")] {
+                Self::ip(&format!("-n {a} link add cable type veth peer name to-a netns {NODE}"))?;
+                Self::ip(&format!("-n {b} link add cable type veth peer name to-b netns {NODE}"))?;
+                for (name, address) in [("to-a", "10.78.1.2/24"), ("to-b", "10.78.2.2/24")] {
                     Self::ip(&format!("-n {NODE} address add {address} dev {name}"))?;
                     Self::ip(&format!("-n {NODE} link set {name} up"))?;
                 }
