@@ -361,6 +361,15 @@ impl Fire {
         }
     }
 
+    /// Links through this server carry small packets and no large ones, whoever is at the other end: it is reached on a
+    /// stream from here on, if it offers one, until our network changes.
+    pub fn narrow(&mut self, now: Time, server: ServerSlot) {
+        if let Some(conversation) = self.conversations.get_mut(&server).filter(|_| !self.closing) {
+            conversation.narrow(&mut self.sh, now);
+        }
+        self.settle(now);
+    }
+
     /// Sends up to 1,000 bytes to a member; retransmitted until answered. Failure is told as [`Event::Unreachable`].
     pub fn signal(&mut self, now: Time, seat: &Seat, data: Vec<u8>) {
         if let Some(conversation) = self.conversations.get_mut(&seat.server).filter(|_| !self.closing) {

@@ -33,6 +33,8 @@ pub(crate) const NEWCOMER: Duration = Duration::from_secs(1);
 const REPLY: Duration = Duration::from_secs(2);
 /// How often a link that is not on its best server looks whether it may be again.
 const LOOK: Duration = Duration::from_secs(5);
+/// A relay is asked for its size only when no direct path was found meanwhile.
+const SIZE_AFTER: Duration = Duration::from_secs(1);
 /// Kept until there is a way.
 const MAX_WAITING: usize = 8;
 
@@ -67,6 +69,15 @@ pub(crate) struct Told {
     pub(crate) udp_blocked: bool,
     pub(crate) forbidden: bool,
     pub(crate) generation: u32,
+}
+
+/// Whether large packets come through the relay in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// As far as is known.
+    Fine,
+    /// Being found out: probes sent, and when the next is due.
+    Checking { probes: u8, next: Time },
 }
 
 /// What becomes of the link.
@@ -117,6 +128,8 @@ pub(crate) struct Link {
     restarted: bool,
     /// It has no seat any more.
     pub(crate) departed: bool,
+    /// Whether large packets come through the relay.
+    pub(crate) size: Size,
     /// The direct path is so much slower than the relay that the relay is used.
     pub(crate) slow: bool,
     look_at: Option<Time>,
@@ -162,6 +175,7 @@ impl Link {
             socket: SocketId(0),
             restarted: false,
             departed: false,
+            size: Size::Fine,
             slow: false,
             look_at: None,
             noticed: None,
@@ -172,6 +186,8 @@ impl Link {
             history: VecDeque::new(),
             filed: None,
         };
+        link.paths.patient = !link.lower;
+        link.relays.patient = !link.lower;
         link.take_over(announcement);
         let preshared = link.choose_key(cx, announcement).map(|keys| keys.wireguard_preshared(&cx.shared.wireguard, &wireguard));
         if let Some(preshared) = preshared {
@@ -527,6 +543,7 @@ impl Link {
         if self.established.is_some() {
             self.ping(cx);
         }
+        self.check_size(cx);
         for pair in self.paths.full_again(now) {
             self.probe(cx, Target::Direct(pair), true);
         }
@@ -585,6 +602,10 @@ impl Link {
             Some(Path::Relay { .. }) if self.established.is_some() => self.relays.ping_due(),
             _ => None,
         };
+        let size = match self.size {
+            Size::Checking { next, .. } => Some(next),
+            Size::Fine => None,
+        };
         let idle = (!cx.shared.eager).then_some(self.last_data + cx.shared.idle_close);
         let gone = (self.departed && self.established.is_none()).then_some(cx.now);
         let dues = [
@@ -592,6 +613,7 @@ impl Link {
             self.look_at,
             self.relays.next_choice(cx.now),
             relay_ping,
+            size,
             self.paths.due(),
             self.punch.due(),
             idle,
@@ -652,6 +674,9 @@ impl Link {
         };
         if (path, also) == (self.path, self.also) {
             return;
+        }
+        if path != self.path {
+            self.size = Size::Checking { probes: 0, next: cx.now + SIZE_AFTER };
         }
         self.path = path;
         self.also = also;

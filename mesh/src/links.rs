@@ -118,6 +118,7 @@ impl Links {
             Input::SocketOpened { socket, local } => {
                 let changed = self.shared.candidates.opened(*socket, local);
                 if MAIN_SOCKETS.contains(socket) {
+                    self.shared.wide &= !changed;
                     self.own_changed(now, changed);
                 } else {
                     fire.observe(now, *socket);

@@ -53,11 +53,13 @@ pub(crate) struct Liveness {
     unanswered: u8,
     /// How long a path may idle before it is pinged: keeps NAT mappings and knowledge alive.
     idle: Duration,
+    /// The other side is expected to ping first.
+    patient: bool,
 }
 
 impl Liveness {
     /// A path that was heard on `now`.
-    pub(crate) fn new(now: Time, idle: Duration) -> Self {
+    pub(crate) fn new(now: Time, idle: Duration, patient: bool) -> Self {
         Self {
             rtt: Rtt::default(),
             heard: now,
@@ -68,12 +70,13 @@ impl Liveness {
             misses: 0,
             unanswered: 0,
             idle,
+            patient,
         }
     }
 
     /// The path was made anew: what was held against it is void.
     pub(crate) fn renewed(&mut self, now: Time) {
-        *self = Self { rtt: self.rtt, ..Self::new(now, self.idle) };
+        *self = Self { rtt: self.rtt, ..Self::new(now, self.idle, self.patient) };
     }
 
     /// Something authentic came on it at `at`.
@@ -113,7 +116,9 @@ impl Liveness {
         if let Some(pinged) = self.pinged {
             return pinged + self.timeout();
         }
-        let idle = self.answered + self.idle;
+        // One side's pings keep the path open for both; whoever hears them asks more seldom.
+        let idle =
+            if self.patient { (self.answered + self.idle * 3).min(self.heard + self.idle * 5 / 4) } else { self.answered + self.idle };
         [self.quiet_since.map(|since| since + SILENCE), self.ask_at].into_iter().flatten().fold(idle, Time::min)
     }
 
@@ -172,13 +177,23 @@ mod tests {
 
     #[test]
     fn an_idle_path_is_pinged_only_to_keep_it_open() {
-        let live = Liveness::new(at(0), Duration::from_secs(20));
+        let live = Liveness::new(at(0), Duration::from_secs(20), false);
         assert_eq!(live.due(), at(20_000));
     }
 
     #[test]
+    fn who_hears_the_others_pings_seldom_pings_itself() {
+        let mut live = Liveness::new(at(0), Duration::from_secs(20), true);
+        for second in [20, 40, 59] {
+            assert!(live.due() > at(second * 1_000));
+            live.heard(at(second * 1_000));
+        }
+        assert_eq!(live.due(), at(60_000), "the way there has to be proved now and then");
+    }
+
+    #[test]
     fn silence_under_traffic_is_noticed_after_a_second_and_doubted_after_three_misses() {
-        let mut live = Liveness::new(at(0), Duration::from_secs(20));
+        let mut live = Liveness::new(at(0), Duration::from_secs(20), false);
         live.sent(at(5_000));
         live.sent(at(5_500));
         assert_eq!(live.due(), at(6_000));
@@ -200,7 +215,7 @@ mod tests {
 
     #[test]
     fn the_end_of_traffic_is_followed_by_one_ping() {
-        let mut live = Liveness::new(at(0), Duration::from_secs(20));
+        let mut live = Liveness::new(at(0), Duration::from_secs(20), false);
         for ms in (100..=5_000).step_by(100) {
             live.heard(at(ms));
             live.used(at(ms));
@@ -213,7 +228,7 @@ mod tests {
 
     #[test]
     fn traffic_that_is_answered_needs_no_ping() {
-        let mut live = Liveness::new(at(0), Duration::from_secs(20));
+        let mut live = Liveness::new(at(0), Duration::from_secs(20), false);
         for ms in (100..5_000).step_by(100) {
             live.sent(at(ms));
             live.heard(at(ms + 50));
@@ -223,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_path_that_works_one_way_only_is_given_up_too() {
-        let mut live = Liveness::new(at(0), Duration::from_secs(20));
+        let mut live = Liveness::new(at(0), Duration::from_secs(20), false);
         let mut now = live.due();
         for _ in 0..20 {
             live.ping(now);
@@ -235,7 +250,7 @@ mod tests {
 
     #[test]
     fn an_answer_clears_all_doubt() {
-        let mut live = Liveness::new(at(0), Duration::from_secs(20));
+        let mut live = Liveness::new(at(0), Duration::from_secs(20), false);
         live.sent(at(10));
         for _ in 0..5 {
             live.ping(live.due());

@@ -8,8 +8,8 @@ use campfire_protocol::control::Control;
 use rand_core::RngCore as _;
 
 use crate::candidates::canonical;
-use crate::io::{Output, Path, SocketId};
-use crate::link::{Link, NEWCOMER, Sent, Target, Told, Verdict};
+use crate::io::{Output, Path, SocketId, Via};
+use crate::link::{Link, NEWCOMER, Sent, Size, Target, Told, Verdict};
 use crate::paths::Pair;
 use crate::shared::{Cx, Fresh};
 
@@ -19,6 +19,10 @@ const FULL_SIZE: u16 = 1_280 - campfire_tunnel::control::HEADER as u16;
 const MAX_PROBES: usize = 64;
 /// How long a probe's answer may take.
 const PROBE_LIFE: Duration = Duration::from_secs(5);
+
+/// Full-size probes through a relay before large packets are taken to be lost there, and the time between them.
+const SIZE_PROBES: u8 = 6;
+const SIZE_AGAIN: Duration = Duration::from_millis(400);
 
 impl Link {
     /// The peer shows itself under an address that is not known to work: a peer-reflexive one, or its NAT's mapping moved.
@@ -52,6 +56,28 @@ impl Link {
         let payload = Control::Probe { id, size: if full { FULL_SIZE } else { 0 } }.encode();
         cx.shared.out.push_back(Output::SendControl { link: self.id, path, payload });
         cx.shared.counters.count("probes_sent");
+    }
+
+    /// Finds out whether large packets come through the relay. Where none does for anybody, it is our own way to the server
+    /// that is narrow, and a stream is asked for.
+    pub(crate) fn check_size(&mut self, cx: &mut Cx<'_>) {
+        let Size::Checking { probes, next } = self.size else { return };
+        if next > cx.now {
+            return;
+        }
+        match self.path {
+            Some(Path::Relay { server, via: Via::Udp { .. }, .. }) if self.established.is_some() && !cx.shared.wide => {
+                if probes == SIZE_PROBES {
+                    self.size = Size::Fine;
+                    self.happened(cx.now, "large packets do not come through the relay");
+                    cx.fire.narrow(cx.now, server);
+                } else {
+                    self.size = Size::Checking { probes: probes + 1, next: cx.now + SIZE_AGAIN };
+                    self.probe(cx, Target::Relay(server), true);
+                }
+            }
+            _ => self.size = Size::Fine,
+        }
     }
 
     pub(crate) fn ping_relay(&mut self, cx: &mut Cx<'_>) {
@@ -118,6 +144,13 @@ impl Link {
             return;
         };
         let sent = self.probes[index];
+        if sent.full {
+            // At least our own way out carries large packets.
+            cx.shared.wide |= !matches!(path, Path::Relay { via: Via::Stream(_), .. });
+            if matches!(path, Path::Relay { .. }) {
+                self.size = Size::Fine;
+            }
+        }
         let rtt = cx.now.since(sent.at);
         match (sent.target, path) {
             (Target::Direct(pair), Path::Direct { socket, remote }) if pair == (Pair { socket, remote: canonical(remote) }) => {

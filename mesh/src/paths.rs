@@ -55,6 +55,8 @@ pub(crate) struct Paths {
     works: Vec<Direct>,
     current: Option<Pair>,
     checks: Vec<Check>,
+    /// The other side pings first.
+    pub(crate) patient: bool,
 }
 
 impl Paths {
@@ -70,7 +72,7 @@ impl Paths {
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { patient: self.patient, ..Self::default() };
     }
 
     /// Whether any path or check uses this socket.
@@ -161,7 +163,7 @@ impl Paths {
             direct.live.answered(now, rtt);
             return;
         }
-        let mut live = Liveness::new(now, IDLE);
+        let mut live = Liveness::new(now, IDLE, self.patient);
         live.answered(now, rtt);
         self.works.push(Direct { pair, live });
         self.choose();

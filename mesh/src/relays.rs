@@ -53,6 +53,8 @@ pub(crate) struct Relays {
     current: Option<Seat>,
     /// The peer was last heard through this server, and not through ours: it has its reasons.
     followed: Option<(ServerSlot, Time)>,
+    /// The other side pings first.
+    pub(crate) patient: bool,
 }
 
 impl Relays {
@@ -62,7 +64,9 @@ impl Relays {
         for seat in seats.iter().take(MAX_SEATS) {
             let relay = match old.iter().position(|relay| relay.seat == *seat) {
                 Some(index) => old.swap_remove(index),
-                None => Relay { seat: *seat, state: State::Idle, refused_until: Time::default(), live: Liveness::new(now, IDLE) },
+                None => {
+                    Relay { seat: *seat, state: State::Idle, refused_until: Time::default(), live: Liveness::new(now, IDLE, self.patient) }
+                }
             };
             self.list.push(relay);
         }

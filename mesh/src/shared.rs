@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) generation: u32,
     /// What is known against servers.
     pub(crate) doubts: Doubts,
+    /// Large packets have come through from here since our network last changed.
+    pub(crate) wide: bool,
     /// When servers were last asked whether they still know us.
     doubted: HashMap<ServerSlot, Time>,
     /// Links that want to start a handshake.
@@ -174,6 +176,7 @@ impl Shared {
             candidates,
             generation: 1,
             doubts: Doubts::default(),
+            wide: false,
             doubted: HashMap::new(),
             initiations: VecDeque::new(),
             counters: Counters::default(),

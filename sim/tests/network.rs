@@ -200,7 +200,6 @@ fn an_mtu_of_1280_on_the_way_lets_full_packets_through() {
 }
 
 #[test]
-#[ignore = "known to fail: large packets are lost"]
 fn a_black_hole_for_large_packets_is_passed_by() {
     for nats in [[Nat::masquerade(), Nat::masquerade()], [Nat::symmetric(), Nat::symmetric()]] {
         let mut world = servers(2);

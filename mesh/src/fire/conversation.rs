@@ -90,6 +90,8 @@ pub(super) struct Conversation {
     pub(super) old_streams: Vec<(Time, StreamId)>,
     /// It answers on a stream and did not on UDP.
     pub(super) udp_failed: bool,
+    /// Over UDP large packets do not come through: streams alone are used.
+    pub(super) narrow: bool,
     /// `Notice::Camped` was given since it was last lost.
     pub(super) noticed: bool,
     noticed_plain: bool,
@@ -119,6 +121,7 @@ impl Conversation {
             mapped: BTreeMap::new(),
             old_streams: Vec::new(),
             udp_failed: false,
+            narrow: false,
             noticed: false,
             noticed_plain: false,
             problem: None,
@@ -228,7 +231,8 @@ impl Conversation {
         if let Some((host, port)) = self.names.next(now) {
             sh.outputs.push_back(Output::Resolve { server: self.slot, host, port });
         }
-        let addresses = connect::preferred(&self.server, sh.in_cluster);
+        let mut addresses = connect::preferred(&self.server, sh.in_cluster);
+        addresses.retain(|address| !self.narrow || address.transport != Transport::Udp);
         let hurry = sh.udp_blocked;
         let Phase::Connecting(connecting) = &mut self.phase else { return };
         connecting.plan(now, &addresses, &self.names, &sh.sockets, hurry);
@@ -337,6 +341,12 @@ impl Conversation {
 
     /// A socket is open (again), or its addresses changed: the way to the server may have.
     pub(super) fn on_socket_opened(&mut self, sh: &mut Shared, now: Time, socket: SocketId) {
+        if std::mem::take(&mut self.narrow)
+            && let Phase::Active(active) = &mut self.phase
+            && active.transport != Transport::Udp
+        {
+            active.upgrade = Some((now, UPGRADE));
+        }
         match &self.phase {
             Phase::Active(active) if matches!(active.via, Via::Udp { socket: ours, .. } if ours == socket) => self.camp_all(sh, now),
             Phase::Active(Active { upgrade: Some((_, wait)), .. }) => {
@@ -385,7 +395,7 @@ impl Conversation {
                 let unanswered = connecting.udp_unanswered(now) || sh.udp_blocked && !connecting.binding_answered;
                 let Some(found) = connecting.by_via(via) else { return };
                 let (transport, remote) = (found.transport, found.remote);
-                self.udp_failed = transport != Transport::Udp && has_udp && unanswered;
+                self.udp_failed = transport != Transport::Udp && has_udp && unanswered && !self.narrow;
                 self.drop_vias_but(sh, via);
                 (transport, remote)
             }
@@ -394,7 +404,7 @@ impl Conversation {
         if transport == Transport::Udp {
             self.udp_failed = false;
         }
-        let upgrade = (transport != Transport::Udp && has_udp).then(|| (now + UPGRADE, UPGRADE));
+        let upgrade = (transport != Transport::Udp && has_udp && !self.narrow).then(|| (now + UPGRADE, UPGRADE));
         self.phase = Phase::Active(Active { via, transport, remote, upgrade });
         self.plain_rounds = 0;
         self.watch = Watch::default();
@@ -437,6 +447,15 @@ impl Conversation {
     }
 
     /// The server does not answer any more.
+    /// Large packets do not come through over UDP: from here on a stream, if the server offers one.
+    pub(super) fn narrow(&mut self, sh: &mut Shared, now: Time) {
+        let on_udp = self.active().is_some_and(|active| active.transport == Transport::Udp);
+        if on_udp && self.server.addresses.iter().any(|address| address.transport != Transport::Udp) {
+            self.narrow = true;
+            self.lost(sh, now, "large packets do not come through over UDP: a stream is used");
+        }
+    }
+
     pub(super) fn lost(&mut self, sh: &mut Shared, now: Time, reason: &str) {
         if self.active().is_none() {
             return;
