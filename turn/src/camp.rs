@@ -203,6 +203,12 @@ impl Server {
             self.fail(request, 508, "Leaving", Some(&caller.key));
             return None;
         }
+        let rate = self.config.limits.newcomers;
+        if !self.newcomers.take(request.now, rate, request.via.remote().ip()) {
+            self.stats.limited_newcomers += 1;
+            self.fail(request, 486, "Too Many Newcomers", Some(&caller.key));
+            return None;
+        }
         let here = self.clients.find(&request.via).and_then(|client| self.clients.get(client));
         if here.is_some_and(|client| client.seats.len() >= self.config.limits.seats_per_source) {
             self.stats.limited_seats_per_source += 1;
@@ -258,7 +264,9 @@ impl Server {
     pub(crate) fn end_seat(&mut self, now: Time, seat: u32, end: End) {
         self.release_bindings(seat);
         let (incarnation, bounds) = (self.rng.next_u64(), self.bounds());
+        let interests = self.camp.interests;
         let Some((gone, untold)) = self.camp.leave(now, seat, incarnation, bounds) else { return };
+        self.charge_interests(interests);
         self.stats.dropped_push_overflow += untold as u64;
         self.refund(cost::SEAT + gone.announcement.len() + gone.tag_count() * cost::TAG);
         *match end {
@@ -309,18 +317,21 @@ impl Server {
             let from = sitting.client.take();
             sitting.expires = sitting.expires.min(now + Duration::from_secs(10));
             let expires = sitting.expires;
+            sitting.timer = expires;
             self.forget_channels(seat, from);
             self.timers.push(expires, Timer::Seat(reference));
         }
     }
 
-    pub(crate) fn seat_timer(&mut self, now: Time, seat: Ref) {
-        let Some(expires) = self.camp.seats.at(seat).map(|seat| seat.expires) else { return };
+    pub(crate) fn seat_timer(&mut self, now: Time, due: Time, seat: Ref) {
+        let Some(expires) = self.camp.seats.at(seat).filter(|seat| seat.timer == due).map(|seat| seat.expires) else { return };
         if expires <= now {
-            self.end_seat(now, seat.index, End::Expired);
-        } else {
-            self.timers.push(expires, Timer::Seat(seat));
+            return self.end_seat(now, seat.index, End::Expired);
         }
+        if let Some(sitting) = self.camp.seats.get_mut(seat.index) {
+            sitting.timer = expires;
+        }
+        self.timers.push(expires, Timer::Seat(seat));
     }
 
     /// A Camp success without entries.
@@ -459,7 +470,17 @@ impl Server {
     }
 
     pub(crate) fn watch(&mut self, watcher: u32, watched: u32) -> bool {
-        self.camp.watch(watcher, watched, self.config.limits.interest)
+        let before = self.camp.interests;
+        let new = self.camp.watch(watcher, watched, self.config.limits.interest);
+        self.charge_interests(before);
+        new
+    }
+
+    /// Charges what interests are more than before, or refunds what they are less.
+    fn charge_interests(&mut self, before: usize) {
+        let now = self.camp.interests;
+        self.charge(now.saturating_sub(before) * cost::INTEREST);
+        self.refund(before.saturating_sub(now) * cost::INTEREST);
     }
 
     /// The seat in whose name this request speaks: it must be at this source and of this campfire. Answers if there is

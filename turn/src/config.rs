@@ -81,6 +81,8 @@ pub struct Limits {
     pub members: usize,
     /// Rooms of one campfire key.
     pub rooms: usize,
+    /// Seats taken anew, for each /24 or /48: each is told to the others in the room.
+    pub newcomers: Rate,
     /// Seats on one source address and port.
     pub seats_per_source: usize,
     /// Bytes of a sealed announcement.
@@ -138,6 +140,7 @@ impl Default for Limits {
             allocation_lifetime: Duration::from_hours(1),
             members: 16_384,
             rooms: 16,
+            newcomers: Rate { rate: 200, burst: 20_000 },
             seats_per_source: 8,
             announcement: 700,
             seat_lifetime: Duration::from_mins(1),

@@ -49,6 +49,7 @@ mod cost {
     pub const SEAT: usize = 1_024;
     pub const TAG: usize = 64;
     pub const BINDING: usize = 160;
+    pub const INTEREST: usize = 16;
     pub const ALLOCATION: usize = 1_536;
     pub const PERMISSION: usize = 96;
     pub const CHANNEL: usize = 320;
@@ -77,6 +78,7 @@ pub struct Server {
     dirty: VecDeque<(Time, u32)>,
     embers: limit::Bucket,
     evictions: limit::Prefixes,
+    newcomers: limit::Prefixes,
     draining: bool,
     /// When to tell the next members that the server leaves, and from which seat on.
     farewell: Option<(Time, u32)>,
@@ -122,6 +124,7 @@ impl Server {
             dirty: VecDeque::new(),
             embers: limit::Bucket::default(),
             evictions: limit::Prefixes::new(rng.next_u64()),
+            newcomers: limit::Prefixes::new(rng.next_u64()),
             draining: false,
             farewell: None,
             rng,
@@ -141,9 +144,9 @@ impl Server {
             Input::Secrets(secrets) => self.replace_secrets(now, secrets),
             Input::Drain => self.drain(),
         }
-        while let Some(timer) = self.timers.pop(now) {
+        while let Some((at, timer)) = self.timers.pop(now) {
             match timer {
-                Timer::Seat(seat) => self.seat_timer(now, seat),
+                Timer::Seat(seat) => self.seat_timer(now, at, seat),
                 Timer::Allocation(allocation) => self.allocation_timer(now, allocation),
             }
         }

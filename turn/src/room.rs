@@ -28,6 +28,8 @@ pub(crate) struct Seat {
     /// Where it stands in the room's list.
     position: u32,
     pub expires: Time,
+    /// The timer that counts: one that is due at another time was overtaken.
+    pub timer: Time,
     pub taken: Time,
     /// Number of its last change in a small room's log.
     pub sequence: u64,
@@ -112,6 +114,8 @@ pub(crate) struct Rooms {
     by_member: Map<(u32, MemberId), u32>,
     campfires: Map<Fingerprint, u32>,
     large: usize,
+    /// Pairs of watcher and watched.
+    pub interests: usize,
 }
 
 /// Thresholds that rooms go by.
@@ -132,6 +136,7 @@ impl Rooms {
             by_member: map(seed.rotate_left(21)),
             campfires: map(seed.rotate_left(42)),
             large: 0,
+            interests: 0,
         }
     }
 
@@ -200,6 +205,7 @@ impl Rooms {
             client: Some(client),
             position: inside.seats.len() as u32,
             expires,
+            timer: expires,
             taken: now,
             sequence: 0,
             pushed: inside.head,
@@ -269,6 +275,7 @@ impl Rooms {
     pub fn leave(&mut self, now: Time, seat: u32, incarnation: u64, bounds: Bounds) -> Option<(Seat, usize)> {
         let mut gone = self.seats.remove(seat)?;
         self.by_member.remove(&(gone.room, gone.member));
+        self.interests = self.interests.saturating_sub(gone.interest.len() + gone.watchers.len());
         for watched in std::mem::take(&mut gone.interest) {
             if let Some(watched) = self.seats.get_mut(watched) {
                 watched.watchers.retain(|watcher| *watcher != seat);
@@ -345,6 +352,7 @@ impl Rooms {
         for seat in &room.seats {
             if let Some(seat) = self.seats.get_mut(*seat) {
                 seat.pushed = room.head;
+                self.interests = self.interests.saturating_sub(seat.interest.len());
                 (seat.interest, seat.watchers) = (Vec::new(), Vec::new());
             }
         }
@@ -398,14 +406,17 @@ impl Rooms {
         }
         let given_up = if seat.interest.len() >= most { Some(seat.interest.remove(0)) } else { None };
         seat.interest.push(watched);
+        self.interests += 1;
         if let Some(given_up) = given_up.and_then(|given_up| self.seats.get_mut(given_up)) {
             given_up.watchers.retain(|other| *other != watcher);
+            self.interests -= 1;
         }
         let Some(seat) = self.seats.get_mut(watched) else { return false };
         let pushed_out = if seat.watchers.len() >= most { Some(seat.watchers.remove(0)) } else { None };
         seat.watchers.push(watcher);
         if let Some(pushed_out) = pushed_out.and_then(|pushed_out| self.seats.get_mut(pushed_out)) {
             pushed_out.interest.retain(|other| *other != watched);
+            self.interests -= 1;
         }
         true
     }

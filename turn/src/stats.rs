@@ -104,6 +104,7 @@ stats! {
         limited_members["limit" = "members"],
         limited_rooms["limit" = "rooms"],
         limited_seats_per_source["limit" = "seats_per_source"],
+        limited_newcomers["limit" = "newcomers"],
         limited_announcement["limit" = "announcement"],
         limited_bindings["limit" = "bindings"],
         limited_requests["limit" = "requests"],

@@ -29,11 +29,11 @@ impl Timers {
         self.0.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// The next one that is due.
-    pub fn pop(&mut self, now: Time) -> Option<Timer> {
+    /// The next one that is due, and since when.
+    pub fn pop(&mut self, now: Time) -> Option<(Time, Timer)> {
         if self.next()? > now {
             return None;
         }
-        self.0.pop().map(|Reverse((_, timer))| timer)
+        self.0.pop().map(|Reverse(due)| due)
     }
 }

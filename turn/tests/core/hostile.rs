@@ -346,6 +346,50 @@ fn oversized_and_malformed_requests_of_a_member_are_refused() {
 }
 
 #[test]
+fn taking_and_leaving_seats_all_the_time_is_limited_for_each_prefix() {
+    let mut config = Config::default();
+    config.limits.newcomers = Rate { rate: 5, burst: 10 };
+    let mut world = World::new(config);
+    let mut member = Member::new(1, 1);
+    let mut taken = 0;
+    for n in 0..100 {
+        (member.lifetime, member.token.0[0]) = (60, n);
+        taken += usize::from(member.camp(&mut world).is_ok());
+        member.lifetime = 0;
+        member.camp(&mut world).unwrap();
+    }
+    assert_eq!((taken, world.stats().limited_newcomers), (10, 90));
+    Member::new(1, 70_000).camp(&mut world).expect("another prefix");
+}
+
+#[test]
+fn a_stream_that_comes_and_goes_leaves_no_timers_behind() {
+    let mut world = World::new(Config::default());
+    let mut member = Member::new(1, 1);
+    for n in 0..500 {
+        member.via = stream(n, &format!("198.51.100.1:{}", 2_000 + n));
+        if member.camp(&mut world).is_err() {
+            member.camp(&mut world).unwrap();
+        }
+        world.input(Input::StreamClosed { via: member.via });
+        world.pass(std::time::Duration::from_millis(100));
+    }
+    member.camp(&mut world).unwrap();
+    world.pass(seconds(20));
+    let mut wakes = 0;
+    for _ in 0..4 {
+        member.camp(&mut world).unwrap();
+        let end = world.now + seconds(40);
+        while let Some(wake) = world.server.next_wake().filter(|wake| *wake <= end) {
+            world.pass(wake.since(world.now));
+            wakes += 1;
+        }
+        world.pass(end.since(world.now));
+    }
+    assert!(wakes < 10, "{wakes}");
+}
+
+#[test]
 fn pushes_and_answers_from_clients_are_not_passed_on() {
     let mut world = World::new(Config::default());
     let members = camped(&mut world, 1, 2);
@@ -373,11 +417,16 @@ fn a_million_tombstones_cannot_be_made() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn any_input_in_any_order_is_survived(inputs in prop::collection::vec((0..9_usize, 0..4_usize, prop::collection::vec(any::<u8>(), 0..80), 0..90_u64), 1..60)) {
-        let mut world = World::new(Config { relay_ipv6: true, ..Config::default() });
+    fn any_input_in_any_order_is_survived(tight: bool, inputs in prop::collection::vec((0..9_usize, 0..4_usize, prop::collection::vec(any::<u8>(), 0..80), 0..90_u64), 1..60)) {
+        let mut config = Config { relay_ipv6: true, ..Config::default() };
+        if tight {
+            let limits = &mut config.limits;
+            (limits.large, limits.small, limits.interest, limits.members, limits.bindings, limits.departures) = (2, 2, 1, 3, 2, 1);
+        }
+        let mut world = World::new(config);
         let mut members: Vec<Member> = (0..4).map(|n| Member::new(1, n)).collect();
         let mut users: Vec<User> = (0..4).map(|n| User::alice(source(n))).collect();
         let ids: Vec<_> = members.iter().map(Member::id).collect();
@@ -388,7 +437,10 @@ proptest! {
             match what {
                 0 => { let _ = members[who].camp(&mut world); }
                 1 => { let _ = members[who].bind(&mut world, other, channel); }
-                2 => { let _ = members[who].release(&mut world, other, channel); }
+                2 => {
+                    let _ = members[who].release(&mut world, other, channel);
+                    let _ = members[who].signal(&mut world, other, b"x");
+                }
                 3 => { let _ = world.forward(via, channel, &noise); }
                 4 => { let _ = users[who].allocate(&mut world); let _ = users[who].bind(&mut world, "203.0.113.1:1", channel); }
                 5 => {
