@@ -28,25 +28,26 @@ pub struct Pair {
 }
 
 /// Two members that have bound to each other.
-pub fn members(local: SocketAddr, server: SocketAddr) -> Result<Pair> {
-    let mut one = Member::camp(socket(local, server)?)?;
-    let mut other = Member::camp(socket(local, server)?)?;
+pub fn members(server: SocketAddr) -> Result<Pair> {
+    let mut one = Member::camp(socket(server)?)?;
+    let mut other = Member::camp(socket(server)?)?;
     one.bind(other.id, CHANNEL)?;
     other.bind(one.id, CHANNEL)?;
     Ok(Pair { sender: one.socket, receiver: other.socket })
 }
 
 /// Two allocations with a channel to each other's relayed address.
-pub fn allocations(local: SocketAddr, server: SocketAddr) -> Result<Pair> {
-    let mut one = Allocation::new(socket(local, server)?)?;
-    let mut other = Allocation::new(socket(local, server)?)?;
+pub fn allocations(server: SocketAddr) -> Result<Pair> {
+    let mut one = Allocation::new(socket(server)?)?;
+    let mut other = Allocation::new(socket(server)?)?;
     one.bind(other.relayed)?;
     other.bind(one.relayed)?;
     Ok(Pair { sender: one.socket, receiver: other.socket })
 }
 
-fn socket(local: SocketAddr, server: SocketAddr) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind(local)?;
+/// A socket that talks to `server` alone.
+pub fn socket(server: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     Ok(socket)

@@ -33,9 +33,6 @@ pub struct Arguments {
     /// The server, or the sink.
     #[arg(long)]
     server: SocketAddr,
-    /// The clients' address.
-    #[arg(long)]
-    local: SocketAddr,
     /// The server's process.
     #[arg(long)]
     process: Option<u32>,
@@ -85,12 +82,11 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Runs the load and prints a [`Measured`] as JSON.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let pair = match arguments.way {
-        Way::Members => client::members(arguments.local, arguments.server)?,
-        Way::Allocations => client::allocations(arguments.local, arguments.server)?,
+        Way::Members => client::members(arguments.server)?,
+        Way::Allocations => client::allocations(arguments.server)?,
         Way::Sink => {
-            let sender = UdpSocket::bind(arguments.local)?;
-            sender.connect(arguments.server)?;
-            Pair { sender, receiver: UdpSocket::bind(arguments.local)? }
+            let sender = client::socket(arguments.server)?;
+            Pair { sender, receiver: client::socket(arguments.server)? }
         }
     };
     let received = Arc::new(AtomicU64::new(0));

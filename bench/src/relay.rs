@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::client::{USER, keys};
 use crate::load::Measured;
-use crate::measure;
-use crate::world::{CLIENTS, Process, SERVER, World};
+use crate::measure::{self, Reading};
+use crate::world::{CLIENTS, Process, SERVER, Topology, World};
 
 /// How to measure.
 #[derive(clap::Args)]
@@ -29,13 +29,20 @@ pub struct Arguments {
     /// Runs of each; the medians count.
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Between clients and server: one cable, or a node that forwards as to a pod. Both by default.
+    #[arg(long, value_enum)]
+    topology: Option<Topology>,
     /// Write the results as JSON.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// Runs with more of the machine taken away by others do not count.
+/// Runs with more of the machine taken away by others are measured again,
 const MOST_STEAL: f64 = 0.02;
+/// so many times in all; then the one with the least counts.
+const TRIES: usize = 4;
+/// With more of the machine busy before the start, the machine's CPU time says little.
+const MOST_BUSY: f64 = 0.1;
 
 /// A kind of load.
 #[derive(Clone, Copy, Serialize)]
@@ -86,6 +93,7 @@ impl Contender {
 /// One line of the table.
 #[derive(Serialize)]
 struct Row {
+    topology: Topology,
     load: &'static str,
     contender: &'static str,
     /// Datagrams a second that arrived.
@@ -99,8 +107,8 @@ struct Row {
     /// Against coturn under the same load.
     process_ratio: Option<f64>,
     machine_ratio: Option<f64>,
-    /// Runs that counted.
-    runs: usize,
+    /// Largest share of the machine that others took away.
+    steal: f64,
 }
 
 /// Measures and prints.
@@ -115,7 +123,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let version = Command::new(&arguments.coturn).arg("--version").output();
     let Ok(version) = version else { bail!("{} is missing: install Debian's package coturn", arguments.coturn.display()) };
     let coturn = String::from_utf8_lossy(&version.stdout).lines().last().unwrap_or("").trim().to_owned();
-    let _world = World::new()?;
     let files = tempfile::tempdir()?;
     let (secrets, users) = (files.path().join("secrets"), files.path().join("users"));
     fs::create_dir(&secrets)?;
@@ -132,39 +139,64 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         arguments.runs,
         arguments.seconds
     );
+    let begin = Reading::take(None)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let busy = Reading::take(None)?.since(&begin);
+    let busy = busy.machine.as_secs_f64() / busy.elapsed.as_secs_f64() / f64::from(measure::cpus());
+    if busy > MOST_BUSY {
+        println!("note: {:.0} % of this machine is busy with other things; trust the process's column alone", busy * 100.0);
+    }
+    let topologies = arguments.topology.map_or(vec![Topology::Bare, Topology::Pod], |topology| vec![topology]);
     let mut rows = Vec::new();
-    for load in LOADS {
-        let mut runs: [Vec<Measured>; 4] = Default::default();
-        for _ in 0..arguments.runs {
-            for (contender, runs) in CONTENDERS.into_iter().zip(&mut runs) {
-                let process = match contender {
-                    Contender::Members | Contender::Allocations => ours(&server, &secrets, &users)?,
-                    Contender::Coturn => coturn_server(&arguments.coturn)?,
-                    Contender::Baseline => sink()?,
-                };
-                let measured = measure_one(contender, load, arguments.seconds, &process)
-                    .with_context(|| format!("{}, {}", contender.name(), load.name))?;
-                if measured.steal <= MOST_STEAL {
+    for topology in topologies {
+        let _world = World::new(topology)?;
+        for load in LOADS {
+            let mut runs: [Vec<Measured>; 4] = Default::default();
+            for _ in 0..arguments.runs {
+                for (contender, runs) in CONTENDERS.into_iter().zip(&mut runs) {
+                    let start = || match contender {
+                        Contender::Members | Contender::Allocations => ours(&server, &secrets, &users),
+                        Contender::Coturn => coturn_server(&arguments.coturn),
+                        Contender::Baseline => sink(),
+                    };
+                    let measured = measure_quietly(contender, load, arguments.seconds, start)
+                        .with_context(|| format!("{}, {}", contender.name(), load.name))?;
                     runs.push(measured);
                 }
             }
+            rows.extend(table(topology, load, &runs));
         }
-        rows.extend(table(load, &runs));
     }
     print(&rows);
     if let Some(path) = &arguments.output {
         let all = serde_json::json!({
-            "cpu": measure::cpu_model(), "cpus": measure::cpus(), "coturn": coturn, "loads": LOADS, "rows": rows,
+            "busy": busy, "cpu": measure::cpu_model(), "cpus": measure::cpus(), "coturn": coturn, "loads": LOADS, "rows": rows,
         });
         fs::write(path, serde_json::to_string_pretty(&all)?)?;
     }
     Ok(())
 }
 
+/// Measures until others leave the machine alone.
+fn measure_quietly(contender: Contender, load: Load, seconds: f64, start: impl Fn() -> Result<Process>) -> Result<Measured> {
+    let mut best: Option<Measured> = None;
+    for _ in 0..TRIES {
+        let measured = measure_one(contender, load, seconds, &start()?)?;
+        let quiet = measured.steal <= MOST_STEAL;
+        if best.as_ref().is_none_or(|best| measured.steal < best.steal) {
+            best = Some(measured);
+        }
+        if quiet {
+            break;
+        }
+    }
+    best.context("no run")
+}
+
 fn measure_one(contender: Contender, load: Load, seconds: f64, process: &Process) -> Result<Measured> {
     let output = World::command(CLIENTS, std::env::current_exe()?)
         .args(["load", "--way", contender.way()])
-        .args(["--server", &World::server_address().to_string(), "--local", &World::client_address().to_string()])
+        .args(["--server", &World::server_address().to_string()])
         .args(["--process", &process.0.id().to_string(), "--rate", &load.rate.to_string()])
         .args(["--train", &load.train.to_string(), "--size", &load.size.to_string(), "--seconds", &seconds.to_string()])
         .output()?;
@@ -181,7 +213,7 @@ fn ours(program: &PathBuf, secrets: &PathBuf, users: &PathBuf) -> Result<Process
         .arg(secrets)
         .arg("--users-file")
         .arg(users)
-        .args(["--relay-address", "10.77.0.2", "--allow-peer", "10.77.0.0/24", "--log", "error"])
+        .args(["--relay-address", "10.77.1.2", "--allow-peer", "10.77.0.0/16", "--log", "error"])
         .stdout(Stdio::null())
         .spawn()?;
     started(child)
@@ -190,7 +222,7 @@ fn ours(program: &PathBuf, secrets: &PathBuf, users: &PathBuf) -> Result<Process
 fn coturn_server(program: &PathBuf) -> Result<Process> {
     let child = World::command(SERVER, program)
         .args(["-n", "--no-cli", "--no-tls", "--no-dtls", "--no-stdout-log", "--log-file", "/dev/null", "--pidfile", "/dev/null"])
-        .args(["--listening-ip", "10.77.0.2", "--relay-ip", "10.77.0.2", "--listening-port", "3478"])
+        .args(["--listening-ip", "10.77.1.2", "--relay-ip", "10.77.1.2", "--listening-port", "3478"])
         .args(["--lt-cred-mech", "--realm", "bench", "--user", &format!("{}:{}", USER.0, USER.1)])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -214,7 +246,7 @@ fn started(child: std::process::Child) -> Result<Process> {
     }
 }
 
-fn table(load: Load, runs: &[Vec<Measured>; 4]) -> Vec<Row> {
+fn table(topology: Topology, load: Load, runs: &[Vec<Measured>; 4]) -> Vec<Row> {
     let per_packet =
         |runs: &[Measured], time: fn(&Measured) -> f64| median(runs.iter().map(|run| time(run) * 1e6 / run.received.max(1) as f64));
     let of = |wanted: Contender| CONTENDERS.iter().zip(runs).find(|(c, _)| **c == wanted).map_or(&[][..], |(_, runs)| runs);
@@ -223,6 +255,7 @@ fn table(load: Load, runs: &[Vec<Measured>; 4]) -> Vec<Row> {
     let process = |contender| per_packet(of(contender), |run| run.process);
     let ratio = |contender, value: f64, coturn: f64| (contender != Contender::Baseline).then_some(value / coturn);
     let row = |(contender, runs): (Contender, &Vec<Measured>)| Row {
+        topology,
         load: load.name,
         contender: contender.name(),
         packets: median(runs.iter().map(|run| run.received as f64 / run.seconds)),
@@ -231,7 +264,7 @@ fn table(load: Load, runs: &[Vec<Measured>; 4]) -> Vec<Row> {
         machine: if contender == Contender::Baseline { baseline } else { machine(contender) },
         process_ratio: ratio(contender, process(contender), process(Contender::Coturn)),
         machine_ratio: ratio(contender, machine(contender), machine(Contender::Coturn)),
-        runs: runs.len(),
+        steal: runs.iter().map(|run| run.steal).fold(0.0, f64::max),
     };
     CONTENDERS.into_iter().zip(runs).map(row).collect()
 }
@@ -244,13 +277,14 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 fn print(rows: &[Row]) {
     println!(
-        "{:26} {:27} {:>9} {:>6} {:>12} {:>12} {:>8} {:>8}",
-        "load", "relay", "packets/s", "lost", "process µs/p", "machine µs/p", "process×", "machine×"
+        "{:5} {:26} {:27} {:>9} {:>6} {:>12} {:>12} {:>8} {:>8}",
+        "world", "load", "relay", "packets/s", "lost", "process µs/p", "machine µs/p", "process×", "machine×"
     );
     for row in rows {
         let ratio = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
         println!(
-            "{:26} {:27} {:>9.0} {:>5.1}% {:>12.2} {:>12.2} {:>8} {:>8}",
+            "{:5} {:26} {:27} {:>9.0} {:>5.1}% {:>12.2} {:>12.2} {:>8} {:>8}{}",
+            format!("{:?}", row.topology).to_lowercase(),
             row.load,
             row.contender,
             row.packets,
@@ -259,6 +293,7 @@ fn print(rows: &[Row]) {
             row.machine,
             ratio(row.process_ratio),
             ratio(row.machine_ratio),
+            if row.steal > MOST_STEAL { format!("  ({:.0} % stolen)", row.steal * 100.0) } else { String::new() },
         );
     }
     println!(
