@@ -14,14 +14,14 @@ use serde::Deserialize;
 
 const AFTER_HELP: &str = "\
 Examples:
-  A campfire server for everybody who holds the key in key.txt (443 passes most firewalls):
-    mkdir secrets
-    echo \"$(campfire key fingerprint key.txt):$(campfire key relay-secret key.txt)\" > secrets/my-campfire
+  A campfire server for everybody who holds the key in the file psk (443 passes most firewalls):
+    umask 077; mkdir secrets
+    campfire key relay-secret --psk-file psk > \"secrets/$(campfire key fingerprint --psk-file psk)\"
     campfire-turn --enable-campfire --secrets-dir secrets \\
         --listen 0.0.0.0:3478 --listen tls://0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem
 
   A standard TURN server (RFC 8656) for WebRTC, with a password file and public relay addresses:
-    echo 'alice:correct horse battery staple' > users; chmod 600 users
+    umask 077; echo 'alice:correct horse battery staple' > users
     campfire-turn --users-file users --realm example.org --relay-address 203.0.113.7
 
   The same from a file, checked but not run:
