@@ -1,6 +1,8 @@
 //! Just enough of a client to get a pair of channels: two members of a campfire, or two standard allocations.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -83,32 +85,69 @@ fn expect_success(answer: Message) -> Result<Message> {
     Ok(answer)
 }
 
-struct Member {
-    socket: UdpSocket,
-    id: MemberId,
-    user_name: String,
-    nonce: Option<String>,
+/// Writes the campfire's secret as a server takes it.
+pub fn write_secret(path: &Path) -> Result<()> {
+    std::fs::write(path, format!("{}:{}\n", keys().fingerprint, keys().relay.text()))?;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?)
 }
 
-impl Member {
-    fn camp(socket: UdpSocket) -> Result<Self> {
+/// A first Camp, on its way.
+pub struct Camping {
+    id: MemberId,
+    user_name: String,
+    transaction: TransactionId,
+    request: Vec<u8>,
+}
+
+impl Camping {
+    /// Of a new member with an announcement of so many bytes.
+    pub fn new(announcement: usize) -> Result<Self> {
         let mut token = [0; 16];
         getrandom::fill(&mut token).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
         let token = MemberToken(token);
         let user_name = credential::user_name(unix_millis() / 1000 + 86_400, keys().fingerprint);
-        let mut member = Self { socket, id: token.id(), user_name, nonce: None };
         let request = CampRequest {
             room: keys().room,
             token,
             lifetime: 60,
             unix_millis: unix_millis(),
-            announcement: Some(vec![7; 250]),
+            announcement: Some(vec![7; announcement]),
             tags: Vec::new(),
             cursor: Cursor::default(),
         };
-        let answer = member.request(|transaction, auth| request.encode(transaction, auth))?;
-        member.nonce = Some(CampSuccess::decode(&answer).context("answer to Camp")?.nonce);
-        Ok(member)
+        let key = credential::campfire_key(&keys().relay, &user_name);
+        let transaction = transaction()?;
+        let request = request.encode(transaction, &Auth { user_name: &user_name, nonce: None, key: &key });
+        Ok(Self { id: token.id(), user_name, transaction, request })
+    }
+
+    /// What to send.
+    pub fn request(&self) -> &[u8] {
+        &self.request
+    }
+
+    /// Whether this is the answer; a refusal is an error.
+    pub fn answers(&self, bytes: &[u8]) -> Result<bool> {
+        match Message::parse(bytes) {
+            Ok(message) if message.transaction() == self.transaction => expect_success(message).map(|_| true),
+            _ => Ok(false),
+        }
+    }
+}
+
+struct Member {
+    socket: UdpSocket,
+    id: MemberId,
+    user_name: String,
+    nonce: String,
+}
+
+impl Member {
+    fn camp(socket: UdpSocket) -> Result<Self> {
+        let camping = Camping::new(250)?;
+        let answer = expect_success(ask(&socket, camping.transaction, camping.request())?)?;
+        let nonce = CampSuccess::decode(&answer).context("answer to Camp")?.nonce;
+        Ok(Self { socket, id: camping.id, user_name: camping.user_name, nonce })
     }
 
     fn bind(&mut self, to: MemberId, channel: u16) -> Result<()> {
@@ -119,7 +158,7 @@ impl Member {
     fn request(&self, encode: impl Fn(TransactionId, &Auth<'_>) -> Vec<u8>) -> Result<Message> {
         let key = credential::campfire_key(&keys().relay, &self.user_name);
         let transaction = transaction()?;
-        let auth = Auth { user_name: &self.user_name, nonce: self.nonce.as_deref(), key: &key };
+        let auth = Auth { user_name: &self.user_name, nonce: Some(&self.nonce), key: &key };
         expect_success(ask(&self.socket, transaction, &encode(transaction, &auth))?)
     }
 }

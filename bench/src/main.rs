@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod client;
 mod load;
 mod measure;
+mod members;
 mod relay;
 mod tunnel;
 mod world;
@@ -25,6 +26,8 @@ enum Command {
     Relay(relay::Arguments),
     /// TCP, small datagrams and latency through a tunnel: our data plane beside wireguard-go and boringtun-cli.
     Tunnel(tunnel::Arguments),
+    /// Many members on one server: how long joining takes and what a seat costs.
+    Members(members::Arguments),
     /// The load generator, run by `relay` inside a namespace.
     #[command(hide = true)]
     Load(load::Arguments),
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Relay(arguments) => relay::run(&arguments),
         Command::Tunnel(arguments) => tunnel::run(&arguments),
+        Command::Members(arguments) => members::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
         Command::Sink(arguments) => load::sink(&arguments),
     };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::client::{USER, keys};
+use crate::client::{self, USER};
 use crate::load::Measured;
 use crate::measure::{self, Reading};
 use crate::world::{CLIENTS, Process, SERVER, Topology, World};
@@ -126,11 +126,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let files = tempfile::tempdir()?;
     let (secrets, users) = (files.path().join("secrets"), files.path().join("users"));
     fs::create_dir(&secrets)?;
-    fs::write(secrets.join("bench"), format!("{}:{}\n", keys().fingerprint, keys().relay.text()))?;
+    client::write_secret(&secrets.join("bench"))?;
     fs::write(&users, format!("{}:{}\n", USER.0, USER.1))?;
-    for path in [&secrets.join("bench"), &users] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    }
+    fs::set_permissions(&users, fs::Permissions::from_mode(0o600))?;
 
     println!(
         "{} × {}, coturn {coturn}, {} runs of {} s each, interleaved",
