@@ -8,11 +8,11 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 /// Where the clients are.
-pub const CLIENTS: &str = "campfire-bench-c";
+pub const CLIENTS: &str = "campfire-bench-clients";
 /// Where the server is.
-pub const SERVER: &str = "campfire-bench-s";
+pub const SERVER: &str = "campfire-bench-server";
 /// What forwards between them.
-const NODE: &str = "campfire-bench-n";
+const NODE: &str = "campfire-bench-node";
 
 /// What lies between clients and server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
