@@ -52,20 +52,19 @@ fn what_is_no_request_is_refused_and_the_connection_closed() {
     let refused = format!("errno=-{}\n\n", libc::EPROTO);
     let long = format!("set=1\n{}=1\n\n", "a".repeat(10_000));
     let endless = "a".repeat(100_000);
-    for request in [
-        "\n",
-        "get=2\n\n",
-        "get=1\nget=1\n\n",
-        "GET / HTTP/1.1\r\n\r\n",
-        "set=1\nnonsense\n\n",
-        "get=1",
-        "set=1\na=",
-        &long,
-        &endless,
-        "\0\0\0\n\n",
-    ] {
+    for request in
+        ["\n", "get=2\n\n", "get=1\nget=1\n\n", "GET / HTTP/1.1\r\n\r\n", "set=1\nnonsense\n\n", "get=1", &long, &endless, "\0\0\0\n\n"]
+    {
         assert_eq!(ask(format!("{request}\nget=1\n\n").as_bytes()), refused, "{request:.40}");
     }
+}
+
+#[test]
+fn a_request_that_breaks_off_changes_nothing() {
+    for request in ["get=1", "get=1\n", "set=1\n", "set=1\na="] {
+        assert_eq!(ask(request.as_bytes()), format!("errno=-{}\n\n", libc::EPROTO), "{request}");
+    }
+    assert_eq!(ask(b""), "");
 }
 
 #[test]
