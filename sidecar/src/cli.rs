@@ -107,7 +107,7 @@ pub struct Options {
     #[serde(deserialize_with = "one_or_many")]
     pub server: Vec<String>,
     /// A file with the key, readable by nobody else; several lines or files: newest first. `accept:` before the name or
-    /// the key: listen in its room, announce only under the others
+    /// the key: be met under it, but prefer the others wherever they are shared
     #[arg(long, env = "CAMPFIRE_PSK_FILE", value_name = "[accept:]FILE", value_delimiter = ',', help_heading = "Who to meet, and where")]
     #[serde(deserialize_with = "one_or_many")]
     pub psk_file: Vec<String>,

@@ -56,10 +56,11 @@ pub struct StreamCounters {
 }
 
 /// A stream as the control loop holds it.
-#[derive(Debug)]
 pub struct Stream {
+    id: StreamId,
     messages: mpsc::Sender<Vec<u8>>,
     task: AbortHandle,
+    data: ToDataSender,
 }
 
 impl Stream {
@@ -71,12 +72,15 @@ impl Stream {
 
     /// Lets what is queued go out, then closes.
     pub fn close(self) {
+        let Self { id, messages, task, data } = self;
         // The task ends when the queue is closed and empty; not later than this.
-        let task = self.task.clone();
-        drop(self);
+        drop(messages);
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            task.abort();
+            if !task.is_finished() {
+                task.abort();
+                let _ = data.send(ToData::StreamGone { stream: id });
+            }
         });
     }
 }
@@ -114,8 +118,8 @@ impl Context {
     pub fn open(&self, target: Target) -> Stream {
         let (messages, queue) = mpsc::channel(MESSAGES);
         let context = self.clone();
+        let stream = target.stream;
         let task = tokio::spawn(async move {
-            let stream = target.stream;
             let reason = match context.run(target, queue).await {
                 Ok(()) => "closed".to_owned(),
                 Err(reason) => reason,
@@ -123,7 +127,7 @@ impl Context {
             let _ = context.data.send(ToData::StreamGone { stream });
             let _ = context.events.send(Event::Closed(stream, reason)).await;
         });
-        Stream { messages, task: task.abort_handle() }
+        Stream { id: stream, messages, task: task.abort_handle(), data: self.data.clone() }
     }
 
     async fn run(&self, target: Target, messages: mpsc::Receiver<Vec<u8>>) -> Result<(), String> {
