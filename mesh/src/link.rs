@@ -464,40 +464,31 @@ impl Link {
         if let Some((at, path)) = traffic.last_received {
             self.heard(cx, at, path);
         }
-        if let Some(at) = traffic.last_sent {
-            match self.path {
-                Some(Path::Direct { socket, remote }) => {
-                    if let Some(direct) = self.paths.get(Pair { socket, remote }) {
-                        direct.live.sent(at);
-                    }
-                }
-                Some(Path::Relay { server, .. }) => {
-                    if let Some(live) = self.relays.live(server) {
-                        live.sent(at);
-                    }
-                    cx.fire.note_traffic(cx.now, server, Some(at), None);
-                }
-                None => {}
+        let used = traffic.sent_bytes > 0 || traffic.received_bytes > 0;
+        if used {
+            self.last_data = cx.now;
+        }
+        if let Some(live) = self.live() {
+            if let Some(at) = traffic.last_sent {
+                live.sent(at);
+            }
+            if used {
+                live.used(cx.now);
             }
         }
-        if traffic.sent_bytes > 0 || traffic.received_bytes > 0 {
-            self.last_data = cx.now;
-            match self.path {
-                Some(Path::Direct { socket, remote }) => {
-                    if let Some(direct) = self.paths.get(Pair { socket, remote }) {
-                        direct.live.used(cx.now);
-                    }
-                }
-                Some(Path::Relay { server, .. }) => {
-                    if let Some(live) = self.relays.live(server) {
-                        live.used(cx.now);
-                    }
-                }
-                None => {}
-            }
+        if let (Some(Path::Relay { server, .. }), Some(at)) = (self.path, traffic.last_sent) {
+            cx.fire.note_traffic(cx.now, server, Some(at), None);
         }
         if let Some((at, Path::Relay { server, .. })) = traffic.last_received {
             cx.fire.note_traffic(cx.now, server, None, Some(at));
+        }
+    }
+
+    /// Liveness of the path in use.
+    fn live(&mut self) -> Option<&mut Liveness> {
+        match self.path? {
+            Path::Direct { socket, remote } => self.paths.get(Pair { socket, remote }).map(|direct| &mut direct.live),
+            Path::Relay { server, .. } => self.relays.live(server),
         }
     }
 
@@ -694,24 +685,6 @@ impl Link {
             if self.established.is_some() && self.relays.rtt().is_none() && self.probes.is_empty() {
                 self.ping_relay(cx);
             }
-        }
-    }
-
-    /// Round trip on the path in use.
-    pub(crate) fn rtt(&self) -> Option<Duration> {
-        match self.path {
-            Some(Path::Direct { .. }) => self.paths.current().and_then(|direct| direct.live.rtt.get()),
-            Some(Path::Relay { .. }) => self.relays.rtt(),
-            None => None,
-        }
-    }
-
-    /// Whether the path in use has been given up on, and no other is known.
-    pub(crate) fn is_silent(&self) -> bool {
-        match self.path {
-            Some(Path::Direct { .. }) => self.paths.current().is_none_or(|direct| direct.live.is_dead()),
-            Some(Path::Relay { .. }) => self.relays.current().is_none_or(Liveness::is_dead),
-            None => true,
         }
     }
 }

@@ -352,13 +352,13 @@ impl Links {
         if peer == self.shared.own {
             return;
         }
-        self.weigh(now, fire);
         let address = IpAddr::V6(self.rules.network.address(&peer));
         let wanted =
             self.wanted.remove(&address).is_some() | announcement.ipv4.is_some_and(|ipv4| self.wanted.remove(&IpAddr::V4(ipv4)).is_some());
         if self.directory.len() < self.config.limits.members.saturating_mul(2).max(64) {
             self.directory.insert(address, peer);
         }
+        self.weigh(now, fire);
         if self.left.get(&peer).is_some_and(|session| announcement.session <= *session) {
             return;
         }
@@ -390,7 +390,9 @@ impl Links {
 
     /// Small rooms: links to all. Large ones: on demand.
     fn weigh(&mut self, now: Time, fire: &mut Fire) {
-        let eager = !fire.large() && fire.members() <= self.config.limits.eager_links;
+        // Servers count at each Camp; who was pushed since is known besides.
+        let members = fire.members().max(self.directory.len() + 1);
+        let eager = !fire.large() && members <= self.config.limits.eager_links;
         if eager == self.shared.eager {
             return;
         }

@@ -97,6 +97,21 @@ fn there_are_never_more_links_than_configured() {
 }
 
 #[test]
+fn above_the_threshold_links_are_made_on_demand_and_closed_when_idle() {
+    let mut bench = Bench::new();
+    bench.links.config.limits.eager_links = 10;
+    for n in 0..30 {
+        bench.learn(n, Learned::Ember, 1);
+    }
+    let linked = bench.links.iter().count();
+    assert!(linked < 10, "{linked}");
+    while let Some(wake) = bench.links.next_wake().filter(|wake| *wake < at(310_000)) {
+        bench.run(wake);
+    }
+    assert_eq!(bench.links.iter().count(), 0);
+}
+
+#[test]
 fn garbage_in_the_tunnel_or_from_nowhere_is_counted_and_no_more() {
     let mut bench = Bench::new();
     bench.learn(1, Learned::Camp, 1);
@@ -145,7 +160,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let identity = Identity::from_seed(&[200; 32]);
-        let config = Config::new(identity, Psk::from_bytes([9; 32]).derive(), Vec::new());
+        let mut config = Config::new(identity, Psk::from_bytes([9; 32]).derive(), Vec::new());
+        config.limits.eager_links = 5_000;
         let fire = Fire::new(&config, [0; 32], at(0), UnixMillis(1));
         let links = Links::new(config, [0; 32], at(0));
         Self { now: at(0), fire, links }

@@ -1,11 +1,13 @@
 //! What people are told of a link: how its packets go, why not straight, what happened.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use campfire_protocol::time::Time;
 
 use crate::io::{Notice, Path, WhyNotDirect};
 use crate::link::{Link, Told};
+use crate::liveness::Liveness;
 use crate::shared::{Cx, Standing};
 
 /// Entries of history.
@@ -83,5 +85,23 @@ impl Link {
     /// What happened, oldest first.
     pub(crate) fn history(&self) -> impl Iterator<Item = (Time, &str)> {
         self.history.iter().map(|(at, what)| (*at, what.as_ref()))
+    }
+
+    /// Round trip on the path in use.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        match self.path {
+            Some(Path::Direct { .. }) => self.paths.current().and_then(|direct| direct.live.rtt.get()),
+            Some(Path::Relay { .. }) => self.relays.rtt(),
+            None => None,
+        }
+    }
+
+    /// Whether the path in use has been given up on, and no other is known.
+    pub(crate) fn is_silent(&self) -> bool {
+        match self.path {
+            Some(Path::Direct { .. }) => self.paths.current().is_none_or(|direct| direct.live.is_dead()),
+            Some(Path::Relay { .. }) => self.relays.current().is_none_or(Liveness::is_dead),
+            None => true,
+        }
     }
 }
