@@ -248,6 +248,11 @@ impl Conversation {
             }
             sh.take_entry(now, Seat { server: slot, room, member: entry.member }, entry, learned, tag, large);
         }
+        if !large {
+            // The server says how many there are with each Camp alone.
+            let known = u32::try_from(sh.roster.seats_at(slot, room).count()).unwrap_or(u32::MAX);
+            seating.members = seating.members.max(known.saturating_add(1));
+        }
     }
 
     /// The log has been read up to here. At the end of what a server lists after a reset, those not listed are gone.

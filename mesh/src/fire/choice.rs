@@ -165,11 +165,15 @@ impl Choice {
         let list = self.union();
         let best: BTreeSet<ServerSlot> = self.best_listed(sh, conversations);
         let mut listed = BTreeSet::new();
+        let own = self.own_record.iter().flat_map(|record| &record.servers);
+        let given: BTreeSet<String> = self.given.iter().chain(own).flat_map(|s| &s.addresses).map(|address| address.host.clone()).collect();
         for server in list {
             let next = ServerSlot(u16::try_from(self.slots.len()).unwrap_or(u16::MAX));
             let slot = *self.slots.entry(server.id.clone()).or_insert(next);
             listed.insert(slot);
             let conversation = conversations.entry(slot).or_insert_with(|| Conversation::new(sh, slot, server.clone()));
+            let hosts = server.addresses.iter().map(|address| &address.host);
+            conversation.hearsay = hosts.filter(|host| !given.contains(*host)).cloned().collect();
             conversation.server = server;
         }
         for slot in conversations.keys() {

@@ -116,6 +116,14 @@ impl Names {
     }
 }
 
+/// Loopback, link-local (cloud metadata among them), unspecified or broadcast, embedded in IPv6 or not.
+fn is_local(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast() || ip.octets()[0] == 0,
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+    }
+}
+
 /// A round of attempts.
 #[derive(Debug)]
 pub(super) struct Connecting {
@@ -144,10 +152,22 @@ impl Connecting {
     }
 
     /// Adds attempts for addresses that are known by now. `hurry`: UDP is known not to work from here, so nothing waits for
-    /// it (it is tried all the same).
-    pub(super) fn plan(&mut self, now: Time, addresses: &[ServerAddress], names: &Names, sockets: &Sockets, hurry: bool) {
+    /// it (it is tried all the same). `hearsay`: hosts that other members told us of; they shall not make us knock at our own
+    /// or our neighbours' doors.
+    pub(super) fn plan(
+        &mut self,
+        now: Time,
+        addresses: &[ServerAddress],
+        names: &Names,
+        sockets: &Sockets,
+        hurry: bool,
+        hearsay: &BTreeSet<String>,
+    ) {
         for address in addresses {
             let mut found = names.of(&address.host);
+            if hearsay.contains(&address.host) {
+                found.retain(|ip| !is_local(*ip));
+            }
             // Families take turns (RFC 8305 §4), the one that the name gave first first.
             let first_is_v6 = found.first().is_some_and(IpAddr::is_ipv6);
             let (first, second): (Vec<IpAddr>, Vec<IpAddr>) = found.drain(..).partition(|ip| ip.is_ipv6() == first_is_v6);
@@ -314,12 +334,25 @@ mod tests {
         assert_eq!(names.of("turn.example"), ["192.0.2.7".parse::<IpAddr>().unwrap()]);
     }
 
+    #[test]
+    fn what_others_say_does_not_lead_to_our_own_host() {
+        for (host, heard, tried) in
+            [("127.0.0.1", true, 0), ("127.0.0.1", false, 1), ("::ffff:169.254.169.254", true, 0), ("192.0.2.1", true, 1)]
+        {
+            let addresses = [ServerAddress { host: host.into(), port: 3478, transport: Transport::Tcp, scope: Scope::External }];
+            let hearsay = heard.then(|| host.to_owned()).into_iter().collect();
+            let mut connecting = Connecting::new(at(0));
+            connecting.plan(at(0), &addresses, &Names::default(), &Sockets::new(), false, &hearsay);
+            assert_eq!(connecting.attempts.len(), tried, "{host}");
+        }
+    }
+
     fn planned(host: &str, hurry: bool) -> Connecting {
         let address = |transport| ServerAddress { host: host.into(), port: 3478, transport, scope: Scope::External };
         let addresses: Vec<_> = [Transport::Udp, Transport::Tcp, Transport::Tls].into_iter().map(address).collect();
         let mut connecting = Connecting::new(at(0));
         let sockets = Sockets::from([(SocketId(0), Vec::new())]);
-        connecting.plan(at(0), &addresses, &Names::default(), &sockets, hurry);
+        connecting.plan(at(0), &addresses, &Names::default(), &sockets, hurry, &BTreeSet::new());
         connecting
     }
 

@@ -68,6 +68,8 @@ pub(super) struct Active {
 pub(super) struct Conversation {
     pub(super) slot: ServerSlot,
     pub(super) server: Server,
+    /// Hosts of it that we know from other members alone.
+    pub(super) hearsay: BTreeSet<String>,
     tags: BTreeMap<u8, ServerTag>,
     pub(super) phase: Phase,
     pub(super) names: Names,
@@ -104,6 +106,7 @@ impl Conversation {
         Self {
             slot,
             server,
+            hearsay: BTreeSet::new(),
             tags: BTreeMap::new(),
             phase: Phase::Idle,
             names: Names::default(),
@@ -235,7 +238,7 @@ impl Conversation {
         addresses.retain(|address| !self.narrow || address.transport != Transport::Udp);
         let hurry = sh.udp_blocked;
         let Phase::Connecting(connecting) = &mut self.phase else { return };
-        connecting.plan(now, &addresses, &self.names, &sh.sockets, hurry);
+        connecting.plan(now, &addresses, &self.names, &sh.sockets, hurry, &self.hearsay);
         for stream in connecting.late(now) {
             sh.outputs.push_back(Output::CloseStream { stream });
             sh.remove_via(Via::Stream(stream), self.slot);

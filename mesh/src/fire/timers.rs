@@ -143,7 +143,7 @@ impl Conversation {
         let mut planned = Connecting::new(now);
         let mut addresses = connect::preferred(&self.server, sh.in_cluster);
         addresses.retain(|address| address.transport == Transport::Udp);
-        planned.plan(now, &addresses, &self.names, &sh.sockets, false);
+        planned.plan(now, &addresses, &self.names, &sh.sockets, false, &self.hearsay);
         for attempt in planned.attempts {
             if let Some(socket) = socket_for(&sh.sockets, attempt.remote) {
                 let via = Via::Udp { socket, remote: attempt.remote };
