@@ -19,12 +19,13 @@ const WALL: UnixMillis = UnixMillis(1_800_000_000_000);
 const FRAMES: usize = 4_000_000;
 
 fn main() {
-    forward_between_members(2);
-    forward_between_members(1_000);
-    forward_to_peers();
+    // First, while resident memory is the server's alone.
     for members in [1_000, 10_000] {
         room(members);
     }
+    forward_between_members(2);
+    forward_between_members(1_000);
+    forward_to_peers();
     small_room();
 }
 

@@ -9,8 +9,9 @@ use campfire_protocol::wire::{self, CampRequest, CampSuccess, Failure, FindReque
 use rand_core::RngCore as _;
 
 use crate::auth::{self, Camper, Key, NonceState};
+use crate::client::Client;
 use crate::io::Via;
-use crate::room::{Bounds, Newcomer};
+use crate::room::{Bounds, Newcomer, Seat};
 use crate::table::Ref;
 use crate::timer::Timer;
 use crate::{Request, Server, cost};
@@ -131,6 +132,10 @@ impl Server {
                     self.stats.refused_moved += 1;
                     return self.fail_unproven(request, 401, Some(&caller.key));
                 }
+                if !with_nonce && self.would_turn_back(request, seat, camp.announcement.as_deref()) {
+                    self.stats.refused_absent += 1;
+                    return self.fail_unproven(request, 401, Some(&caller.key));
+                }
                 if !self.may_request(request, caller, seat) {
                     return;
                 }
@@ -155,6 +160,14 @@ impl Server {
             },
         };
         self.answer_camp(request, caller, seat, camp.cursor, granted);
+    }
+
+    /// Whether a first Camp would replace what a member said later: it was captured, and comes again from a spoofed source.
+    fn would_turn_back(&self, request: &Request<'_>, seat: u32, announcement: Option<&[u8]>) -> bool {
+        let client = self.clients.find(&request.via).and_then(|client| self.clients.get(client));
+        let spoofable = matches!(request.via, Via::Udp { .. }) && client.is_some_and(Client::proven);
+        let differs = |sitting: &Seat| announcement.is_some_and(|announcement| *announcement != *sitting.announcement);
+        spoofable && self.camp.seats.get(seat).is_some_and(differs)
     }
 
     /// Takes a token of the member's, or answers that there is none.

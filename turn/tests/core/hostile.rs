@@ -37,6 +37,19 @@ fn a_replayed_first_camp_moves_nobody_and_learns_nothing() {
 }
 
 #[test]
+fn a_first_camp_replayed_from_a_spoofed_source_does_not_bring_back_an_old_announcement() {
+    let mut world = World::new(Config::default());
+    let mut member = Member::new(1, 1);
+    let captured = member.camp_request(&mut world);
+    member.camp(&mut world).unwrap();
+    member.announcement = Some(b"newer".to_vec());
+    member.camp(&mut world).unwrap();
+    assert_eq!(failure(&world.ask(member.via, &captured).unwrap()).code, 401);
+    let listed = Member::new(1, 2).camp(&mut world).unwrap().entries;
+    assert_eq!(listed[0].announcement.as_deref(), Some(&b"newer"[..]));
+}
+
+#[test]
 fn a_replayed_camp_with_a_nonce_is_worth_nothing_elsewhere() {
     let mut world = World::new(Config::default());
     let mut members = camped(&mut world, 1, 2);
