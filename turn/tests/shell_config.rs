@@ -116,3 +116,14 @@ fn a_port_that_is_taken_is_said_so_with_what_to_do() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("another program holds it"), "{text}");
 }
+
+#[test]
+fn a_relay_address_of_another_machine_is_said_so_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    write_secret(&dir.path().join("users"), "alice:secret\n");
+    let users = dir.path().join("users");
+    let output = run(&["--users-file", users.to_str().unwrap(), "--listen", "127.0.0.1:0", "--relay-address", "203.0.113.7"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("--relay-external-address"), "{text}");
+}

@@ -216,6 +216,8 @@ pub struct RelayAddress {
     pub bind: IpAddr,
     /// What clients are told.
     pub external: IpAddr,
+    /// It was not asked for: that a host has no such address is no reason not to start.
+    pub optional: bool,
 }
 
 /// The two files of a TLS identity.
@@ -461,6 +463,7 @@ fn relay_addresses(bind: &[IpAddr], external: &[IpAddr]) -> Result<(Option<Relay
             (false, _) => None,
         };
         let external = pick(external, ipv6, "--relay-external-address")?;
+        let optional = default.is_some();
         let bind = pick(bind, ipv6, "--relay-address")?.or(default);
         *place = match (bind, external) {
             (Some(bind), None) if bind.is_unspecified() => {
@@ -468,7 +471,7 @@ fn relay_addresses(bind: &[IpAddr], external: &[IpAddr]) -> Result<(Option<Relay
                     "--relay-address {bind}: clients must be told a real address; give that one, or add --relay-external-address"
                 ));
             }
-            (Some(bind), external) => Some(RelayAddress { bind, external: external.unwrap_or(bind) }),
+            (Some(bind), external) => Some(RelayAddress { bind, external: external.unwrap_or(bind), optional }),
             (None, Some(external)) => {
                 return bad(format!("--relay-external-address {external}: there is no --relay-address of this family"));
             }

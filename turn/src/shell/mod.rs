@@ -139,7 +139,7 @@ impl Prepared {
     }
 
     async fn serve(self) -> anyhow::Result<()> {
-        let Self { settings, loaded, identity } = self;
+        let Self { mut settings, loaded, identity } = self;
         // Handled from the start: a signal during the start is not lost.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -156,6 +156,10 @@ impl Prepared {
             Some(address) => bind_tcp("HTTP", &[Listen { address, optional: false }])?.pop(),
             None => None,
         };
+        if settings.core.allocations {
+            settings.core.relay_ipv4 = relay_address_works(settings.relay_v4)?;
+            settings.core.relay_ipv6 = relay_address_works(settings.relay_v6)?;
+        }
         let addresses = Addresses {
             udp: udp.iter().map(Listener::address).collect::<Result<_, _>>()?,
             tcp: tcp.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?,
@@ -325,6 +329,19 @@ fn warn_about(settings: &Settings, loaded: &Loaded) {
     let loopback = |address: Option<config::RelayAddress>| address.is_none_or(|address| address.external.is_loopback());
     if settings.core.allocations && loopback(settings.relay_v4) && loopback(settings.relay_v6) {
         tracing::warn!("standard users reach this machine alone: give --relay-address to relay to others");
+    }
+}
+
+/// Whether relay sockets can be bound to an address; one that was asked for must be there.
+fn relay_address_works(address: Option<config::RelayAddress>) -> anyhow::Result<bool> {
+    let Some(address) = address else { return Ok(false) };
+    match std::net::UdpSocket::bind((address.bind, 0)) {
+        Ok(_) => Ok(true),
+        Err(_) if address.optional => Ok(false),
+        Err(error) => Err(anyhow::anyhow!(
+            "cannot relay from {}: {error} (--relay-address must be an address of this machine, see `ip address`; behind a NAT give that one, and the outer one as --relay-external-address)",
+            address.bind
+        )),
     }
 }
 
