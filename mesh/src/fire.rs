@@ -453,7 +453,7 @@ impl Fire {
         ranked.into_iter().map(|(_, _, seat)| seat).collect()
     }
 
-    /// The newest announcement of a peer.
+    /// The newest announcement of a peer, as long as it sits anywhere.
     pub fn announcement(&self, peer: &PublicKey) -> Option<&Announcement> {
         self.sh.roster.announcement(peer)
     }

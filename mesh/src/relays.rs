@@ -15,6 +15,8 @@ const MAX_SEATS: usize = 32;
 const REFUSED: Duration = Duration::from_secs(15);
 /// How long a Bind may stay unanswered before the next seat is bound as well.
 const BIND_PATIENCE: Duration = Duration::from_millis(800);
+/// How long a Bind may stay unanswered before it is asked for again.
+const BIND_AGAIN: Duration = Duration::from_secs(5);
 /// Silence on the server in use after which the peer, heard through another, is followed there …
 const MOVED: Duration = Duration::from_millis(300);
 /// … for so long.
@@ -134,6 +136,12 @@ impl Relays {
                     bind.push(relay.seat);
                     true
                 }
+                State::Binding { since } if now.since(since) >= BIND_AGAIN => {
+                    // Asking again for what may be there already costs nothing.
+                    relay.state = State::Binding { since: now };
+                    bind.push(relay.seat);
+                    false
+                }
                 State::Binding { since } => now.since(since) < BIND_PATIENCE,
                 State::Bound { .. } => true,
             };
@@ -148,9 +156,10 @@ impl Relays {
     /// When [`choose`](Self::choose) gives something else by time alone.
     pub(crate) fn next_choice(&self, now: Time) -> Option<Time> {
         let waits = self.list.iter().filter_map(|relay| match relay.state {
-            State::Binding { since } if self.list.len() > 1 => Some(since + BIND_PATIENCE),
+            State::Binding { since } if self.list.len() > 1 && since + BIND_PATIENCE > now => Some(since + BIND_PATIENCE),
+            State::Binding { since } => Some(since + BIND_AGAIN),
             State::Idle => Some(relay.refused_until),
-            _ => None,
+            State::Bound { .. } => None,
         });
         waits.filter(|at| *at > now).min()
     }

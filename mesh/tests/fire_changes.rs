@@ -395,6 +395,35 @@ fn a_peer_that_starts_again_replaces_its_earlier_run() {
 }
 
 #[test]
+fn a_run_whose_clock_was_set_back_is_not_taken_for_a_replay() {
+    let mut world = World::new(1);
+    let (a, b) = (world.join(&[0]), world.peer());
+    world.peers[b].clock_error = 50_000;
+    let config = world::config(b, &[0]);
+    world.begin(b, &config);
+    world.run(secs(3));
+    let before = world.seat(a, b);
+    world.kill(b);
+    world.peers[b].clock_error = 0;
+    world.begin(b, &config);
+    world.run(secs(2));
+    assert_ne!(world.seat(a, b), before);
+    assert!(!world.peers[b].notices.iter().any(|notice| matches!(notice, Notice::Problem { .. })));
+}
+
+#[test]
+fn two_processes_with_one_identity_are_told() {
+    let mut world = World::new(1);
+    let (a, b) = (world.join(&[0]), world.join(&[0]));
+    let config = world::config(a, &[0]);
+    world.begin(b, &config);
+    world.run(secs(60));
+    let told = |peer: usize| world.peers[peer].notices.iter().any(|n| matches!(n, Notice::Problem { text } if text.contains("identity")));
+    assert!(told(a) || told(b));
+    assert!(world.peers[a].sent_messages + world.peers[b].sent_messages < 60, "they do not outbid each other for ever");
+}
+
+#[test]
 fn in_a_large_room_nobody_holds_the_roster_and_members_are_found_by_address_and_name() {
     let mut world = World::new(0);
     let mut config = ServerConfig::default();

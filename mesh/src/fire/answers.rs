@@ -51,9 +51,12 @@ impl Conversation {
         }
         let Some(exchange) = self.exchanges.remove(&id) else { return };
         self.forget_camp(&exchange, id);
+        let sample = now.since(exchange.sent);
         if exchange.clean() {
-            let sample = now.since(exchange.sent);
             self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        } else {
+            // More than the round trip, if an answer to the second sending; but without it all would be sent twice.
+            self.rtt = self.rtt.or(Some(sample));
         }
         if self.active().is_none_or(|active| active.via == exchange.via) {
             self.hear(sh, now);
@@ -238,6 +241,7 @@ impl Conversation {
         let slot = self.slot;
         let Some(seating) = self.seatings.get_mut(&room) else { return };
         let large = seating.large;
+        let mut bound = Vec::new();
         for entry in entries.iter().filter(|entry| entry.member != seating.member) {
             if let Some(listing) = &mut seating.listing {
                 if entry.announcement.is_some() {
@@ -246,8 +250,15 @@ impl Conversation {
                     listing.seen.remove(&entry.member);
                 }
             }
-            sh.take_entry(now, Seat { server: slot, room, member: entry.member }, entry, learned, tag, large);
+            let seat = Seat { server: slot, room, member: entry.member };
+            let unknown = sh.roster.peer_of(&seat).is_none();
+            sh.take_entry(now, seat, entry, learned, tag, large);
+            if unknown && let Some(binding) = self.channels.get((room, entry.member)).filter(|binding| binding.usable()) {
+                bound.push(Event::Bound { seat, channel: binding.channel });
+            }
         }
+        // What was bound before we knew (again) who sits there.
+        sh.events.extend(bound);
         if !large {
             // The server says how many there are with each Camp alone.
             let known = u32::try_from(sh.roster.seats_at(slot, room).count()).unwrap_or(u32::MAX);

@@ -21,6 +21,9 @@ use crate::config::{Config, KeyMode};
 /// A run that has not yet been accepted anywhere begins anew when the clock turns out to be this wrong.
 const WRONG_CLOCK: Duration = Duration::from_secs(30);
 
+/// How many times a run of ours that seems later is outrun.
+const MAX_OUTRUNS: u32 = 3;
+
 /// A key's room.
 #[derive(Clone, Debug)]
 pub(super) struct Room {
@@ -30,6 +33,15 @@ pub(super) struct Room {
     pub(super) mode: KeyMode,
     /// The key is no longer held; the seats are kept until then, while links move to other rooms.
     pub(super) leaving: Option<Time>,
+}
+
+/// Whether this run is later than another now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outrun {
+    /// It is.
+    Done,
+    /// The other one comes after us again and again: it is no earlier run, it runs too.
+    InVain,
 }
 
 /// Who we are and what we say.
@@ -46,6 +58,7 @@ pub(super) struct Own {
     begun: Time,
     anchored: bool,
     sequence: u32,
+    outruns: u32,
     servers: BTreeMap<u8, Vec<ServerTag>>,
     fingerprints: Vec<Fingerprint>,
 }
@@ -65,6 +78,7 @@ impl Own {
             begun: now,
             anchored: false,
             sequence: 1,
+            outruns: 0,
             servers: BTreeMap::new(),
             fingerprints: Vec::new(),
         }
@@ -100,6 +114,22 @@ impl Own {
         if !self.anchored && u128::from(started.abs_diff(self.session.started.0)) > WRONG_CLOCK.as_millis() {
             self.session.started = UnixMillis(started);
         }
+    }
+
+    /// An earlier run of ours is still known, and seems to be later than this one (the clock was set back, or wrong): others
+    /// would take us for a replay. This run begins after it, then.
+    pub(super) fn outrun(&mut self, other: Session) -> Option<Outrun> {
+        if other < self.session {
+            return None;
+        }
+        self.outruns += 1;
+        if self.outruns > MAX_OUTRUNS {
+            return (self.outruns == MAX_OUTRUNS + 1).then_some(Outrun::InVain);
+        }
+        self.session.started = UnixMillis(other.started.0.saturating_add(1));
+        self.anchored = true;
+        self.changed();
+        Some(Outrun::Done)
     }
 
     pub(super) fn set_routes(&mut self, routes: &[IpNet]) {

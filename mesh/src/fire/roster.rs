@@ -160,9 +160,9 @@ impl Roster {
         self.members.get(peer).into_iter().flat_map(|known| known.seats.iter().map(|(seat, info)| (*seat, *info)))
     }
 
-    /// A member's newest announcement.
+    /// A member's newest announcement, as long as it sits anywhere.
     pub(super) fn announcement(&self, peer: &PublicKey) -> Option<&Announcement> {
-        self.members.get(peer).map(|known| &known.announcement)
+        self.members.get(peer).filter(|known| !known.seats.is_empty()).map(|known| &known.announcement)
     }
 
     /// Members with a seat.

@@ -17,7 +17,7 @@ use rand_core::RngCore as _;
 use super::clock::Clock;
 use super::connect::Sockets;
 use super::counters::Counters;
-use super::own::{Own, Room};
+use super::own::{Outrun, Own, Room};
 use super::roster::{Refusal, Roster, SeatInfo};
 use super::{Event, Learned, Seat};
 use crate::config::KeyMode;
@@ -168,6 +168,9 @@ impl Shared {
         }
         if announcement.public_key == self.own.identity.public() {
             self.counters.drop_own_key += 1;
+            if self.own.outrun(announcement.session) == Some(Outrun::InVain) {
+                self.problem("another process uses this peer's identity: give each its own, or end one of them".to_owned());
+            }
             return;
         }
         let info = SeatInfo { sequence: announcement.sequence, settled: announcement.servers.contains(&tag), digest };
