@@ -318,41 +318,5 @@ impl WriteQueue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_overtake_batches_but_never_cut_one() {
-        let now = Instant::now();
-        let mut queue = WriteQueue::default();
-        queue.push_batch(vec![1; 8], now).expect("room");
-        queue.push_batch(vec![2; 8], now).expect("room");
-        assert_eq!(queue.front(), Some([1; 8].as_slice()));
-        queue.advance(3);
-        queue.push_message(vec![9; 4]);
-        assert_eq!(queue.front(), Some([1; 5].as_slice()));
-        queue.advance(5);
-        assert_eq!(queue.front(), Some([9; 4].as_slice()));
-        queue.advance(4);
-        assert_eq!(queue.front(), Some([2; 8].as_slice()));
-        queue.advance(8);
-        assert!(queue.is_empty());
-    }
-
-    #[test]
-    fn a_slow_stream_drops_the_newest_beyond_its_bounds() {
-        let now = Instant::now();
-        let mut queue = WriteQueue::default();
-        let batch = vec![0; STREAM_BATCH];
-        for _ in 0..MAX_QUEUED / STREAM_BATCH {
-            queue.push_batch(batch.clone(), now).expect("room");
-        }
-        assert!(queue.push_batch(batch.clone(), now).is_err(), "256 KiB wait");
-        queue.front();
-        queue.advance(STREAM_BATCH);
-        assert!(queue.push_batch(batch.clone(), now + MAX_DELAY).is_ok());
-        queue.front();
-        queue.advance(STREAM_BATCH);
-        assert!(queue.push_batch(batch, now + MAX_DELAY + Duration::from_millis(1)).is_err(), "the oldest waits for too long");
-    }
-}
+#[path = "streams_tests.rs"]
+mod tests;

@@ -91,6 +91,16 @@ impl ToDataSender {
     }
 }
 
+#[cfg(test)]
+impl ToDataSender {
+    /// A queue that a test reads instead of the thread.
+    pub(crate) fn without_thread() -> (Self, std::sync::mpsc::Receiver<ToData>) {
+        let (queue, commands) = sync_channel(COMMANDS);
+        let event = std::fs::File::options().write(true).open("/dev/null").expect("/dev/null");
+        (Self { queue, wake: Arc::new(Wake { event, pending: AtomicBool::new(false) }) }, commands)
+    }
+}
+
 /// Wakes the thread, with one system call however many commands were left since it looked.
 struct Wake {
     event: std::fs::File,
