@@ -395,6 +395,26 @@ fn a_peer_that_starts_again_replaces_its_earlier_run() {
 }
 
 #[test]
+fn who_comes_back_on_another_connection_is_not_forgotten_for_having_been_away() {
+    let mut world = World::new(1);
+    let (a, b) = (world.join(&[0]), world.peer());
+    world.peers[b].udp_blocked = true;
+    let config = world::config(b, &[0]);
+    world.begin(b, &config);
+    world.run(secs(5));
+    let (to_a, to_b) = (world.seat(b, a), world.seat(a, b));
+    world.cut_streams(b);
+    world.fire(a, |fire, now| fire.signal(now, &to_b, vec![1; 148]));
+    world.run(ms(40));
+    assert_eq!(world.count(a, |event| matches!(event, Event::Unreachable { code: 404, .. })), 1, "it is between two connections");
+    world.run(secs(5));
+    assert_eq!(world.seat(a, b), to_b);
+    world.fire(b, |fire, now| fire.signal(now, &to_a, vec![1; 148]));
+    world.run(ms(100));
+    assert_eq!(world.count(a, |event| matches!(event, Event::Signal { .. })), 1);
+}
+
+#[test]
 fn a_run_whose_clock_was_set_back_is_not_taken_for_a_replay() {
     let mut world = World::new(1);
     let (a, b) = (world.join(&[0]), world.peer());

@@ -165,6 +165,7 @@ impl Conversation {
             // It started anew and knows nothing of us.
             seating.held = None;
         }
+        seating.read_again &= !success.reset;
         if success.reset || !same_server {
             sh.counters.fire_resets += u64::from(success.reset && before != 0);
             seating.listing = Some(Listing { head: success.head, ..Listing::default() });
@@ -410,14 +411,10 @@ impl Conversation {
             _ => match SignalIndication::decode(message) {
                 Ok(signal) => {
                     let from = self.seat((room, signal.from));
-                    let large = self.seatings.get(&room).is_some_and(|seating| seating.large);
                     if !sh.signalled(now, from, signal.data)
-                        && !large
-                        && let Some(seating) = self.seatings.get_mut(&room)
+                        && let Some(seating) = self.seatings.get_mut(&room).filter(|seating| !seating.large)
                     {
-                        // Its Ember is late or lost.
-                        let soon = now + Duration::from_millis(50);
-                        seating.catch_up_at = Some(seating.catch_up_at.map_or(soon, |at| at.min(soon)));
+                        seating.miss_somebody(now);
                     }
                 }
                 Err(_) => sh.counters.drop_malformed += 1,

@@ -110,7 +110,7 @@ impl Conversation {
                     unix_millis: server_time.0,
                     tags: if announcement.is_some() { sh.own.tags(&room.keys) } else { Vec::new() },
                     announcement,
-                    cursor: seating.cursor,
+                    cursor: seating.read_from(),
                 };
                 let bytes = request.encode(id, &auth);
                 if let Some(problem) = problem {
@@ -219,7 +219,9 @@ impl Conversation {
     pub(super) fn unreachable(&mut self, sh: &mut Shared, now: Time, room: u8, to: MemberId, code: u16) {
         self.channels.remove(now, (room, to));
         let seat = self.seat((room, to));
-        if code == 404 {
+        // In a small room the log says who left: this one may be on its way from one connection to the next, of which the log
+        // says nothing.
+        if code == 404 && self.seatings.get(&room).is_some_and(|seating| seating.large) {
             sh.depart(now, &seat);
         }
         sh.events.push_back(Event::Unreachable { seat, code });

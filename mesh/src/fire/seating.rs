@@ -20,6 +20,11 @@ const CREDENTIAL: u64 = 86_400;
 /// Pages that came before the one that precedes them are kept up to this many.
 const MAX_HELD: usize = 16;
 
+/// How long an Ember that should have come may be late.
+const LATE: Duration = Duration::from_millis(50);
+/// Everything is read again because somebody was missed at most this often.
+const READ_AGAIN: Duration = Duration::from_secs(30);
+
 /// User name and integrity key.
 pub(super) struct Credential {
     pub(super) user_name: String,
@@ -61,6 +66,10 @@ pub(super) struct Seating {
     early: BTreeMap<u64, Ember>,
     /// When to ask for what is missing.
     pub(super) catch_up_at: Option<Time>,
+    /// The next Camp asks for everything.
+    pub(super) read_again: bool,
+    /// Not before this time is everything read again because somebody was missed.
+    read_again_at: Option<Time>,
     pub(super) refresh_at: Option<Time>,
     /// The Camp in flight.
     pub(super) camp: Option<TransactionId>,
@@ -97,6 +106,8 @@ impl Seating {
             listing: None,
             early: BTreeMap::new(),
             catch_up_at: None,
+            read_again: false,
+            read_again_at: None,
             refresh_at: None,
             camp: None,
             tried: None,
@@ -128,6 +139,11 @@ impl Seating {
         // Half run out, or made by a clock that was wrong.
         self.credential.take_if(|held| !(now.saturating_add(half)..=now.saturating_add(2 * CREDENTIAL)).contains(&held.expiry));
         self.credential.get_or_insert_with(make)
+    }
+
+    /// From where on to read.
+    pub(super) fn read_from(&self) -> Cursor {
+        if self.read_again { Cursor::default() } else { self.cursor }
     }
 
     /// The server's nonce, if it was given for this via.
@@ -180,6 +196,17 @@ impl Seating {
 
     pub(super) fn forget_early(&mut self) {
         self.early.clear();
+    }
+
+    /// Somebody speaks whom we do not know, though the server tells members of each other first: its Ember is late or lost. If
+    /// nothing is missing by the cursor, it is the cursor that is wrong: everything is read again, though not often.
+    pub(super) fn miss_somebody(&mut self, now: Time) {
+        let soon = now + LATE;
+        if self.cursor.sequence >= self.head && self.read_again_at.is_none_or(|at| at <= now) {
+            self.read_again_at = Some(now + READ_AGAIN);
+            self.read_again = true;
+        }
+        self.catch_up_at = Some(self.catch_up_at.map_or(soon, |at| at.min(soon)));
     }
 
     /// Sets when to ask for what is missing, if anything is.

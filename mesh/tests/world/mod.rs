@@ -131,6 +131,15 @@ impl World {
         }
     }
 
+    /// A peer's connections end at the server at once, and at the peer a little later.
+    pub fn cut_streams(&mut self, peer: usize) {
+        let remote = self.peers[peer].mapped;
+        for (stream, (server, id)) in std::mem::take(&mut self.peers[peer].streams) {
+            self.server_input(server, turn::Input::StreamClosed { via: turn::Via::Stream { stream: id, remote } });
+            self.after(ms(100), Happens::StreamClosed { peer, stream });
+        }
+    }
+
     pub fn drain(&mut self, server: usize) {
         self.server_input(server, turn::Input::Drain);
     }
