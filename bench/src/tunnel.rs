@@ -66,25 +66,23 @@ enum Topology {
 enum Contender {
     Nothing,
     Campfire,
+    /// Two whole peers that may not connect directly, and the server between them.
+    Fire,
     WireguardGo,
     Boringtun,
 }
 
-const CONTENDERS: [Contender; 4] = [Contender::Nothing, Contender::Campfire, Contender::WireguardGo, Contender::Boringtun];
+const CONTENDERS: [Contender; 5] = [Contender::Nothing, Contender::Campfire, Contender::Fire, Contender::WireguardGo, Contender::Boringtun];
 
 impl Contender {
     fn name(self) -> &'static str {
         match self {
             Self::Nothing => "no tunnel",
             Self::Campfire => "campfire",
+            Self::Fire => "campfire, through the fire",
             Self::WireguardGo => "wireguard-go",
             Self::Boringtun => "boringtun-cli, 1 thread",
         }
-    }
-
-    /// The address that answers at the other end.
-    fn address(self) -> &'static str {
-        if self == Self::Nothing { END_B } else { "10.9.0.2" }
     }
 }
 
@@ -123,7 +121,7 @@ struct Row {
     gbits: f64,
     /// CPU seconds of the whole machine for a GB, both ends and iperf3 included.
     machine_s_per_gb: f64,
-    /// CPU seconds of the two tunnels' processes for a GB.
+    /// CPU seconds of the tunnel's processes for a GB: both ends, and the server where there is one.
     process_s_per_gb: f64,
     /// Share of 64-byte datagrams lost at the fixed rate.
     datagram_loss: f64,
@@ -186,18 +184,24 @@ fn measure_one(contender: Contender, topology: Topology, arguments: &Arguments, 
     let ends = match contender {
         Contender::Nothing => Vec::new(),
         Contender::Campfire => vec![ours(peer, 1, arguments.mtu)?, ours(peer, 0, arguments.mtu)?],
+        Contender::Fire => through_the_fire(topology, arguments.mtu)?,
         Contender::WireguardGo => vec![theirs(&arguments.wireguard_go, &["-f"], 1)?, theirs(&arguments.wireguard_go, &["-f"], 0)?],
         Contender::Boringtun => {
             let flags = ["--foreground", "--disable-drop-privileges", "--threads", "1"];
             vec![theirs(&arguments.boringtun, &flags, 1)?, theirs(&arguments.boringtun, &flags, 0)?]
         }
     };
-    if contender != Contender::Nothing {
-        for side in 0..2 {
-            addresses(side, arguments.mtu)?;
+    let address = match contender {
+        Contender::Nothing => END_B.to_owned(),
+        Contender::Fire => overlay_address(1)?,
+        Contender::Campfire | Contender::WireguardGo | Contender::Boringtun => {
+            for side in 0..2 {
+                addresses(side, arguments.mtu)?;
+            }
+            "10.9.0.2".to_owned()
         }
-    }
-    let address = contender.address();
+    };
+    let address = address.as_str();
     wait_for(address)?;
     let mut figures = Figures { idle_ms: ping(address, 200)?, ..Figures::default() };
     let processes: Vec<u32> = ends.iter().map(|end| end.0.id()).collect();
@@ -246,6 +250,81 @@ fn ours(program: &Path, side: usize, mtu: u16) -> Result<Process> {
     let process = Process(child);
     wait_for_device(side)?;
     Ok(process)
+}
+
+/// `campfire-turn`, and `campfire up` at both ends: the programs beside this one.
+fn through_the_fire(topology: Topology, mtu: u16) -> Result<Vec<Process>> {
+    let folder = std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default();
+    let program = |name: &str| {
+        let path = folder.join(name);
+        if path.exists() {
+            Ok(path)
+        } else {
+            Err(anyhow::anyhow!("{} is missing: cargo build --release -p campfire-turn -p campfire-sidecar", path.display()))
+        }
+    };
+    let (turn, campfire) = (program("campfire-turn")?, program("campfire")?);
+    let files = std::env::temp_dir().join("campfire-bench");
+    let secrets = files.join("secrets");
+    fs::create_dir_all(&secrets)?;
+    let psk = files.join("psk");
+    // A key of the bench's own, worth nothing elsewhere.
+    fs::write(&psk, hex(&[7; 32]))?;
+    fs::set_permissions(&psk, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let say = |what: &str| -> Result<String> {
+        let output = Command::new(&campfire).args(["key", what, "--psk-file"]).arg(&psk).output()?;
+        if !output.status.success() {
+            bail!("campfire key {what}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    };
+    fs::write(secrets.join(say("fingerprint")?), say("relay-secret")?)?;
+    // Pods have the server on the node between them; on one cable it has to sit at one end.
+    let (namespace, address) = if topology == Topology::Pod { (NODE, "10.78.1.2") } else { (NAMES[1], END_B) };
+    let server = Command::new("ip")
+        .args(["netns", "exec", namespace])
+        .arg(&turn)
+        .args(["--enable-campfire", "--listen", "0.0.0.0:3478", "--secrets-dir"])
+        .arg(&secrets)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut processes = vec![Process(server)];
+    for side in [1, 0] {
+        let peer = World::command(side, &campfire)
+            .args(["up", "--no-direct", "--interface", &device(side), "--mtu", &mtu.to_string()])
+            .args(["--server", &format!("fire={address}:3478"), "--psk-file"])
+            .arg(&psk)
+            .arg("--identity-file")
+            .arg(files.join(format!("identity-{side}")))
+            .arg("--run-dir")
+            .arg(files.join(format!("run-{side}")))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        processes.push(Process(peer));
+    }
+    for side in 0..2 {
+        wait_for_device(side)?;
+    }
+    Ok(processes)
+}
+
+/// The global IPv6 address that a peer gave its device.
+fn overlay_address(side: usize) -> Result<String> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let output = World::command(side, "ip").args(["-6", "-o", "address", "show", "dev", &device(side), "scope", "global"]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if let Some(address) = text.split_whitespace().skip_while(|word| *word != "inet6").nth(1).and_then(|cidr| cidr.split('/').next()) {
+            return Ok(address.to_owned());
+        }
+        if Instant::now() > deadline {
+            bail!("no address on {} within 5 s", device(side));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn theirs(program: &Path, flags: &[&str], side: usize) -> Result<Process> {
