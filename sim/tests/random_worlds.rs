@@ -33,3 +33,12 @@ fn different_seeds_give_different_worlds() {
     let other = Plan { seed: 4, ..one.clone() };
     assert_ne!(one.run(), other.run());
 }
+
+/// 180: a server died and came back empty; a Bind that both sides had forgotten was never asked for again.
+/// 3461: a peer started twice in one millisecond, and the run that lives counted as the older one.
+#[test]
+fn worlds_that_failed_once_hold() {
+    for seed in [180, 3_461] {
+        Plan::random(seed).run().unwrap();
+    }
+}
