@@ -8,7 +8,6 @@ use campfire_protocol::identity::PublicKey;
 use campfire_protocol::server::{Server, ServerId, ServerTag};
 use campfire_protocol::time::Time;
 
-use super::Seat;
 use super::conversation::{Conversation, HOPE};
 use super::own::Room;
 use super::shared::Shared;
@@ -241,7 +240,9 @@ impl Choice {
             let mut here: BTreeSet<ServerSlot> = homes.into_iter().collect();
             here.extend(self.standings.iter().filter(|(_, s)| s.keep_until.is_some_and(|until| until > now)).map(|(slot, _)| *slot));
             if !few {
-                let needed = Self::stays(sh, room.number, &ranked, here.clone());
+                // What is known of who sits at a server that does not answer is no reason to leave another.
+                let answers = |slot: &ServerSlot| conversations.get(slot).is_some_and(|c| c.seated(now, room.number));
+                let needed = stays(sh, room.number, &ranked, &here, answers);
                 here.extend(self.stay(sh, now, room.number, &needed));
             }
             settled.insert(room.number, here);
@@ -286,30 +287,6 @@ impl Choice {
             }
         }
         homes
-    }
-
-    /// Adds to `here` the servers at which somebody is met who is met nowhere else: where that member is settled, else the
-    /// best. Both sides come to the same place.
-    fn stays(sh: &Shared, room: u8, ranked: &[ServerSlot], mut here: BTreeSet<ServerSlot>) -> BTreeSet<ServerSlot> {
-        for (_, seats) in sh.roster.whereabouts() {
-            let met: Vec<(&Seat, bool)> = seats.filter(|(seat, _)| seat.room == room).map(|(seat, info)| (seat, info.settled)).collect();
-            let firm = |seat: &Seat, settled: bool| settled && here.contains(&seat.server);
-            let loose = |seat: &Seat| here.contains(&seat.server);
-            if met.is_empty() || met.iter().any(|(seat, settled)| firm(seat, *settled)) {
-                continue;
-            }
-            let anywhere_settled = met.iter().any(|(_, settled)| *settled);
-            if !anywhere_settled && met.iter().any(|(seat, _)| loose(seat)) {
-                continue;
-            }
-            let best = met
-                .iter()
-                .filter(|(_, settled)| *settled == anywhere_settled)
-                .filter_map(|(seat, _)| Some((ranked.iter().position(|slot| *slot == seat.server)?, seat.server)))
-                .min();
-            here.extend(best.map(|(_, slot)| slot));
-        }
-        here
     }
 
     /// Begins and ends stays. They end at random times: where two members stay for one another at two servers, one of them
@@ -382,4 +359,29 @@ impl Choice {
         }
         sh.own.set_servers(said);
     }
+}
+
+/// The servers beside `here` at which somebody is met who is met nowhere else: where that member is settled, else the best.
+/// Both sides come to the same place. What is known from servers that do not answer does not count.
+fn stays(
+    sh: &Shared,
+    room: u8,
+    ranked: &[ServerSlot],
+    here: &BTreeSet<ServerSlot>,
+    answers: impl Fn(&ServerSlot) -> bool,
+) -> BTreeSet<ServerSlot> {
+    let mut stays = BTreeSet::new();
+    for (_, seats) in sh.roster.whereabouts() {
+        let met: Vec<(ServerSlot, bool)> =
+            seats.filter(|(seat, _)| seat.room == room && answers(&seat.server)).map(|(seat, info)| (seat.server, info.settled)).collect();
+        let anywhere_settled = met.iter().any(|(_, settled)| *settled);
+        // Where it is settled somewhere, a visit of its elsewhere is nothing to count on.
+        let mut counts = met.iter().filter(|(_, settled)| *settled == anywhere_settled).map(|(slot, _)| *slot);
+        if counts.clone().any(|slot| here.contains(&slot) || stays.contains(&slot)) {
+            continue;
+        }
+        let rank = |slot: &ServerSlot| ranked.iter().position(|other| other == slot);
+        stays.extend(counts.by_ref().filter(|slot| rank(slot).is_some()).min_by_key(rank));
+    }
+    stays
 }
