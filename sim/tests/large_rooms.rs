@@ -9,7 +9,6 @@ const SIZES: [usize; 2] = [100, 400];
 const THRESHOLD: usize = 24;
 
 #[test]
-#[ignore = "takes minutes so far"]
 fn a_members_cost_does_not_grow_with_the_room() {
     let costs = SIZES.map(|size| {
         let mut room = Room::new(seed(1), size, secs(5), THRESHOLD);
@@ -35,7 +34,6 @@ fn a_members_cost_does_not_grow_with_the_room() {
 }
 
 #[test]
-#[ignore = "takes minutes so far"]
 fn strangers_in_a_large_room_reach_each_other_on_first_traffic() {
     let mut room = Room::new(seed(1), 200, secs(5), THRESHOLD);
     room.world.run_for(secs(40));
@@ -43,7 +41,6 @@ fn strangers_in_a_large_room_reach_each_other_on_first_traffic() {
 }
 
 #[test]
-#[ignore = "takes minutes so far"]
 fn a_large_room_survives_the_death_of_its_best_server() {
     let mut room = Room::new(seed(1), 100, secs(5), THRESHOLD);
     room.world.run_for(secs(40));
