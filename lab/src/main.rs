@@ -37,8 +37,19 @@ enum Action {
     Clean,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> std::process::ExitCode {
+    // Not by returning the error: what a person can do about it would be followed by a backtrace.
+    match run(Cli::parse().command) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("campfire-lab: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(action: Action) -> Result<()> {
+    match action {
         Action::Demo { keep, out } => demo::run(keep, &out),
         Action::Enter { host, command } => demo::enter(&host, &command),
         Action::Clean => World::remove(demo::WORLD),
