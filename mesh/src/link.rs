@@ -552,7 +552,7 @@ impl Link {
             Some(Step::Round(round)) => self.round(cx, round),
             Some(Step::Failed) => {
                 let why = self.why(cx.standing());
-                self.happened(now, format!("no direct path: {why:?}"));
+                self.happened(now, format!("no direct path: {}", why.map_or("the reason is not known", WhyNotDirect::sentence)));
                 self.notice(cx);
             }
             None => {}
