@@ -234,7 +234,7 @@ pub struct StatusArgs {
 /// `campfire graph`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-A solid line is a direct path, a dashed one goes through the server it is drawn to; the number is the round trip in ms.
+A solid line is a direct path, a dashed one goes through the server of its colour; at each end stands the round trip measured there.
 
 Examples:
   campfire graph | dot -Tsvg > mesh.svg                       as this peer sees it

@@ -53,12 +53,11 @@ fn a_peer_is_settled_when_it_camps_and_all_that_it_knows_answer() {
 fn a_graph_of_several_peers_draws_each_link_once() {
     let dot = graph::dot(&[ada(), bob()]);
     // ada ↔ bob directly, drawn once for both; ada → db relayed; ada → eve not connected.
-    assert_eq!(dot.matches("dir=both").count(), 1, "{dot}");
-    assert_eq!(dot.matches("style=solid").count(), 1, "{dot}");
+    assert_eq!(dot.matches("dir=none, style=solid").count(), 1, "{dot}");
     assert_eq!(dot.matches("style=dashed").count(), 1, "{dot}");
-    assert!(dot.contains("label=\"23 ms via oak\", tooltip=\"the other side's NAT is symmetric\""), "{dot}");
-    assert!(dot.contains("label=\"not connected\""), "{dot}");
-    assert!(dot.contains("\"server oak\" [label=\"oak\", shape=cylinder"), "{dot}");
+    assert!(dot.contains("tooltip=\"via oak, 23 ms: the other side's NAT is symmetric\""), "{dot}");
+    assert!(dot.contains("tooltip=\"not connected"), "{dot}");
+    assert!(dot.contains("\"server oak\" [label=\"oak\\n2 camp here, 1 pairs relayed\", shape=cylinder"), "{dot}");
     assert_eq!(dot.matches("style=dotted];").count(), 2, "each camps on oak: {dot}");
     assert!(dot.starts_with("digraph campfire {\n") && dot.ends_with("}\n"));
 }
@@ -69,8 +68,16 @@ fn both_sides_that_send_differently_are_two_arrows() {
     bob.status.peers[0].path = PathKind::Relay;
     bob.status.peers[0].server = Some("oak".into());
     let dot = graph::dot(&[ada(), bob]);
-    assert_eq!(dot.matches("dir=both").count(), 0, "{dot}");
-    assert_eq!(dot.matches("style=dashed").count(), 2, "{dot}");
+    assert_eq!(dot.matches("dir=none, style=solid").count(), 0, "{dot}");
+    assert_eq!(dot.matches("dir=forward, style=dashed").count(), 2, "{dot}");
+}
+
+#[test]
+fn a_line_shows_the_round_trip_that_each_end_measured() {
+    let mut other = bob();
+    other.status.peers[0].rtt_ms = Some(7.0);
+    let dot = graph::dot(&[ada(), other]);
+    assert!(dot.lines().any(|line| line.contains("0.8 ms</font>") && line.contains("7.0 ms</font>")), "{dot}");
 }
 
 #[test]
