@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use campfire_mesh::config::{KeyEntry, KeyMode, Reconfigure};
-use campfire_mesh::fire::{Event, Learned};
+use campfire_mesh::fire::{Event, Fire, Learned};
 use campfire_mesh::io::{Notice, Path};
 use campfire_protocol::announce::ServerRecord;
 use campfire_protocol::server::score;
@@ -441,6 +441,35 @@ fn two_processes_with_one_identity_are_told() {
     let told = |peer: usize| world.peers[peer].notices.iter().any(|n| matches!(n, Notice::Problem { text } if text.contains("identity")));
     assert!(told(a) || told(b));
     assert!(world.peers[a].sent_messages + world.peers[b].sent_messages < 60, "they do not outbid each other for ever");
+}
+
+#[test]
+fn who_outlives_another_process_with_its_identity_is_known_again() {
+    for gone_by in ["goodbye", "silence"] {
+        let mut world = World::new(1);
+        let (witness, first, second) = (world.join(&[0]), world.join(&[0]), world.peer());
+        let config = world::config(first, &[0]);
+        world.begin(second, &config);
+        world.run(secs(30));
+        let session = |world: &World| world.look(witness).peers().find(|known| known.public_key == world.peers[first].key).unwrap().session;
+        let of_both = session(&world);
+        match gone_by {
+            "goodbye" => world.fire(second, Fire::shutdown),
+            _ => world.kill(second),
+        }
+        world.run(secs(90));
+        assert!(world.knows(witness, first), "{gone_by}: the witness holds the one that stayed for gone");
+        // Whoever believed the goodbye of the one that left takes nothing earlier than it from this key.
+        assert!(session(&world) > of_both, "{gone_by}: the one that stayed speaks as an earlier run");
+        let seat = world.seat(witness, first);
+        world.fire(witness, |fire, now| fire.signal(now, &seat, vec![1; 148]));
+        world.run(ms(100));
+        assert_eq!(
+            world.count(first, |event| matches!(event, Event::Signal { .. })),
+            1,
+            "{gone_by}: the seat is that of the one that stayed"
+        );
+    }
 }
 
 #[test]

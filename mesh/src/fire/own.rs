@@ -15,6 +15,7 @@ use ipnet::{IpNet, Ipv4Net};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 
+use super::Seat;
 use super::roster::Version;
 use crate::config::{Config, KeyMode};
 
@@ -59,6 +60,10 @@ pub(super) struct Own {
     anchored: bool,
     sequence: u32,
     outruns: u32,
+    /// When this run began, by the corrected clock. Its session may begin later ([`Own::outrun`]).
+    woke: UnixMillis,
+    /// Another run under our identity that spoke after we began, and one of its seats.
+    twin: Option<(Session, Seat)>,
     servers: BTreeMap<u8, Vec<ServerTag>>,
     fingerprints: Vec<Fingerprint>,
 }
@@ -79,6 +84,8 @@ impl Own {
             anchored: false,
             sequence: 1,
             outruns: 0,
+            woke: wall,
+            twin: None,
             servers: BTreeMap::new(),
             fingerprints: Vec::new(),
         }
@@ -113,12 +120,17 @@ impl Own {
         let started = wall.0.saturating_sub(age);
         if !self.anchored && u128::from(started.abs_diff(self.session.started.0)) > WRONG_CLOCK.as_millis() {
             self.session.started = UnixMillis(started);
+            self.woke = self.session.started;
         }
     }
 
     /// An earlier run of ours is still known, and seems to be later than this one (the clock was set back, or wrong): others
     /// would take us for a replay. This run begins after it, then.
-    pub(super) fn outrun(&mut self, other: Session) -> Option<Outrun> {
+    pub(super) fn outrun(&mut self, other: &Announcement, seat: Seat) -> Option<Outrun> {
+        if other.sent_at > self.woke {
+            self.twin = Some((other.session, seat));
+        }
+        let other = other.session;
         if other < self.session {
             return None;
         }
@@ -126,10 +138,23 @@ impl Own {
         if self.outruns > MAX_OUTRUNS {
             return (self.outruns == MAX_OUTRUNS + 1).then_some(Outrun::InVain);
         }
+        self.begin_after(other);
+        Some(Outrun::Done)
+    }
+
+    /// A seat is gone. If another process with our identity had it, its goodbye was taken for ours: we begin anew, after it,
+    /// so that others know us again.
+    pub(super) fn outlive(&mut self, seat: &Seat) {
+        if let Some((other, _)) = self.twin.take_if(|(_, held)| held == seat) {
+            self.outruns = 0;
+            self.begin_after(other.max(self.session));
+        }
+    }
+
+    fn begin_after(&mut self, other: Session) {
         self.session.started = UnixMillis(other.started.0.saturating_add(1));
         self.anchored = true;
         self.changed();
-        Some(Outrun::Done)
     }
 
     pub(super) fn set_routes(&mut self, routes: &[IpNet]) {

@@ -168,7 +168,7 @@ impl Shared {
         }
         if announcement.public_key == self.own.identity.public() {
             self.counters.drop_own_key += 1;
-            if self.own.outrun(announcement.session) == Some(Outrun::InVain) {
+            if self.own.outrun(&announcement, seat) == Some(Outrun::InVain) {
                 self.problem("another process uses this peer's identity: give each its own, or end one of them".to_owned());
             }
             return;
@@ -212,6 +212,7 @@ impl Shared {
 
     /// A seat is gone.
     pub(super) fn depart(&mut self, now: Time, seat: &Seat) {
+        self.own.outlive(seat);
         if let Some(peer) = self.roster.depart(now, seat) {
             self.dirty = true;
             self.events.push_back(Event::Departed { peer, seat: *seat });
