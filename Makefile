@@ -32,3 +32,6 @@ fuzz: ## Every parser for SECONDS (default 60) each
 
 bench: ## Side by side with wireguard-go, boringtun-cli and coturn (root; long); writes target/bench/
 	@scripts/bench
+
+images: ## Container images of static programs into target/images (buildah or docker; nothing is pulled)
+	@scripts/images
