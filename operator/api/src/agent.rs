@@ -1,0 +1,167 @@
+//! What a sidecar and the operator say to each other: JSON over HTTPS, `POST`, the pod's projected token as bearer.
+//!
+//! The operator takes who the pod is from the token (TokenReview: namespace, pod name, pod uid) and which Campfire it belongs to
+//! from the pod's annotation; nothing in these bodies says either.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// Path of [`SettingsRequest`] → [`Settings`] (`200`), or `204` when nothing changed within the time asked for.
+pub const SETTINGS_PATH: &str = "/v1/settings";
+/// Path of [`Report`] → `204`.
+pub const REPORT_PATH: &str = "/v1/report";
+/// Largest body of a request, bytes.
+pub const MAX_REQUEST: usize = 16 * 1024;
+/// Largest body of an answer, bytes.
+pub const MAX_ANSWER: usize = 64 * 1024;
+/// Longest wait for a change, seconds.
+pub const MAX_WAIT: u64 = 60;
+/// Time between two reports when nothing changed, seconds.
+pub const HEARTBEAT: u64 = 300;
+/// Most problems in a report.
+pub const MAX_PROBLEMS: usize = 8;
+
+/// Asks for the pod's settings.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SettingsRequest {
+    /// Version of the settings held, from [`Settings::version`]; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub have: String,
+    /// If they are still current: how long to wait for a change, seconds, at most [`MAX_WAIT`].
+    #[serde(default)]
+    pub wait: u64,
+}
+
+/// How a key is used (docs/protocol.md, "Rotation").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyMode {
+    /// Be met under it.
+    Accept,
+    /// Meet under it.
+    Announce,
+}
+
+/// A key that members hold. `Debug` hides it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Key {
+    /// 32 bytes, base64url without padding.
+    pub psk: Zeroizing<String>,
+    /// How it is used.
+    pub mode: KeyMode,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+/// A pod's settings: all that its sidecar needs. Holds keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// Changes with the rest; opaque.
+    pub version: String,
+    /// Keys, newest first; 1 to 4.
+    pub keys: Vec<Key>,
+    /// Network id, 10 hex digits.
+    pub network: String,
+    /// Servers as texts of docs/protocol.md ("Servers"), each with its id, in-cluster addresses first.
+    pub servers: Vec<ServerEntry>,
+    /// Name that the peer shows: the pod's.
+    pub name: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// This cluster's name.
+    pub cluster: String,
+    /// Pool of IPv4 addresses, if wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4_pool: Option<String>,
+    /// Routes of others that count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accept_routes: Vec<String>,
+    /// MTU of the interface, bytes.
+    pub mtu: u16,
+    /// Domain of the mesh's names.
+    pub domain: String,
+    /// Whether direct paths may be used.
+    pub direct: bool,
+    /// CA certificates for TLS to the agent API, PEM: the newest known to the operator, so that a long-lived pod follows its rotation.
+    pub agent_ca: String,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerEntry {
+    /// Text of docs/protocol.md, `id=host:port?transport=…`.
+    pub text: String,
+    /// Only reached from inside the cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_cluster: bool,
+}
+
+/// How a peer's packets go, over all of its links.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Path {
+    /// Straight.
+    Direct,
+    /// Through TURN servers.
+    Relay,
+    /// Some links so, some so.
+    Mixed,
+    /// No link.
+    #[default]
+    None,
+}
+
+/// What a sidecar says of itself: on change (at most one in 5 s), else every [`HEARTBEAT`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Report {
+    /// WireGuard public key, base64.
+    pub public_key: String,
+    /// Ed25519 public key, hex.
+    pub identity: String,
+    /// Overlay addresses.
+    pub addresses: Vec<String>,
+    /// Version of the settings in use.
+    pub settings_version: String,
+    /// Fingerprints of the keys held, newest first.
+    pub fingerprints: Vec<String>,
+    /// It sits at the fire on at least one server.
+    pub camped: bool,
+    /// It was started and is ready in the sense of the startup policy.
+    pub ready: bool,
+    /// Links by how they go.
+    pub direct: u32,
+    /// See `direct`.
+    pub relayed: u32,
+    /// Known peers without a session.
+    pub unconnected: u32,
+    /// Over all links.
+    pub path: Path,
+    /// Why not direct: CamelCase, of the most common reason; empty if direct.
+    #[serde(default)]
+    pub reason: String,
+    /// For people; at most [`MAX_PROBLEMS`], 256 bytes each.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+    /// Version of the sidecar.
+    #[serde(default)]
+    pub sidecar_version: String,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Problem {
+    /// CamelCase.
+    pub reason: String,
+    /// For people: what to do.
+    pub message: String,
+}
