@@ -544,6 +544,9 @@ fn entries_of(message: &Message) -> Result<Vec<Entry>, StunError> {
         let announcement = if sealed.is_empty() { None } else { Some(sealed.to_vec()) };
         (sealed.len() <= MAX_SEALED).then_some(Entry { member: MemberId(*member), announcement })
     };
+    if message.all(Attribute::CAMP_ENTRY).nth(MAX_ENTRIES).is_some() {
+        return Err(malformed(Attribute::CAMP_ENTRY));
+    }
     message.all(Attribute::CAMP_ENTRY).map(|value| decode(value).ok_or(malformed(Attribute::CAMP_ENTRY))).collect()
 }
 

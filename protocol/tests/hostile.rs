@@ -222,6 +222,19 @@ fn wrong_sizes_of_attributes_are_refused() {
 }
 
 #[test]
+fn more_entries_than_a_message_may_have_are_refused() {
+    let decode = |entries| {
+        let mut builder = Builder::new(Class::Success, Method::FIND, TransactionId([7; 12]));
+        for _ in 0..entries {
+            builder = builder.attribute(Attribute::CAMP_ENTRY, &[1; 16]);
+        }
+        decode_entries(&Message::parse(&builder.finish()).unwrap()).map(|entries| entries.len())
+    };
+    assert_eq!(decode(20), Ok(20));
+    assert_eq!(decode(21), Err(StunError::Malformed(Attribute::CAMP_ENTRY.0)));
+}
+
+#[test]
 fn a_bind_takes_channels_of_the_range_alone() {
     for (channel, good) in [(0x3FFF, false), (0x4000, true), (0x4FFF, true), (0x5000, false), (0, false)] {
         let bind = BindRequest { from: MemberId([1; 16]), to: MemberId([2; 16]), channel, release: false };
