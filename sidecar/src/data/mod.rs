@@ -33,6 +33,16 @@ mod worker;
 pub use ports::bind;
 pub use tun::Tun;
 
+/// What reads and changes packets, for `fuzz/` alone.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use super::coalesce::{Coalescer, Sink};
+    pub use super::demux::{Kind, classify, is_wireguard};
+    pub use super::packet::{Ip, TCP, UDP, clamp_mss, is_sound};
+    pub use super::segment::segment;
+    pub use super::tun::{Gso, VNET, VnetHeader};
+}
+
 /// Commands that may wait for the data thread.
 const COMMANDS: usize = 4096;
 
