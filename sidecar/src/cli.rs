@@ -215,7 +215,7 @@ PATH is direct, or the server that relays; WHY NOT DIRECT is the reason, which `
 Examples:
   campfire status
   campfire status --json | jq '.peers[] | {name, path, rtt_ms}'
-  campfire status --wait=30 && echo everybody is there")]
+  campfire status --wait=30 --peers 3 && echo three at least are there, and everybody known answers")]
 pub struct StatusArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
@@ -223,9 +223,13 @@ pub struct StatusArgs {
     /// Everything, as JSON
     #[arg(long)]
     pub json: bool,
-    /// First wait until this peer camps and all peers that it knows answer, at most so many seconds; fails after them
+    /// First wait until this peer camps and all peers that it knows answer (nobody known counts too: see --peers; in a large
+    /// room, where links are made on demand, nobody is waited for), at most so many seconds; fails after them
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "60")]
     pub wait: Option<u64>,
+    /// With --wait: and until so many peers at least are connected
+    #[arg(long, value_name = "N", requires = "wait", default_value_t = 0, hide_default_value = true)]
+    pub peers: usize,
     /// Show it again every second, until interrupted
     #[arg(long, conflicts_with = "json")]
     pub watch: bool,

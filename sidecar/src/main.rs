@@ -96,7 +96,7 @@ fn status(arguments: &StatusArgs) -> Result<()> {
     let runtime = client_runtime()?;
     let socket = http::socket_path(&arguments.which.run_dir, &interface(&arguments.which)?);
     if let Some(seconds) = arguments.wait {
-        runtime.block_on(wait(&socket, Duration::from_secs(seconds)))?;
+        runtime.block_on(wait(&socket, Duration::from_secs(seconds), arguments.peers))?;
     }
     loop {
         let report = runtime.block_on(http::fetch(&socket))?;
@@ -112,18 +112,19 @@ fn status(arguments: &StatusArgs) -> Result<()> {
     }
 }
 
-async fn wait(socket: &Path, timeout: Duration) -> Result<()> {
+async fn wait(socket: &Path, timeout: Duration, peers: usize) -> Result<()> {
     let start = Instant::now();
     loop {
         let report = http::fetch(socket).await;
-        if report.as_ref().is_ok_and(Report::settled) {
+        if report.as_ref().is_ok_and(|report| report.settled(peers)) {
             return Ok(());
         }
         if start.elapsed() >= timeout {
             let (connected, known) = report.as_ref().map_or((0, 0), Report::connected);
             let report = report.with_context(|| format!("waited {} s", timeout.as_secs()))?;
             if report.camped() {
-                bail!("after {} s {connected} of {known} peers are connected", timeout.as_secs());
+                let asked = if connected < peers { format!(", and {peers} were asked for") } else { String::new() };
+                bail!("after {} s {connected} of {known} known peers are connected{asked}", timeout.as_secs());
             }
             bail!("after {} s no server answers: see `campfire status`", timeout.as_secs());
         }

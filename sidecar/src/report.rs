@@ -34,10 +34,11 @@ impl Report {
         (self.status.peers.iter().filter(|peer| peer.connected && peer.path != PathKind::None).count(), self.status.peers.len())
     }
 
-    /// Camped, and all peers known answer. In a large room nobody is waited for: links are made on demand.
-    pub fn settled(&self) -> bool {
+    /// Camped, at least `peers` connected, and all peers known answer. In a large room nobody beyond `peers` is waited for:
+    /// links are made on demand.
+    pub fn settled(&self, peers: usize) -> bool {
         let (connected, known) = self.connected();
-        self.camped() && (self.status.own.large || connected == known)
+        self.camped() && connected >= peers && (self.status.own.large || connected == known)
     }
 }
 

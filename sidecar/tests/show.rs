@@ -36,17 +36,18 @@ fn a_large_room_says_that_links_are_made_on_demand() {
     report.status.own.large = true;
     report.status.own.members = 10_000;
     assert!(show::status(&report).contains("2 of 3 peers connected, 10000 in the room (links are made on demand)"));
-    assert!(report.settled(), "nobody is waited for");
+    assert!(report.settled(0), "nobody is waited for");
 }
 
 #[test]
 fn a_peer_is_settled_when_it_camps_and_all_that_it_knows_answer() {
     let mut report = ada();
-    assert!(!report.settled(), "eve does not answer");
+    assert!(!report.settled(0), "eve does not answer");
     report.status.peers.truncate(2);
-    assert!(report.settled());
+    assert!(report.settled(0) && report.settled(2));
+    assert!(!report.settled(3), "one more was asked for");
     report.status.servers[0].state = ServerState::Lost;
-    assert!(!report.settled(), "it does not camp");
+    assert!(!report.settled(0), "it does not camp");
 }
 
 #[test]

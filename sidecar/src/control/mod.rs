@@ -505,7 +505,7 @@ impl Peer {
             return;
         }
         let since = *self.camped_since.get_or_insert_with(Instant::now);
-        if !report.settled() && since.elapsed() < READY_AFTER {
+        if !report.settled(0) && since.elapsed() < READY_AFTER {
             return;
         }
         self.ready = true;
