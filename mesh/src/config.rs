@@ -79,6 +79,8 @@ pub struct Config {
     pub accepted_routes: Vec<IpNet>,
     /// The pool of IPv4 addresses, if IPv4 is wanted.
     pub ipv4_pool: Option<Ipv4Net>,
+    /// Whether others may link to this member. One that only publishes servers and sees who is there has no tunnel.
+    pub tunnel: bool,
     /// Direct paths.
     pub direct: DirectPolicy,
     /// Milliseconds without traffic after which a link made on demand is closed.
@@ -104,6 +106,7 @@ impl Config {
             routes: Vec::new(),
             accepted_routes: Vec::new(),
             ipv4_pool: None,
+            tunnel: true,
             direct: DirectPolicy::default(),
             idle_close_ms: 300_000,
             record: None,

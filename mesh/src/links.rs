@@ -349,7 +349,7 @@ impl Links {
 
     fn member(&mut self, now: Time, fire: &mut Fire, seat: Seat, learned: Learned, announcement: &Announcement) {
         let peer = announcement.public_key;
-        if peer == self.shared.own {
+        if peer == self.shared.own || !announcement.has_tunnel() {
             return;
         }
         let address = IpAddr::V6(self.rules.network.address(&peer));
@@ -410,6 +410,9 @@ impl Links {
     }
 
     fn link(&mut self, now: Time, fire: &mut Fire, announcement: &Announcement, learned: Learned) -> Option<LinkId> {
+        if !announcement.has_tunnel() {
+            return None;
+        }
         if self.by_peer.len() >= self.config.limits.links {
             self.shared.counters.count("links_refused");
             return None;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use campfire_protocol::announce::{Announcement, Session};
+use campfire_protocol::announce::{Announcement, NO_TUNNEL, Session};
 use campfire_protocol::control::Control;
 use campfire_protocol::identity::Identity;
 use campfire_protocol::key::Psk;
@@ -94,6 +94,19 @@ fn there_are_never_more_links_than_configured() {
         bench.learn(n, Learned::Ember, 1);
     }
     assert_eq!(bench.links.iter().count(), bench.links.config.limits.links);
+}
+
+#[test]
+fn nobody_links_to_a_member_without_a_tunnel() {
+    let mut bench = Bench::new();
+    let mut operator = announcement(1, 1);
+    operator.features = NO_TUNNEL;
+    for learned in [Learned::Camp, Learned::Ember, Learned::Find] {
+        bench.fire_says(Event::Member { seat: seat(1), learned, announcement: Box::new(operator.clone()) });
+    }
+    assert_eq!(bench.links.iter().count(), 0);
+    bench.learn(2, Learned::Camp, 1);
+    assert_eq!(bench.links.iter().count(), 1, "others are linked");
 }
 
 #[test]

@@ -187,7 +187,7 @@ pub(crate) fn build(now: Time, links: &Links, fire: &Fire) -> Status {
         large: fire.large(),
     };
     let mut peers: Vec<Peer> = links.iter().map(|link| peer(now, link, links, fire, &table)).collect();
-    let unlinked = fire.peers().filter(|announcement| links.of(&announcement.public_key).is_none());
+    let unlinked = fire.peers().filter(|announcement| announcement.has_tunnel() && links.of(&announcement.public_key).is_none());
     peers.extend(unlinked.map(|announcement| Peer {
         name: announcement.name.clone(),
         namespace: announcement.namespace.clone(),

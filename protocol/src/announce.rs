@@ -50,7 +50,7 @@ pub struct Announcement {
     pub routes: Vec<IpNet>,
     /// IPv4 address claimed in the pool.
     pub ipv4: Option<Ipv4Addr>,
-    /// Feature bits, none defined yet.
+    /// Feature bits: [`NO_TUNNEL`].
     pub features: u32,
     /// A server record, if this member is an origin.
     pub record: Option<ServerRecord>,
@@ -67,6 +67,9 @@ pub struct ServerRecord {
 
 /// Largest sealed announcement, in bytes.
 pub const MAX_SEALED: usize = 700;
+
+/// Feature bit of a member without a tunnel: it sits at the fire to publish servers and to see who is there. Nobody links to it.
+pub const NO_TUNNEL: u32 = 1;
 
 /// Why a sealed announcement was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -119,6 +122,11 @@ mod key {
 }
 
 impl Announcement {
+    /// Whether links to this member can be made: see [`NO_TUNNEL`].
+    pub fn has_tunnel(&self) -> bool {
+        self.features & NO_TUNNEL == 0
+    }
+
     /// Signs, encodes and seals for one seat. `nonce` must be random. Names are sanitised on the way.
     ///
     /// # Errors

@@ -129,6 +129,7 @@ impl Settings {
             routes: routes(options, gathered.network)?,
             accepted_routes: options.accept_route.clone(),
             ipv4_pool: options.ipv4_pool.map(|pool| pool.trunc()),
+            tunnel: true,
             direct: if options.no_direct.unwrap_or(false) { DirectPolicy::Forbid } else { DirectPolicy::Allow },
             idle_close_ms: 300_000,
             record: None,

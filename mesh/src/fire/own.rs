@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use campfire_protocol::announce::{Announcement, AnnouncementError, MAX_FINGERPRINTS, MAX_ROUTES, MAX_SERVERS, ServerRecord, Session};
+use campfire_protocol::announce::{
+    Announcement, AnnouncementError, MAX_FINGERPRINTS, MAX_ROUTES, MAX_SERVERS, NO_TUNNEL, ServerRecord, Session,
+};
 use campfire_protocol::identity::{Identity, NetworkId, ipv4_in_pool};
 use campfire_protocol::key::{Fingerprint, Keys, Tag};
 use campfire_protocol::server::ServerTag;
@@ -54,6 +56,7 @@ pub(super) struct Own {
     cluster: String,
     routes: Vec<IpNet>,
     record: Option<ServerRecord>,
+    features: u32,
     ipv4: Option<Ipv4Addr>,
     session: Session,
     begun: Time,
@@ -78,6 +81,7 @@ impl Own {
             cluster: config.cluster.clone(),
             routes: config.routes.iter().copied().take(MAX_ROUTES).collect(),
             record: config.record.clone(),
+            features: if config.tunnel { 0 } else { NO_TUNNEL },
             ipv4: config.ipv4_pool.and_then(|pool: Ipv4Net| ipv4_in_pool(pool, &config.identity.public())),
             session: Session { started: wall, nonce: rng.next_u64() },
             begun: now,
@@ -215,7 +219,7 @@ impl Own {
             servers: self.servers.get(&room).cloned().unwrap_or_default(),
             routes: self.routes.clone(),
             ipv4: self.ipv4,
-            features: 0,
+            features: self.features,
             record: self.record.clone(),
         }
     }
