@@ -41,7 +41,13 @@ fn a_key_that_the_chart_does_not_know_is_refused_wherever_it_stands() {
         let refused = helm.run(&["template", "c", ".", "--set", &format!("{path}bogus=1")]).expect_err(&path);
         assert!(refused.contains("bogus"), "{path}: {refused}");
     }
-    for wrong in ["campfireNamespaces[0]=Upper", "operator.image.digest=sha256:1", "operator.log.format=xml", "operator.replicas=two", "clusterName=a_b"] {
+    for wrong in [
+        "campfireNamespaces[0]=Upper",
+        "operator.image.digest=sha256:1",
+        "operator.log.format=xml",
+        "operator.replicas=two",
+        "clusterName=a_b",
+    ] {
         helm.run(&["template", "c", ".", "--set", wrong]).expect_err(wrong);
     }
 }
@@ -99,7 +105,10 @@ fn injection_may_fail_without_a_pod_failing_and_never_touches_the_system_or_itse
         assert!(webhook.pointer("/clientConfig/caBundle").is_none(), "the operator's own, and follows its rotation");
         assert_eq!(text(webhook, "/clientConfig/service/name"), names::WEBHOOK_SERVICE);
         assert_eq!(text(webhook, "/clientConfig/service/path"), names::INJECT_PATH);
-        assert_eq!(webhook["rules"], serde_json::json!([{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"], "scope": "Namespaced"}]));
+        assert_eq!(
+            webhook["rules"],
+            serde_json::json!([{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"], "scope": "Namespaced"}])
+        );
         let excluded = list(webhook, "/namespaceSelector/matchExpressions")
             .iter()
             .find(|expression| text(expression, "/key") == "kubernetes.io/metadata.name" && text(expression, "/operator") == "NotIn")
@@ -122,7 +131,10 @@ fn the_operator_may_do_what_it_needs_and_no_more() {
             }
             for rule in list(&object, "/rules") {
                 for part in ["/apiGroups", "/resources", "/verbs"] {
-                    assert!(!list(rule, part).iter().any(|entry| entry.as_str().is_some_and(|entry| entry.contains('*'))), "{name}: {rule}");
+                    assert!(
+                        !list(rule, part).iter().any(|entry| entry.as_str().is_some_and(|entry| entry.contains('*'))),
+                        "{name}: {rule}"
+                    );
                 }
                 for verb in ["escalate", "bind", "impersonate"] {
                     assert!(!list(rule, "/verbs").contains(&verb.into()), "{name}: {rule}");
@@ -150,7 +162,8 @@ fn the_charts_pods_pass_the_restricted_level() {
     let Some(helm) = Helm::find() else { return };
     let objects = helm.render(&[]);
     let deployment = find(&objects, "Deployment", "campfire-operator");
-    let pods = [deployment.pointer("/spec/template/spec").unwrap(), find(&objects, "Pod", "campfire-operator-test").pointer("/spec").unwrap()];
+    let pods =
+        [deployment.pointer("/spec/template/spec").unwrap(), find(&objects, "Pod", "campfire-operator-test").pointer("/spec").unwrap()];
     for pod in pods {
         assert_eq!(pod.pointer("/securityContext/runAsNonRoot"), Some(&true.into()));
         assert_eq!(text(pod, "/securityContext/seccompProfile/type"), "RuntimeDefault");
@@ -223,7 +236,8 @@ fn crds_are_those_of_the_repository_and_stay_unless_told_otherwise() {
 #[test]
 fn what_needs_other_operators_or_may_surprise_is_off_by_default() {
     let Some(helm) = Helm::find() else { return };
-    let kinds = |arguments: &[&str]| -> BTreeSet<String> { helm.render(arguments).iter().map(|object| text(object, "/kind").to_owned()).collect() };
+    let kinds =
+        |arguments: &[&str]| -> BTreeSet<String> { helm.render(arguments).iter().map(|object| text(object, "/kind").to_owned()).collect() };
     let extra = ["ServiceMonitor", "PodMonitor", "PrometheusRule", "PodDisruptionBudget", "NetworkPolicy"];
     let default = kinds(&[]);
     assert!(!extra.iter().any(|kind| default.contains(*kind)), "{default:?}");
@@ -248,7 +262,8 @@ impl Helm {
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
             .map(|cache| cache.join("campfire/kind-tests/tools"));
-        let cached = cache.and_then(|tools| std::fs::read_dir(tools).ok()).into_iter().flatten().flatten().map(|entry| entry.path().join("helm"));
+        let cached =
+            cache.and_then(|tools| std::fs::read_dir(tools).ok()).into_iter().flatten().flatten().map(|entry| entry.path().join("helm"));
         let found = given.into_iter().chain(in_path).chain(cached).find(|path| path.is_file());
         if found.is_none() {
             println!("SKIPPED: no helm in the path (https://helm.sh/docs/intro/install, or run the cluster tests once)");
