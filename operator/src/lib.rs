@@ -12,4 +12,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod context;
+pub mod events;
+pub mod health;
+pub mod lease;
+pub mod metrics;
+pub mod run;
 pub mod state;

@@ -1,3 +1,62 @@
 //! The operator's program.
 
-fn main() {}
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use campfire_api::{Campfire, MeshPeer};
+use campfire_operator::cli::{BAD_USAGE, Cli, Command, FAILED, LogFormat};
+use clap::Parser as _;
+use kube::CustomResourceExt as _;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(BAD_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Command::Crds => ended(crds()),
+        Command::Run(run) => {
+            let settings = match start_log(&run.log, run.log_format).and_then(|()| run.settings()) {
+                Ok(settings) => settings,
+                Err(error) => {
+                    eprintln!("campfire-operator: {error:#}");
+                    return ExitCode::from(BAD_USAGE);
+                }
+            };
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            ended(runtime.context("no threads to run on").and_then(|runtime| runtime.block_on(campfire_operator::run::run(settings))))
+        }
+    }
+}
+
+fn ended(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("campfire-operator: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn crds() -> Result<()> {
+    let campfires = serde_yaml::to_string(&Campfire::crd())?;
+    let peers = serde_yaml::to_string(&MeshPeer::crd())?;
+    write!(std::io::stdout(), "---\n{campfires}---\n{peers}").context("standard output")
+}
+
+fn start_log(filter: &str, format: LogFormat) -> Result<()> {
+    let filter = EnvFilter::try_new(filter).context("--log: expected such as info, debug or info,campfire_operator=debug")?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let started = match format {
+        LogFormat::Text => builder.finish().try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+    };
+    started.context("the log cannot be started")
+}

@@ -82,6 +82,14 @@ impl Memberships {
         }
     }
 
+    /// Withdraws all: what is told stands for one term of a leader.
+    pub fn clear(&self) {
+        let inner = std::mem::take(&mut *self.inner.lock().unwrap_or_else(PoisonError::into_inner));
+        for sender in inner.into_values() {
+            sender.send_replace(None);
+        }
+    }
+
     /// Follows a Campfire, which need not exist yet. When it is withdrawn the sender is dropped.
     pub fn follow(&self, campfire: &ObjectKey) -> watch::Receiver<Option<Arc<Membership>>> {
         self.sender(campfire).subscribe()

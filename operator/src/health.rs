@@ -1,0 +1,134 @@
+//! Health, readiness and metrics over HTTP.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::context::{Context, stopped};
+
+/// Clients served at the same time.
+const MAX_CLIENTS: usize = 64;
+
+/// What must have happened before the operator is ready.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    gates: Arc<Mutex<BTreeMap<&'static str, bool>>>,
+}
+
+/// One of the things that must have happened.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    name: &'static str,
+    gates: Arc<Mutex<BTreeMap<&'static str, bool>>>,
+}
+
+impl Readiness {
+    /// A thing that must happen, closed at first.
+    pub fn gate(&self, name: &'static str) -> Gate {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).insert(name, false);
+        Gate { name, gates: self.gates.clone() }
+    }
+
+    /// What is still waited for.
+    pub fn waiting(&self) -> Vec<&'static str> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.iter().filter(|(_, open)| !**open).map(|(name, _)| *name).collect()
+    }
+}
+
+impl Gate {
+    /// It happened.
+    pub fn open(&self) {
+        self.set(true);
+    }
+
+    /// It is undone.
+    pub fn close(&self) {
+        self.set(false);
+    }
+
+    fn set(&self, open: bool) {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name, open);
+    }
+}
+
+/// Serves `/healthz`, `/readyz` and `/metrics` until the operator ends.
+pub async fn serve(ctx: Arc<Context>, listener: TcpListener) {
+    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let accept = async {
+        loop {
+            let Ok(permit) = clients.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let ctx = ctx.clone();
+                    tokio::spawn(async move {
+                        connection(ctx, stream).await;
+                        drop(permit);
+                    });
+                }
+                // Out of descriptors: wait for some.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = stopped(&ctx.shutdown) => {}
+    }
+}
+
+async fn connection(ctx: Arc<Context>, stream: TcpStream) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = answer(&ctx, &request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(10))
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), service);
+    // An idle client may not hold its place for ever.
+    let _ = tokio::time::timeout(Duration::from_mins(1), connection).await;
+}
+
+fn answer(ctx: &Context, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
+    }
+    match request.uri().path() {
+        // That this is answered at all is what is asked.
+        "/healthz" => plain(StatusCode::OK, "ok\n".into()),
+        "/readyz" => {
+            let waiting = ctx.readiness.waiting();
+            if *ctx.shutdown.borrow() {
+                plain(StatusCode::SERVICE_UNAVAILABLE, "ending\n".into())
+            } else if waiting.is_empty() {
+                plain(StatusCode::OK, "ok\n".into())
+            } else {
+                plain(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", waiting.join(", ")))
+            }
+        }
+        "/metrics" => respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", ctx.metrics.text()),
+        _ => plain(StatusCode::NOT_FOUND, "not here: /healthz, /readyz, /metrics\n".into()),
+    }
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", text)
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}

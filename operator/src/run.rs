@@ -1,0 +1,115 @@
+//! Starts all parts, and those of the leader while it leads.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::context::{Context, Settings, connect, listen, stopped};
+use crate::metrics::Metrics;
+use crate::state::{Pod, Reports};
+use crate::{health, lease};
+
+/// How long parts may take to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Runs the operator until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> Result<()> {
+    let (stop, shutdown) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened to")?;
+
+    let metrics = Arc::new(Metrics::default());
+    let client = connect(metrics.clone()).await?;
+    let http = listen(settings.http_port).await?;
+    if settings.campfire_namespaces.is_empty() {
+        tracing::warn!(
+            "Campfires of all namespaces are served: this needs rights to Secrets everywhere; --campfire-namespaces names fewer"
+        );
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        namespace = %settings.namespace,
+        pod = %settings.pod_name,
+        campfire_namespaces = ?settings.campfire_namespaces,
+        "starts"
+    );
+    let (reports, queue) = Reports::new();
+    let (leads, leader) = watch::channel(false);
+    let ctx = Arc::new(Context::start(client, settings, metrics, reports, leader, shutdown));
+
+    let mut parts = JoinSet::new();
+    part(&mut parts, "http", health::serve(ctx.clone(), http));
+    part(&mut parts, "lease", lease::run(ctx.clone(), leads));
+    part(&mut parts, "leader", lead(ctx.clone(), queue));
+    // Parts that all replicas run: each owner adds its own.
+
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        // A part that ends by itself is broken: begin anew, the other replica takes over.
+        Some(ended) = parts.join_next() => Err(anyhow::anyhow!("{} ended unexpectedly", ended.unwrap_or("a part"))),
+    };
+    tracing::info!("ends");
+    stop.send_replace(true);
+    let all = async { while parts.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, all).await.is_err() {
+        tracing::warn!("some parts did not end within 10 s and are dropped");
+    }
+    result
+}
+
+fn part(parts: &mut JoinSet<&'static str>, name: &'static str, run: impl Future<Output = ()> + Send + 'static) {
+    parts.spawn(async move {
+        run.await;
+        name
+    });
+}
+
+/// Runs the leader's parts for as long as we lead: they are dropped where they stand when that ends.
+async fn lead(ctx: Arc<Context>, mut queue: mpsc::Receiver<Pod>) {
+    let mut leader = ctx.leader.clone();
+    tokio::select! {
+        () = ctx.synced() => {}
+        () = stopped(&ctx.shutdown) => return,
+    }
+    loop {
+        tokio::select! {
+            changed = leader.wait_for(|leads| *leads) => if changed.is_err() { return },
+            () = stopped(&ctx.shutdown) => return,
+        }
+        // What an earlier term knew may be wrong by now.
+        ctx.memberships.clear();
+        let (hints, term_queue) = mpsc::channel(16_384);
+        let mut parts = JoinSet::new();
+        start_term(&mut parts, &ctx, term_queue);
+        let ended = loop {
+            tokio::select! {
+                changed = leader.wait_for(|leads| !*leads) => { let _ = changed; break None }
+                () = stopped(&ctx.shutdown) => break None,
+                Some(pod) = queue.recv() => { let _ = hints.try_send(pod); }
+                Some(ended) = parts.join_next() => break Some(ended.unwrap_or("a part of the leader")),
+            }
+        };
+        parts.shutdown().await;
+        ctx.memberships.clear();
+        if let Some(part) = ended {
+            tracing::error!(%part, "ended unexpectedly");
+            return;
+        }
+    }
+}
+
+/// Parts that the leader runs: each owner adds its own.
+fn start_term(parts: &mut JoinSet<&'static str>, ctx: &Arc<Context>, reports: mpsc::Receiver<Pod>) {
+    let idle = ctx.clone();
+    part(parts, "reports", async move {
+        let mut reports = reports;
+        while reports.recv().await.is_some() {}
+        stopped(&idle.shutdown).await;
+    });
+}
