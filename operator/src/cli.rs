@@ -31,6 +31,11 @@ pub enum Command {
     Run(Box<Run>),
     /// Print the CustomResourceDefinitions as YAML, for `kubectl apply --server-side -f -`.
     Crds,
+    /// Ask a running operator at URL (http alone) until it answers 200, for at most 30 s: what `helm test` runs.
+    Probe {
+        /// Such as <http://campfire-operator.campfire-system.svc:8080/readyz>.
+        url: String,
+    },
 }
 
 /// Form of the log.

@@ -18,5 +18,6 @@ pub mod events;
 pub mod health;
 pub mod lease;
 pub mod metrics;
+pub mod probe;
 pub mod run;
 pub mod state;

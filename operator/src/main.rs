@@ -21,6 +21,13 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Crds => ended(crds()),
+        Command::Probe { url } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            ended(runtime.context("no thread to run on").and_then(|runtime| {
+                println!("{}", runtime.block_on(campfire_operator::probe::run(&url))?);
+                Ok(())
+            }))
+        }
         Command::Run(run) => {
             let settings = match start_log(&run.log, run.log_format).and_then(|()| run.settings()) {
                 Ok(settings) => settings,

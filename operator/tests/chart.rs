@@ -91,6 +91,28 @@ fn names_and_ports_are_those_that_the_programs_know() {
 }
 
 #[test]
+fn the_operator_takes_the_arguments_that_the_chart_gives_it() {
+    use campfire_operator::cli::{Cli, Command as Asked};
+    use clap::Parser as _;
+    let Some(helm) = Helm::find() else { return };
+    for set in VALUE_SETS {
+        let objects = helm.render(&["-f", set]);
+        let arguments = |pointer: &str, object: &Value| -> Vec<String> {
+            let given = list(object, pointer).iter().filter_map(|argument| argument.as_str().map(str::to_owned));
+            std::iter::once("campfire-operator".to_owned()).chain(given).collect()
+        };
+        let given = arguments("/spec/template/spec/containers/0/args", find(&objects, "Deployment", "campfire-operator"));
+        let Asked::Run(run) = Cli::try_parse_from(given).unwrap().command else { panic!("it runs") };
+        let settings = run.settings().unwrap();
+        assert!(settings.serves("default") && !settings.serves("kube-system"), "{set}");
+        assert!(settings.sidecar_resources.is_some() && settings.sidecar_image.contains("/campfire"), "{set}: {settings:?}");
+        let given = arguments("/spec/containers/0/args", find(&objects, "Pod", "campfire-operator-test"));
+        let asked = Cli::try_parse_from(given).unwrap().command;
+        assert!(matches!(asked, Asked::Probe { url } if url == format!("http://campfire-operator.{NAMESPACE}.svc:8080/readyz")));
+    }
+}
+
+#[test]
 fn injection_may_fail_without_a_pod_failing_and_never_touches_the_system_or_itself() {
     let Some(helm) = Helm::find() else { return };
     let objects = helm.render(&["--set", "webhook.excludedNamespaces={gatekeeper-system}"]);
