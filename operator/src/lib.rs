@@ -5,19 +5,24 @@
 //! | `campfire` | reconciles Campfires: keys, TURN servers, endpoints, join secrets, status |
 //! | `meshpeer` | makes, keeps and removes MeshPeers; writes transitions within a budget |
 //! | `fire` | sits at each fire, without a tunnel: publishes this cluster's servers, reads the others', sees who is there |
-//! | `agent` | the API that sidecars get their settings from and report to |
-//! | `webhook` | injects the sidecar into new pods |
-//! | `certs` | the operator's own CA and its certificates |
+//! | [`agent`] | the API that sidecars get their settings from and report to |
+//! | [`webhook`] | injects the sidecar into new pods |
+//! | [`certs`] | the operator's own CA and its certificates |
 //! | [`state`] | what the parts above tell each other: they know this, not one another |
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
+pub mod bounds;
+pub mod certs;
 pub mod cli;
 pub mod context;
 pub mod events;
 pub mod health;
+pub mod https;
 pub mod lease;
 pub mod metrics;
 pub mod probe;
 pub mod run;
 pub mod state;
+pub mod webhook;

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::context::{Context, Settings, connect, listen, stopped};
 use crate::metrics::Metrics;
 use crate::state::{Pod, Reports};
-use crate::{health, lease};
+use crate::{agent, certs, health, lease, webhook};
 
 /// How long parts may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -26,6 +26,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     let metrics = Arc::new(Metrics::default());
     let client = connect(metrics.clone()).await?;
     let http = listen(settings.http_port).await?;
+    let sidecars = listen(settings.agent_port).await?;
+    let admissions = listen(settings.webhook_port).await?;
     if settings.campfire_namespaces.is_empty() {
         tracing::warn!(
             "Campfires of all namespaces are served: this needs rights to Secrets everywhere; --campfire-namespaces names fewer"
@@ -46,7 +48,9 @@ pub async fn run(settings: Settings) -> Result<()> {
     part(&mut parts, "http", health::serve(ctx.clone(), http));
     part(&mut parts, "lease", lease::run(ctx.clone(), leads));
     part(&mut parts, "leader", lead(ctx.clone(), queue));
-    // Parts that all replicas run: each owner adds its own.
+    let bundle = certs::run(ctx.clone());
+    part(&mut parts, "webhook", webhook::serve(ctx.clone(), bundle.clone(), admissions));
+    part(&mut parts, "agent", agent::serve(ctx.clone(), bundle, sidecars));
 
     let result = tokio::select! {
         _ = terminate.recv() => Ok(()),

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 /// Path of [`SettingsRequest`] → [`Settings`] (`200`), or `204` when nothing changed within the time asked for.
+///
+/// The operator lets a bounded number of requests wait. A `204` with a `Retry-After` (seconds) says that there was no place: ask
+/// again after that time. Each connection carries one request. Refusals are JSON `{"message": …}`; 429 and 503, and some 403 and
+/// 404 (a pod that the operator has not seen yet, a Campfire that may still come), say when to come again by `Retry-After`.
 pub const SETTINGS_PATH: &str = "/v1/settings";
 /// Path of [`Report`] → `204`.
 pub const REPORT_PATH: &str = "/v1/report";

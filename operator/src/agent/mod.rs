@@ -1,0 +1,275 @@
+//! The API from which sidecars get their settings, and to which they report. All replicas listen, the leader answers.
+//!
+//! Who asks is known by the token alone ([`token`]); at which fire the pod sits, by the annotation on the pod, as the API server
+//! has it now; whether it may, by the Campfire's members, as they are now.
+//!
+//! Waiting costs a connection (docs/decisions: "Who waits for settings"): [`HELD`] of them wait at once, whoever comes when all
+//! are taken is told to come again. So memory does not grow with the number of pods.
+
+mod report;
+mod settings;
+mod slice;
+pub mod token;
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use campfire_api::agent::{MAX_ANSWER, MAX_REQUEST, MAX_WAIT, REPORT_PATH, SETTINGS_PATH, SettingsRequest};
+use campfire_api::names::{CAMPFIRE_ANNOTATION, CONFIG_PREFIX};
+use http_body_util::Full;
+use hyper::body::{Body, Bytes};
+use hyper::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, StatusCode};
+use kube::ResourceExt;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use zeroize::Zeroizing;
+
+use self::settings::settings;
+use self::token::{ApiServer, Reviewer, Tokens};
+use crate::bounds::{Bucket, Recent};
+use crate::certs::Bundle;
+use crate::context::{Context, cached, stopped};
+use crate::https::{self, Answer, Limits, Refusal};
+use crate::state::{ObjectKey, Pod, Reported};
+use crate::webhook::{inject, members};
+
+/// Requests that wait for a change, at once.
+pub const HELD: usize = 512;
+/// Who finds no place to wait comes again after so long, seconds.
+const COME_AGAIN: u64 = 60;
+/// Requests of one pod: a second, and at once.
+const RATE: f64 = 1.0;
+const BURST: f64 = 20.0;
+/// Pods whose rate is remembered.
+const PODS: usize = 32_768;
+/// For the body of a request.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const LIMITS: Limits = Limits {
+    connections: HELD + 512,
+    head: Duration::from_secs(5),
+    lifetime: Duration::from_secs(MAX_WAIT + 15),
+    // One request each: an idle connection costs as much as one that waits.
+    keep_alive: false,
+};
+
+/// Serves until the program ends.
+pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener) {
+    if let Some(address) = ctx.settings.pod_ip {
+        tokio::spawn(slice::keep(ctx.clone(), address));
+    } else {
+        tracing::warn!("POD_IP is not set: sidecars are not led here by this replica");
+    }
+    let agent = Arc::new(Agent::new(ctx.clone(), certs.clone(), Arc::new(ApiServer(ctx.client.clone()))));
+    let stop = async move { stopped(&ctx.shutdown).await };
+    https::serve(listener, certs, LIMITS, stop, move |from, request| {
+        let agent = agent.clone();
+        async move { agent.answer(from.ip().to_canonical(), request).await }
+    })
+    .await;
+}
+
+/// Answers sidecars.
+pub struct Agent {
+    ctx: Arc<Context>,
+    certs: watch::Receiver<Arc<Bundle>>,
+    tokens: Tokens,
+    rates: Mutex<Recent<Pod, Bucket>>,
+    held: Semaphore,
+}
+
+impl Agent {
+    /// One that asks `reviewer` about tokens.
+    pub fn new(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, reviewer: Arc<dyn Reviewer>) -> Self {
+        Self { ctx, certs, tokens: Tokens::new(reviewer), rates: Mutex::new(Recent::new(PODS)), held: Semaphore::new(HELD) }
+    }
+
+    /// Answers one request of a client at `from`.
+    pub async fn answer<B>(&self, from: IpAddr, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.try_answer(from, request).await.unwrap_or_else(|refusal| {
+            tracing::debug!(%from, status = refusal.status.as_u16(), message = refusal.message, "refused a sidecar's request");
+            refusal.into()
+        })
+    }
+
+    async fn try_answer<B>(&self, from: IpAddr, request: Request<B>) -> Result<Answer, Refusal>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let wants_settings = match request.uri().path() {
+            SETTINGS_PATH => true,
+            REPORT_PATH => false,
+            _ => return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there are {SETTINGS_PATH} and {REPORT_PATH}"))),
+        };
+        if request.method() != Method::POST {
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "POST it"));
+        }
+        self.leads()?;
+        let pod = {
+            let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+            let token = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).filter(|token| !token.is_empty());
+            let token =
+                token.ok_or_else(|| Refusal::new(StatusCode::UNAUTHORIZED, "send the pod's projected token: `Authorization: Bearer …`"))?;
+            self.tokens.pod(token, from, |pod| self.known(pod).map(drop)).await?
+        };
+        self.rate(&pod)?;
+        let seat = self.seat(&pod)?;
+        let body = Zeroizing::new(https::read(request, MAX_REQUEST, PATIENCE).await?.to_vec());
+        if wants_settings { self.settings(&pod, &seat, &body).await } else { self.report(pod, seat, &body) }
+    }
+
+    fn leads(&self) -> Result<(), Refusal> {
+        if *self.ctx.leader.borrow() {
+            return Ok(());
+        }
+        Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "this replica of the operator does not lead: try again", 2))
+    }
+
+    fn rate(&self, pod: &Pod) -> Result<(), Refusal> {
+        let now = Instant::now();
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        if rates.get(pod).is_none() {
+            rates.insert(pod.clone(), Bucket::new(BURST, now));
+        }
+        rates.get(pod).map_or(Ok(()), |bucket| bucket.take(now, RATE, BURST)).map_err(|wait| {
+            Refusal::later(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many requests of this pod: wait for a change with `wait`",
+                wait.as_secs() + 1,
+            )
+        })
+    }
+
+    /// A pod that has a sidecar, by name and uid.
+    fn known(&self, pod: &Pod) -> Result<(ObjectKey, bool), Refusal> {
+        let found = cached(&self.ctx.pods, &pod.key);
+        let found = found.filter(|found| found.metadata.uid.as_deref() == Some(&pod.uid)).ok_or_else(|| {
+            // A new pod may be quicker than the watch.
+            Refusal::later(StatusCode::FORBIDDEN, format!("no pod {} of this uid has a sidecar: it is gone, or not seen yet", pod.key), 1)
+        })?;
+        let annotation = found.annotations().get(CAMPFIRE_ANNOTATION).and_then(|text| inject::parse(text, &pod.key.namespace));
+        let campfire = annotation.ok_or_else(|| {
+            Refusal::new(
+                StatusCode::FORBIDDEN,
+                format!("pod {} names no Campfire in annotation {CAMPFIRE_ANNOTATION}: make it anew", pod.key),
+            )
+        })?;
+        let direct = found.annotations().get(&format!("{CONFIG_PREFIX}direct")).is_none_or(|value| value.trim() != "Forbid");
+        Ok((campfire, direct))
+    }
+
+    /// The Campfire of a pod, if it may be there.
+    fn seat(&self, pod: &Pod) -> Result<Seat, Refusal> {
+        let (campfire, direct) = self.known(pod)?;
+        let found = cached(&self.ctx.campfires, &campfire);
+        let found = found.filter(|found| found.metadata.deletion_timestamp.is_none() && self.ctx.settings.serves(&campfire.namespace));
+        let found = found.ok_or_else(|| Refusal::later(StatusCode::NOT_FOUND, format!("there is no Campfire {campfire}"), 30))?;
+        let namespace = cached(&self.ctx.namespaces, &ObjectKey::new("", &pod.key.namespace));
+        let labels = namespace.map(|namespace| namespace.labels().clone()).unwrap_or_default();
+        if !members::admits(&found, &pod.key.namespace, &labels) {
+            return Err(Refusal::later(
+                StatusCode::FORBIDDEN,
+                format!("Campfire {campfire} does not admit namespace {}: see its spec.members.namespaces", pod.key.namespace),
+                60,
+            ));
+        }
+        Ok(Seat { campfire, direct })
+    }
+
+    async fn settings(&self, pod: &Pod, seat: &Seat, body: &[u8]) -> Result<Answer, Refusal> {
+        let asked: SettingsRequest = serde_json::from_slice(body)
+            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("this is no request for settings: {error}")))?;
+        let until = tokio::time::Instant::now() + Duration::from_secs(asked.wait.min(MAX_WAIT));
+        let mut membership = self.ctx.memberships.follow(&seat.campfire);
+        let mut certs = self.certs.clone();
+        let mut leader = self.ctx.leader.clone();
+        let mut place = None;
+        loop {
+            let current = membership.borrow_and_update().clone();
+            let pem = certs.borrow_and_update().pem.clone();
+            leader.borrow_and_update();
+            self.leads()?;
+            // Since it began to wait it may have been moved or shut out.
+            let seat = self.seat(pod).and_then(|now| if now.campfire == seat.campfire { Ok(now) } else { Err(moved()) })?;
+            if let Some(membership) = &current {
+                let settings = settings(membership, pod, seat.direct, &pem);
+                if settings.version != asked.have {
+                    return give(&settings);
+                }
+            }
+            if tokio::time::Instant::now() >= until {
+                break;
+            }
+            if place.is_none() {
+                match self.held.try_acquire() {
+                    Ok(permit) => place = Some(permit),
+                    Err(_) if current.is_some() => return Ok(come_again()),
+                    Err(_) => break,
+                }
+            }
+            tokio::select! {
+                changed = membership.changed() => if changed.is_err() { break },
+                _ = certs.changed() => {}
+                _ = leader.changed() => {}
+                () = stopped(&self.ctx.shutdown) => {
+                    return Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "the operator ends: its successor will answer", 1));
+                }
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+        if membership.borrow().is_some() {
+            return Ok(unchanged());
+        }
+        Err(Refusal::later(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("Campfire {} has no key or no servers yet: see `kubectl describe campfire`", seat.campfire),
+            2,
+        ))
+    }
+
+    fn report(&self, pod: Pod, seat: Seat, body: &[u8]) -> Result<Answer, Refusal> {
+        let report = report::read(body)?;
+        self.ctx.reports.put(pod, Reported { campfire: seat.campfire, report, at: Instant::now() });
+        Ok(unchanged())
+    }
+}
+
+/// Where a pod sits.
+struct Seat {
+    campfire: ObjectKey,
+    direct: bool,
+}
+
+fn moved() -> Refusal {
+    Refusal::later(StatusCode::CONFLICT, "the pod's Campfire changed: ask again", 1)
+}
+
+fn unchanged() -> Answer {
+    let mut answer = Answer::new(Full::new(Bytes::new()));
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer
+}
+
+fn come_again() -> Answer {
+    let mut answer = unchanged();
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(COME_AGAIN));
+    answer
+}
+
+/// Bytes that are wiped once they are sent.
+fn give(settings: &campfire_api::agent::Settings) -> Result<Answer, Refusal> {
+    let mut body = Zeroizing::new(Vec::with_capacity(8 * 1024));
+    let written = serde_json::to_writer(&mut *body, settings);
+    if written.is_err() || body.len() > MAX_ANSWER {
+        tracing::error!(length = body.len(), "settings too large to be given to a pod: fewer servers or routes are needed");
+        return Err(Refusal::later(StatusCode::INTERNAL_SERVER_ERROR, "the settings are too large: see the operator's log", 60));
+    }
+    Ok(https::respond(StatusCode::OK, Bytes::from_owner(body)))
+}

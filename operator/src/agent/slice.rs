@@ -1,0 +1,115 @@
+//! The EndpointSlice by which Service [`AGENT_SERVICE`], that has no selector, leads to the leader.
+
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use campfire_api::names::{AGENT_SERVICE, FIELD_MANAGER};
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::context::Context;
+
+/// Name of the port in the Service, by which an EndpointSlice's port belongs to it.
+const PORT_NAME: &str = "https";
+
+/// While leader: makes the slice, and puts it back when somebody changes it. Returns when the program ends.
+pub async fn keep(ctx: Arc<Context>, address: IpAddr) {
+    let port = ctx.settings.agent_port;
+    let slices = Api::<EndpointSlice>::namespaced(ctx.client.clone(), &ctx.settings.namespace);
+    let services = Api::<Service>::namespaced(ctx.client.clone(), &ctx.settings.namespace);
+    let mut changes = pin!(watcher::watch_object(slices.clone(), AGENT_SERVICE).default_backoff());
+    let mut leader = ctx.leader.clone();
+    // `None`: not known yet.
+    let mut seen: Option<Option<EndpointSlice>> = None;
+    let mut retry = false;
+    loop {
+        tokio::select! {
+            change = changes.next() => match change {
+                Some(Ok(found)) => seen = Some(found),
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "cannot watch EndpointSlice {AGENT_SERVICE}; trying again");
+                    continue;
+                }
+                None => return,
+            },
+            changed = leader.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(Duration::from_secs(5)), if retry => {}
+        }
+        retry = false;
+        let Some(found) = &seen else { continue };
+        if !*leader.borrow() || !ctx.fence.open() || found.as_ref().is_some_and(|slice| right(slice, address, port)) {
+            continue;
+        }
+        match write(&slices, &services, found.as_ref(), address, port).await {
+            Ok(written) => {
+                tracing::info!(%address, "sidecars are led to this replica");
+                seen = Some(Some(written));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot write EndpointSlice {AGENT_SERVICE}, without which sidecars get no answer; trying again");
+                retry = true;
+            }
+        }
+    }
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// Whether it leads here, and nowhere else.
+fn right(slice: &EndpointSlice, address: IpAddr, listens: u16) -> bool {
+    let endpoint = match slice.endpoints.as_slice() {
+        [endpoint] => endpoint.addresses == [address.to_string()] && endpoint.conditions.as_ref().and_then(|it| it.ready) != Some(false),
+        _ => false,
+    };
+    let port = match slice.ports.as_deref() {
+        Some([port]) => port.port == Some(i32::from(listens)) && port.name.as_deref() == Some(PORT_NAME),
+        _ => false,
+    };
+    let service = slice.labels().get("kubernetes.io/service-name").is_some_and(|name| name == AGENT_SERVICE);
+    slice.address_type == family(address) && endpoint && port && service
+}
+
+async fn write(
+    slices: &Api<EndpointSlice>,
+    services: &Api<Service>,
+    found: Option<&EndpointSlice>,
+    address: IpAddr,
+    port: u16,
+) -> Result<EndpointSlice, kube::Error> {
+    if found.is_some_and(|slice| slice.address_type != family(address)) {
+        // The type can't be changed.
+        slices.delete(AGENT_SERVICE, &DeleteParams::default()).await?;
+    }
+    // Owned by the Service, so that nothing stays behind when that goes.
+    let service = services.get_metadata(AGENT_SERVICE).await?;
+    let slice = wanted(address, port, service.metadata.uid.as_deref().unwrap_or_default());
+    slices.patch(AGENT_SERVICE, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(slice)).await
+}
+
+fn wanted(address: IpAddr, port: u16, service_uid: &str) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": AGENT_SERVICE,
+            "labels": {
+                "kubernetes.io/service-name": AGENT_SERVICE,
+                "endpointslice.kubernetes.io/managed-by": FIELD_MANAGER,
+                "app.kubernetes.io/managed-by": FIELD_MANAGER,
+            },
+            "ownerReferences": [{ "apiVersion": "v1", "kind": "Service", "name": AGENT_SERVICE, "uid": service_uid }],
+        },
+        "addressType": family(address),
+        "endpoints": [{ "addresses": [address.to_string()], "conditions": { "ready": true, "serving": true, "terminating": false } }],
+        "ports": [{ "name": PORT_NAME, "port": port, "protocol": "TCP" }],
+    })
+}

@@ -1,0 +1,145 @@
+//! The webhook that puts the sidecar into new pods. It never refuses one: where it can't help it says why, in a warning to
+//! whoever makes the pod and in an event on what controls it.
+
+pub mod containers;
+mod events;
+pub mod inject;
+pub mod members;
+pub mod review;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use campfire_api::names::INJECT_PATH;
+use hyper::body::{Body, Bytes};
+use hyper::{Method, Request, StatusCode};
+use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
+use kube::core::PartialObjectMeta;
+use kube::{Api, ResourceExt};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use self::containers::Defaults;
+use self::events::Events;
+use self::inject::{Decision, Namespace, Reason, decide};
+use crate::certs::Bundle;
+use crate::context::{Context, cached, stopped};
+use crate::https::{self, Answer, Limits, Refusal};
+use crate::state::ObjectKey;
+
+/// Largest AdmissionReview, bytes: etcd takes objects of 1.5 MiB.
+const MAX_REVIEW: usize = 3 * 1024 * 1024;
+
+const LIMITS: Limits = Limits { connections: 64, head: Duration::from_secs(30), lifetime: Duration::from_mins(10), keep_alive: true };
+
+/// The API server waits 3 s; more would be for nobody.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Serves until the program ends. All replicas do.
+pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener) {
+    let webhook = Arc::new(Webhook::new(ctx.clone(), certs.clone()));
+    // When this pod is to end the API server hears of it a little later; who asks until then still gets an answer.
+    let stop = async move {
+        stopped(&ctx.shutdown).await;
+        tokio::time::sleep(PATIENCE).await;
+    };
+    https::serve(listener, certs, LIMITS, stop, move |_, request| {
+        let webhook = webhook.clone();
+        async move { webhook.answer(request).await }
+    })
+    .await;
+}
+
+/// Answers reviews.
+pub struct Webhook {
+    ctx: Arc<Context>,
+    certs: watch::Receiver<Arc<Bundle>>,
+    defaults: Defaults,
+    events: Events,
+}
+
+impl Webhook {
+    /// With the chart's defaults.
+    pub fn new(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>) -> Self {
+        let settings = &ctx.settings;
+        let defaults = Defaults {
+            operator_namespace: settings.namespace.clone(),
+            image: settings.sidecar_image.clone(),
+            pull_policy: settings.image_pull_policy.clone(),
+            resources: settings.sidecar_resources.as_ref().map_or_else(|| serde_json::json!({}), |resources| serde_json::json!(resources)),
+        };
+        Self { events: Events::new(ctx.clone()), ctx, certs, defaults }
+    }
+
+    /// Answers one request.
+    pub async fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.try_answer(request).await.unwrap_or_else(|refusal| {
+            tracing::warn!(status = refusal.status.as_u16(), message = refusal.message, "refused an admission request");
+            refusal.into()
+        })
+    }
+
+    async fn try_answer<B>(&self, request: Request<B>) -> Result<Answer, Refusal>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if request.uri().path() != INJECT_PATH {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is {INJECT_PATH} alone")));
+        }
+        if request.method() != Method::POST {
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview"));
+        }
+        let body = https::read(request, MAX_REVIEW, PATIENCE).await?;
+        let asked = review::read(&body)?;
+        let Some(pod) = &asked.pod else {
+            return Ok(https::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &[], &[]))));
+        };
+        let namespace = self.namespace(&asked.namespace).await;
+        let campfires = self.ctx.campfires.state();
+        let served = campfires.iter().map(Arc::as_ref).filter(|found| self.ctx.settings.serves(&found.namespace().unwrap_or_default()));
+        let pem = self.certs.borrow().pem.clone();
+        let decision = decide(pod, &namespace, served, &self.defaults, &pem);
+        let (ops, warnings) = match decision {
+            Decision::Patch { ops, campfire, warnings } => {
+                tracing::debug!(namespace = namespace.name, %campfire, operations = ops.len(), "injects a pod");
+                (ops, warnings)
+            }
+            Decision::Skip { reason: Reason::NotAsked, .. } => (Vec::new(), Vec::new()),
+            Decision::Skip { reason, message } => {
+                tracing::info!(namespace = namespace.name, ?reason, message, "a pod gets no sidecar");
+                if !asked.dry_run {
+                    self.events.skipped(&namespace.name, pod, reason, &message);
+                }
+                (Vec::new(), vec![format!("campfire: no sidecar ({reason:?}): {message}")])
+            }
+        };
+        Ok(https::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &ops, &warnings))))
+    }
+
+    /// A namespace that was made this very moment may not have been seen yet: then it is asked for.
+    async fn namespace(&self, name: &str) -> Namespace {
+        let found = match cached(&self.ctx.namespaces, &ObjectKey::new("", name)) {
+            Some(found) => Some(found.metadata.clone()),
+            None => self.ask(name).await,
+        };
+        let metadata = found.unwrap_or_default();
+        Namespace {
+            name: name.to_owned(),
+            labels: metadata.labels.unwrap_or_default(),
+            annotations: metadata.annotations.unwrap_or_default(),
+        }
+    }
+
+    async fn ask(&self, name: &str) -> Option<kube::core::ObjectMeta> {
+        let namespaces = Api::<KubeNamespace>::all(self.ctx.client.clone());
+        let asked = tokio::time::timeout(Duration::from_secs(1), namespaces.get_metadata_opt(name)).await;
+        asked.ok()?.ok()?.map(|found: PartialObjectMeta<KubeNamespace>| found.metadata)
+    }
+}
