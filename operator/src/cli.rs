@@ -85,14 +85,15 @@ pub struct Run {
     #[arg(long, env = "POD_IP", value_name = "IP", help_heading = "Who it is")]
     pod_ip: Option<IpAddr>,
 
+    // Ports are no variables: a Service campfire-agent makes the kubelet set CAMPFIRE_AGENT_PORT to something else.
     /// Port of /healthz, /readyz and /metrics.
-    #[arg(long, env = "CAMPFIRE_HTTP_PORT", value_name = "PORT", default_value_t = names::HTTP_PORT, help_heading = "Where it listens")]
+    #[arg(long, value_name = "PORT", default_value_t = names::HTTP_PORT, help_heading = "Where it listens")]
     http_port: u16,
     /// Port of the API that sidecars talk to.
-    #[arg(long, env = "CAMPFIRE_AGENT_PORT", value_name = "PORT", default_value_t = names::AGENT_PORT, help_heading = "Where it listens")]
+    #[arg(long, value_name = "PORT", default_value_t = names::AGENT_PORT, help_heading = "Where it listens")]
     agent_port: u16,
     /// Port of the injection webhook.
-    #[arg(long, env = "CAMPFIRE_WEBHOOK_PORT", value_name = "PORT", default_value_t = names::WEBHOOK_PORT, help_heading = "Where it listens")]
+    #[arg(long, value_name = "PORT", default_value_t = names::WEBHOOK_PORT, help_heading = "Where it listens")]
     webhook_port: u16,
 
     /// How the log is written, to standard error.
