@@ -90,3 +90,34 @@ impl Bucket {
         Err(Duration::try_from_secs_f64((1.0 - self.left) / rate).unwrap_or(Duration::MAX))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_lately_stays_and_the_bound_holds() {
+        let mut recent = Recent::new(10);
+        for number in 0..1_000 {
+            recent.insert(number, number);
+            assert_eq!(recent.get(&0), Some(&mut 0), "used all the time");
+            assert!(recent.len() <= 10);
+        }
+        assert!(recent.get(&999).is_some() && recent.get(&500).is_none());
+        recent.remove(&0);
+        assert!(recent.get(&0).is_none() && !recent.is_empty());
+    }
+
+    #[test]
+    fn a_bucket_gives_its_burst_at_once_and_then_its_rate() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(3.0, start);
+        for _ in 0..3 {
+            assert_eq!(bucket.take(start, 2.0, 3.0), Ok(()));
+        }
+        assert_eq!(bucket.take(start, 2.0, 3.0), Err(Duration::from_millis(500)));
+        assert_eq!(bucket.take(start + Duration::from_millis(500), 2.0, 3.0), Ok(()));
+        let later = start + Duration::from_hours(1);
+        assert_eq!((0..10).filter(|_| bucket.take(later, 2.0, 3.0).is_ok()).count(), 3);
+    }
+}

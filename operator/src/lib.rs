@@ -25,4 +25,6 @@ pub mod metrics;
 pub mod probe;
 pub mod run;
 pub mod state;
+#[cfg(test)]
+mod testing;
 pub mod webhook;

@@ -9,8 +9,11 @@
 mod report;
 mod settings;
 mod slice;
+#[cfg(test)]
+mod tests;
 pub mod token;
 
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +25,10 @@ use hyper::body::{Body, Bytes};
 use hyper::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use kube::ResourceExt;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
@@ -63,7 +70,10 @@ pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, liste
         tracing::warn!("POD_IP is not set: sidecars are not led here by this replica");
     }
     let agent = Arc::new(Agent::new(ctx.clone(), certs.clone(), Arc::new(ApiServer(ctx.client.clone()))));
-    let stop = async move { stopped(&ctx.shutdown).await };
+    listen(agent, certs, listener, async move { stopped(&ctx.shutdown).await }).await;
+}
+
+async fn listen(agent: Arc<Agent>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener, stop: impl Future<Output = ()>) {
     https::serve(listener, certs, LIMITS, stop, move |from, request| {
         let agent = agent.clone();
         async move { agent.answer(from.ip().to_canonical(), request).await }
@@ -78,12 +88,27 @@ pub struct Agent {
     tokens: Tokens,
     rates: Mutex<Recent<Pod, Bucket>>,
     held: Semaphore,
+    requests: Family<Answered, Counter>,
+    waiting: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    path: &'static str,
+    code: u16,
 }
 
 impl Agent {
     /// One that asks `reviewer` about tokens.
     pub fn new(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, reviewer: Arc<dyn Reviewer>) -> Self {
-        Self { ctx, certs, tokens: Tokens::new(reviewer), rates: Mutex::new(Recent::new(PODS)), held: Semaphore::new(HELD) }
+        let (requests, waiting) = (Family::default(), Gauge::default());
+        let tokens = Tokens::new(reviewer);
+        ctx.metrics.register(|registry| {
+            registry.register("agent_requests", "Requests of sidecars by path and HTTP status", requests.clone());
+            registry.register("agent_waiting", "Requests of sidecars that wait for a change of their settings", waiting.clone());
+            registry.register("token_reviews", "TokenReviews asked of the API server", tokens.asked.clone());
+        });
+        Self { ctx, certs, tokens, rates: Mutex::new(Recent::new(PODS)), held: Semaphore::new(HELD), requests, waiting }
     }
 
     /// Answers one request of a client at `from`.
@@ -92,10 +117,14 @@ impl Agent {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        self.try_answer(from, request).await.unwrap_or_else(|refusal| {
+        let path = [SETTINGS_PATH, REPORT_PATH].into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
+        let answer = self.try_answer(from, request).await.unwrap_or_else(|refusal| {
             tracing::debug!(%from, status = refusal.status.as_u16(), message = refusal.message, "refused a sidecar's request");
             refusal.into()
-        })
+        });
+        self.requests.get_or_create(&Answered { path, code: answer.status().as_u16() }).inc();
+        self.waiting.set(i64::try_from(HELD.saturating_sub(self.held.available_permits())).unwrap_or(i64::MAX));
+        answer
     }
 
     async fn try_answer<B>(&self, from: IpAddr, request: Request<B>) -> Result<Answer, Refusal>
@@ -209,7 +238,10 @@ impl Agent {
             }
             if place.is_none() {
                 match self.held.try_acquire() {
-                    Ok(permit) => place = Some(permit),
+                    Ok(permit) => {
+                        place = Some(permit);
+                        self.waiting.inc();
+                    }
                     Err(_) if current.is_some() => return Ok(come_again()),
                     Err(_) => break,
                 }

@@ -17,6 +17,7 @@ use hyper::StatusCode;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
+use prometheus_client::metrics::counter::Counter;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -163,6 +164,8 @@ struct Memory {
 pub struct Tokens {
     reviewer: Arc<dyn Reviewer>,
     memory: Arc<Mutex<Memory>>,
+    /// Times that the API server was asked.
+    pub asked: Counter,
 }
 
 impl Tokens {
@@ -174,7 +177,7 @@ impl Tokens {
             addresses: Recent::new(ADDRESSES),
             all: Bucket::new(BURST, Instant::now()),
         };
-        Self { reviewer, memory: Arc::new(Mutex::new(memory)) }
+        Self { reviewer, memory: Arc::new(Mutex::new(memory)), asked: Counter::default() }
     }
 
     /// The pod whose token this is. `known` says whether there is such a pod.
@@ -192,6 +195,7 @@ impl Tokens {
             Found::Known(pod) => return Ok(pod),
             Found::Asked(waiting) => waiting,
             Found::New(asker) => {
+                self.asked.inc();
                 let waiting = asker.subscribe();
                 // On its own: who asked may break off, and others wait for the same answer.
                 let review = self.reviewer.review(Zeroizing::new(token.to_owned()));

@@ -150,7 +150,8 @@ pub fn decide<'a>(
 
 /// Pods that no sidecar can help.
 fn unfit(pod: &Pod) -> Option<Decision> {
-    let spec = pod.spec.as_ref()?;
+    // The API server sends no such pod.
+    let Some(spec) = &pod.spec else { return Some(skip(Reason::NotAsked, "")) };
     if spec.host_network == Some(true) {
         return Some(skip(Reason::HostNetwork, "the pod uses the node's network (hostNetwork), where the sidecar makes no interface"));
     }

@@ -7,6 +7,8 @@ pub mod inject;
 pub mod members;
 pub mod review;
 #[cfg(test)]
+mod server_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -18,6 +20,9 @@ use hyper::{Method, Request, StatusCode};
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
 use kube::core::PartialObjectMeta;
 use kube::{Api, ResourceExt};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -58,6 +63,12 @@ pub struct Webhook {
     certs: watch::Receiver<Arc<Bundle>>,
     defaults: Defaults,
     events: Events,
+    pods: Family<Outcome, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    result: String,
 }
 
 impl Webhook {
@@ -70,7 +81,12 @@ impl Webhook {
             pull_policy: settings.image_pull_policy.clone(),
             resources: settings.sidecar_resources.as_ref().map_or_else(|| serde_json::json!({}), |resources| serde_json::json!(resources)),
         };
-        Self { events: Events::new(ctx.clone()), ctx, certs, defaults }
+        let pods = Family::<Outcome, Counter>::default();
+        ctx.metrics.register(|registry| {
+            let help = "Pods that the webhook was asked about, by result: Injected, or the reason why not";
+            registry.register("admissions", help, pods.clone());
+        });
+        Self { events: Events::new(ctx.clone()), ctx, certs, defaults, pods }
     }
 
     /// Answers one request.
@@ -106,6 +122,11 @@ impl Webhook {
         let served = campfires.iter().map(Arc::as_ref).filter(|found| self.ctx.settings.serves(&found.namespace().unwrap_or_default()));
         let pem = self.certs.borrow().pem.clone();
         let decision = decide(pod, &namespace, served, &self.defaults, &pem);
+        let result = match &decision {
+            Decision::Patch { .. } => "Injected".to_owned(),
+            Decision::Skip { reason, .. } => format!("{reason:?}"),
+        };
+        self.pods.get_or_create(&Outcome { result }).inc();
         let (ops, warnings) = match decision {
             Decision::Patch { ops, campfire, warnings } => {
                 tracing::debug!(namespace = namespace.name, %campfire, operations = ops.len(), "injects a pod");

@@ -6,6 +6,9 @@
 //! ones) [`Times::publish`] before the current one ends; [`Times::switch`] before the end it becomes the current one. What lies
 //! between is the time that a pod has to learn of it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;

@@ -1,0 +1,187 @@
+//! A context without a cluster, for tests of parts that serve: caches that a test fills, a CA, and a client that talks TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use campfire_api::{Campfire, names};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::Client;
+use kube::api::PartialObjectMeta;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{self, store::Writer};
+use kube::runtime::watcher::Event;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::{broadcast, watch};
+use tokio_rustls::TlsConnector;
+
+use crate::certs::{Authority, Bundle, Times, server_names};
+use crate::context::{Changes, Context, Fence, Settings};
+use crate::health::Readiness;
+use crate::metrics::Metrics;
+use crate::state::Reports;
+
+/// A context, and what moves it.
+pub struct Rig {
+    pub ctx: Arc<Context>,
+    pub leader: watch::Sender<bool>,
+    _shutdown: watch::Sender<bool>,
+    pub bundle: watch::Sender<Arc<Bundle>>,
+    pub campfires: Writer<Campfire>,
+    pub namespaces: Writer<PartialObjectMeta<Namespace>>,
+    pub pods: Writer<PartialObjectMeta<Pod>>,
+}
+
+impl Rig {
+    /// One that leads, with empty caches. `api` answers what is asked of the API server.
+    pub fn new(api: impl Fn(&str, &str, &Value) -> (u16, Value) + Send + Sync + 'static) -> Self {
+        let (campfires, campfire_writer) = reflector::store();
+        let (namespaces, namespace_writer) = reflector::store();
+        let (pods, pod_writer) = reflector::store();
+        let (peers, _) = reflector::store();
+        let (leader, leads) = watch::channel(true);
+        let (shutdown, stop) = watch::channel(false);
+        let client = client(api);
+        let fence = Fence::default();
+        fence.lead_until(Instant::now() + Duration::from_hours(1));
+        let ctx = Context {
+            recorder: Recorder::new(client.clone(), Reporter { controller: names::FIELD_MANAGER.into(), instance: None }),
+            client,
+            settings: settings(),
+            metrics: Arc::new(Metrics::default()),
+            memberships: Arc::default(),
+            reports: Arc::new(Reports::new().0),
+            sightings: Arc::default(),
+            leader: leads,
+            fence: Arc::new(fence),
+            shutdown: stop,
+            readiness: Arc::new(Readiness::default()),
+            campfires,
+            peers,
+            namespaces,
+            pods,
+            changes: Changes {
+                campfires: broadcast::Sender::new(16),
+                peers: broadcast::Sender::new(16),
+                namespaces: broadcast::Sender::new(16),
+                pods: broadcast::Sender::new(16),
+            },
+        };
+        let authority = Authority::make(SystemTime::now(), &Times::default()).unwrap();
+        let (server, _) = authority.server(&server_names("campfire-system"), SystemTime::now(), &Times::default()).unwrap();
+        let bundle = watch::Sender::new(Arc::new(Bundle { pem: authority.pem(), server: Some(server) }));
+        Self {
+            ctx: Arc::new(ctx),
+            leader,
+            _shutdown: shutdown,
+            bundle,
+            campfires: campfire_writer,
+            namespaces: namespace_writer,
+            pods: pod_writer,
+        }
+    }
+
+    pub fn campfire(&mut self, namespace: &str, name: &str, spec: &Value) {
+        let campfire = json!({
+            "apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": { "namespace": namespace, "name": name }, "spec": spec,
+        });
+        self.campfires.apply_watcher_event(&Event::Apply(serde_json::from_value(campfire).unwrap()));
+    }
+
+    pub fn namespace(&mut self, name: &str, labels: &Value) {
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
+        self.namespaces.apply_watcher_event(&Event::Apply(serde_json::from_value(namespace).unwrap()));
+    }
+
+    pub fn pod(&mut self, namespace: &str, name: &str, uid: &str, annotations: &Value) {
+        self.pods.apply_watcher_event(&Event::Apply(pod(namespace, name, uid, annotations)));
+    }
+
+    pub fn delete_pod(&mut self, namespace: &str, name: &str, uid: &str) {
+        self.pods.apply_watcher_event(&Event::Delete(pod(namespace, name, uid, &json!({}))));
+    }
+
+    /// The operator's CA, PEM.
+    pub fn ca(&self) -> String {
+        self.bundle.borrow().pem.clone()
+    }
+}
+
+fn pod(namespace: &str, name: &str, uid: &str, annotations: &Value) -> PartialObjectMeta<Pod> {
+    let metadata = json!({ "namespace": namespace, "name": name, "uid": uid, "annotations": annotations });
+    serde_json::from_value(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata })).unwrap()
+}
+
+fn settings() -> Settings {
+    Settings {
+        namespace: "campfire-system".into(),
+        pod_name: "campfire-0".into(),
+        pod_ip: None,
+        sidecar_image: "localhost/campfire:0".into(),
+        turn_image: "localhost/campfire-turn:0".into(),
+        image_pull_policy: "IfNotPresent".into(),
+        sidecar_resources: None,
+        cluster_name: "here".into(),
+        campfire_namespaces: Vec::new(),
+        http_port: 0,
+        agent_port: 0,
+        webhook_port: 0,
+    }
+}
+
+/// A client whose API server is a function of method, path and body.
+fn client(api: impl Fn(&str, &str, &Value) -> (u16, Value) + Send + Sync + 'static) -> Client {
+    let api = Arc::new(api);
+    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let api = api.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect_bytes().await?;
+            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            let (status, answer) = api(parts.method.as_str(), parts.uri.path(), &body);
+            let response = Response::builder().status(status).body(kube::client::Body::from(answer.to_string().into_bytes()));
+            Ok::<_, kube::Error>(response.unwrap())
+        }
+    });
+    Client::new(service, "default")
+}
+
+/// TLS to `address` as the agent Service's name, checked by `ca`.
+pub async fn connect(address: SocketAddr, ca: &str) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(format!("{}.campfire-system.svc", names::AGENT_SERVICE)).unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(address).await?).await
+}
+
+/// One request: status, `Retry-After`, body.
+pub async fn post(address: SocketAddr, ca: &str, path: &str, token: Option<&str>, body: impl Into<Bytes>) -> (u16, Option<u64>, String) {
+    let stream = connect(address, ca).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let mut request = Request::post(path).header("host", "operator");
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let answer = sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+    let status = answer.status().as_u16();
+    let later = answer.headers().get("retry-after").map(|value| value.to_str().unwrap().parse().unwrap());
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    driver.abort();
+    (status, later, String::from_utf8(body.to_vec()).unwrap())
+}
