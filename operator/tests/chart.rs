@@ -53,7 +53,7 @@ fn a_key_that_the_chart_does_not_know_is_refused_wherever_it_stands() {
 }
 
 #[test]
-fn every_value_is_in_the_schema_and_the_other_way_round() {
+fn every_value_is_in_the_schema_and_in_the_readme_and_the_other_way_round() {
     let values: Value = serde_yaml::from_str(&std::fs::read_to_string(chart().join("values.yaml")).unwrap()).unwrap();
     let schema: Value = serde_json::from_str(&std::fs::read_to_string(chart().join("values.schema.json")).unwrap()).unwrap();
     let (mut given, mut known) = (BTreeSet::new(), BTreeSet::new());
@@ -63,6 +63,10 @@ fn every_value_is_in_the_schema_and_the_other_way_round() {
     given.retain(|path| !open.iter().any(|open| path.starts_with(open)));
     known.retain(|path| !open.iter().any(|open| path.starts_with(open)) && path != "global");
     assert_eq!(given, known);
+    let readme = std::fs::read_to_string(chart().join("README.md")).unwrap();
+    let explained = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let explained: BTreeSet<String> = explained.map(str::to_owned).filter(|path| !open.contains(&path.as_str())).collect();
+    assert_eq!(explained, known, "README.md of the chart");
 }
 
 #[test]
