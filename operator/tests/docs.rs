@@ -65,7 +65,7 @@ fn every_file_that_a_command_or_a_link_names_is_there() {
             assert!(folder.join(link).exists(), "{document}: {link}");
         }
         for word in text
-            .split_whitespace()
+            .split([' ', '\n', ']'])
             .map(|word| word.trim_matches(|letter: char| !letter.is_alphanumeric() && letter != '/'))
             .filter(|word| word.starts_with("examples/"))
         {
