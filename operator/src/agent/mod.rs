@@ -119,7 +119,7 @@ impl Agent {
     {
         let path = [SETTINGS_PATH, REPORT_PATH].into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
         let answer = self.try_answer(from, request).await.unwrap_or_else(|refusal| {
-            tracing::debug!(%from, status = refusal.status.as_u16(), message = refusal.message, "refused a sidecar's request");
+            tracing::debug!(%from, status = refusal.status.as_u16(), why = refusal.message, "refused a sidecar's request");
             refusal.into()
         });
         self.requests.get_or_create(&Answered { path, code: answer.status().as_u16() }).inc();

@@ -96,7 +96,7 @@ impl Webhook {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         self.try_answer(request).await.unwrap_or_else(|refusal| {
-            tracing::warn!(status = refusal.status.as_u16(), message = refusal.message, "refused an admission request");
+            tracing::warn!(status = refusal.status.as_u16(), why = refusal.message, "refused an admission request");
             refusal.into()
         })
     }
@@ -134,7 +134,7 @@ impl Webhook {
             }
             Decision::Skip { reason: Reason::NotAsked, .. } => (Vec::new(), Vec::new()),
             Decision::Skip { reason, message } => {
-                tracing::info!(namespace = namespace.name, ?reason, message, "a pod gets no sidecar");
+                tracing::info!(namespace = namespace.name, ?reason, why = message, "a pod gets no sidecar");
                 if !asked.dry_run {
                     self.events.skipped(&namespace.name, pod, reason, &message);
                 }

@@ -1,0 +1,511 @@
+//! Tokens, admission and the operator's CA, with a real API server.
+
+#![allow(clippy::unwrap_used)]
+
+mod control_plane;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use campfire_api::agent::{Key, KeyMode, REPORT_PATH, SETTINGS_PATH, Settings as Told};
+use campfire_api::names::{
+    AGENT_AUDIENCE, AGENT_SERVICE, CA_SECRET, CAMPFIRE_ANNOTATION, ENABLED, INIT_CONTAINER, INJECT_LABEL, INJECT_PATH, INJECTED_LABEL,
+    SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE,
+};
+use campfire_api::{Campfire, MeshPeer};
+use campfire_operator::certs::{self, Authority, Bundle, Times};
+use campfire_operator::context::{Context, Settings};
+use campfire_operator::metrics::Metrics;
+use campfire_operator::state::{Membership, ObjectKey, Pod as Who, Reports};
+use campfire_operator::{agent, webhook};
+use control_plane::ControlPlane;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, CustomResourceExt, ResourceExt};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+
+const SYSTEM: &str = "campfire-system";
+
+#[tokio::test]
+async fn a_pods_own_token_opens_the_agent_api_and_no_other_token_does() {
+    let Some(plane) = ControlPlane::start().await else { return };
+    let operator = Operator::start(&plane.client).await;
+    operator.namespace("shop", &json!({ "team": "a" })).await;
+    operator.namespace("other", &json!({})).await;
+    operator
+        .campfire("shop", json!({ "members": { "namespaces": { "from": "Selector", "selector": { "matchLabels": { "team": "a" } } } } }))
+        .await;
+    let web = operator.injected("shop", "web").await;
+    let api = operator.injected("shop", "api").await;
+    let outside = operator.injected("other", "outside").await;
+    operator.sees(&[&web, &api, &outside]).await;
+
+    let good = operator.token("shop", AGENT_AUDIENCE, Some(&web)).await;
+    let (status, body) = operator.ask(SETTINGS_PATH, &good, json!({})).await;
+    assert_eq!(status, 200, "{body}");
+    let told: Told = serde_json::from_str(&body).unwrap();
+    assert_eq!((told.namespace.as_str(), told.name.as_str()), ("shop", "web"), "whose token it is, not what anybody says");
+    let report = json!({
+        "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "identity": "ab".repeat(32), "addresses": [], "settingsVersion": told.version,
+        "fingerprints": [], "camped": true, "ready": true, "direct": 0, "relayed": 0, "unconnected": 0, "path": "None",
+    });
+    assert_eq!(operator.ask(REPORT_PATH, &good, report).await.0, 204);
+    let who = Who { key: ObjectKey::new("shop", "web"), uid: web.uid().unwrap() };
+    assert!(operator.ctx.reports.get(&who).is_some());
+
+    let refused = async |token: &str| {
+        let (status, body) = operator.ask(SETTINGS_PATH, token, json!({})).await;
+        (status, serde_json::from_str::<Value>(&body).unwrap()["message"].as_str().unwrap().to_owned())
+    };
+    let (status, message) = refused(&operator.token("shop", "https://kubernetes.default.svc", Some(&web)).await).await;
+    assert_eq!((status, message.as_str()), (401, "the token is for another audience: it must be campfire.network/agent"));
+    let (status, message) = refused(&operator.token("shop", AGENT_AUDIENCE, None).await).await;
+    assert!(status == 401 && message.starts_with("the token is not bound to a pod"), "{message}");
+    let (status, message) = refused(&signed_by_another_cluster(&good)).await;
+    assert!(status == 401 && message.starts_with("the API server of this cluster does not accept the token"), "{message}");
+    let (status, message) = refused(&renamed(&good, "api", &api.uid().unwrap())).await;
+    assert!(status == 401 && message.starts_with("the API server of this cluster does not accept the token"), "{message}");
+    let (status, message) = refused(&expired(&good)).await;
+    assert!(status == 401 && message.starts_with("the token has expired"), "{message}");
+    let (status, message) = refused(&operator.token("other", AGENT_AUDIENCE, Some(&outside)).await).await;
+    assert_eq!((status, message.as_str()), (403, "Campfire shop/home does not admit namespace other: see its spec.members.namespaces"));
+
+    let reviews = operator.reviews();
+    for number in 0..300 {
+        let forged = renamed(&good, "web", &format!("guess-{number}"));
+        assert_eq!(operator.ask(SETTINGS_PATH, &forged, json!({})).await.0, 403);
+    }
+    assert_eq!(operator.reviews(), reviews, "made-up tokens never reach the API server");
+    assert_eq!(operator.ask(SETTINGS_PATH, &good, json!({})).await.0, 200);
+
+    let gone = operator.token("shop", AGENT_AUDIENCE, Some(&api)).await;
+    assert_eq!(operator.ask(SETTINGS_PATH, &gone, json!({})).await.0, 200);
+    let pods = Api::<Pod>::namespaced(plane.client.clone(), "shop");
+    pods.delete("api", &DeleteParams::default().grace_period(0)).await.unwrap();
+    operator.until("a deleted pod's token is refused", async || operator.ask(SETTINGS_PATH, &gone, json!({})).await.0 == 403).await;
+    let again = operator.injected("shop", "api").await;
+    operator.sees(&[&again]).await;
+    assert_eq!(operator.ask(SETTINGS_PATH, &gone, json!({})).await.0, 403, "nor does it open anything for a new pod of the name");
+
+    // Membership is checked now, not when the pod was made.
+    operator.namespace("shop", &json!({ "team": "b" })).await;
+    operator.until("the namespace is shut out", async || operator.ask(SETTINGS_PATH, &good, json!({})).await.0 == 403).await;
+}
+
+#[tokio::test]
+async fn pods_start_whatever_the_webhook_says_and_get_their_sidecar_where_they_can() {
+    let Some(plane) = ControlPlane::start().await else { return };
+    let operator = Operator::start(&plane.client).await;
+    operator.admit().await;
+    operator.campfire("shop", json!({ "members": { "namespaces": { "from": "All" } } })).await;
+    let levels = [
+        ("plain", None, true),
+        ("privileged", Some("privileged"), true),
+        ("baseline", Some("baseline"), false),
+        ("restricted", Some("restricted"), false),
+    ];
+    for (name, level, expected) in levels {
+        let mut labels = json!({ INJECT_LABEL: ENABLED });
+        if let Some(level) = level {
+            labels["pod-security.kubernetes.io/enforce"] = json!(level);
+        }
+        operator.namespace(name, &labels).await;
+        let made = operator.pod(name, "app", json!({})).await.unwrap();
+        assert_eq!(inits(&made).first() == Some(&INIT_CONTAINER.to_owned()), expected, "{name}");
+        assert_eq!(made.labels().get(INJECTED_LABEL).is_some(), expected, "{name}");
+    }
+    let made = operator.pod("plain", "first", json!({ "initContainers": [container("migrate")] })).await.unwrap();
+    assert_eq!(inits(&made), [INIT_CONTAINER, SIDECAR_CONTAINER, "migrate"]);
+    assert_eq!(made.annotations()[CAMPFIRE_ANNOTATION], "shop/home");
+    let spec = made.spec.as_ref().unwrap();
+    for ours in spec.init_containers.iter().flatten().take(2) {
+        let mounts: Vec<_> = ours.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()).collect();
+        assert_eq!(mounts, ["campfire-state", "campfire-agent"], "the sidecar has no token for the API server");
+    }
+    let app = &spec.containers[0];
+    assert!(app.volume_mounts.iter().flatten().any(|mount| mount.name.starts_with("kube-api-access")), "the app has");
+    let out = operator.pod("plain", "out", json!({ "labels": { INJECT_LABEL: "disabled" } })).await.unwrap();
+    assert_eq!(inits(&out), [""; 0]);
+
+    // What was read back and made anew is injected anew, not twice.
+    let mut copy = made.clone();
+    copy.metadata = kube::api::ObjectMeta {
+        name: Some("copy".into()),
+        labels: made.metadata.labels.clone(),
+        annotations: made.metadata.annotations.clone(),
+        ..Default::default()
+    };
+    let copy = Api::<Pod>::namespaced(plane.client.clone(), "plain").create(&PostParams::default(), &copy).await.unwrap();
+    assert_eq!(inits(&copy), [INIT_CONTAINER, SIDECAR_CONTAINER, "migrate"]);
+
+    operator.webhook_away().await;
+    let made = operator.pod("plain", "alone", json!({})).await.unwrap();
+    assert_eq!(inits(&made), [""; 0], "without the operator pods start without a sidecar");
+}
+
+#[tokio::test]
+async fn the_ca_is_made_once_shared_by_all_replicas_and_put_back_when_lost() {
+    let Some(plane) = ControlPlane::start().await else { return };
+    let leader = Operator::start(&plane.client).await;
+    let follower = Operator::follow(&plane.client).await;
+    leader.namespace(SYSTEM, &json!({})).await;
+    leader.configuration(&json!({ "service": { "namespace": SYSTEM, "name": WEBHOOK_SERVICE } })).await;
+    let mut of_follower = certs::run(follower.ctx.clone());
+    let mut of_leader = certs::run(leader.ctx.clone());
+    let there = |bundle: &Arc<Bundle>| !bundle.pem.is_empty();
+    let pem = of_leader.wait_for(there).await.unwrap().pem.clone();
+    assert_eq!(of_follower.wait_for(there).await.unwrap().pem, pem);
+
+    let configurations = Api::<MutatingWebhookConfiguration>::all(plane.client.clone());
+    let right = async || {
+        let found = configurations.get(WEBHOOK_CONFIGURATION).await.unwrap();
+        found.webhooks.iter().flatten().all(|webhook| webhook.client_config.ca_bundle.as_ref().is_some_and(|ca| ca.0 == pem.as_bytes()))
+    };
+    leader.until("the webhook's configuration has the CA", right).await;
+    let wrong = Patch::Merge(json!({ "webhooks": [] }));
+    configurations.patch(WEBHOOK_CONFIGURATION, &PatchParams::default(), &wrong).await.unwrap();
+    leader.configuration(&json!({ "service": { "namespace": SYSTEM, "name": WEBHOOK_SERVICE } })).await;
+    leader.until("it has it again", right).await;
+
+    let secrets = Api::<Secret>::namespaced(plane.client.clone(), SYSTEM);
+    let before = secrets.get(CA_SECRET).await.unwrap().data;
+    let garbage = Patch::Merge(json!({ "data": { "ca.key": "AAAA" } }));
+    secrets.patch(CA_SECRET, &PatchParams::default(), &garbage).await.unwrap();
+    let same = async || secrets.get_opt(CA_SECRET).await.unwrap().is_some_and(|secret| secret.data == before);
+    leader.until("the CA is put back", same).await;
+    secrets.delete(CA_SECRET, &DeleteParams::default()).await.unwrap();
+    leader.until("the CA is put back", same).await;
+    let version = async || secrets.get(CA_SECRET).await.unwrap().resource_version();
+    let quiet = version().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(version().await, quiet, "and then left alone");
+    assert_eq!(of_follower.borrow().pem, pem);
+}
+
+#[tokio::test]
+async fn the_agent_service_leads_to_the_leader_and_is_led_there_again() {
+    let Some(plane) = ControlPlane::start().await else { return };
+    let operator = Operator::start(&plane.client).await;
+    operator.namespace(SYSTEM, &json!({})).await;
+    let services = Api::<Service>::namespaced(plane.client.clone(), SYSTEM);
+    let service = json!({ "metadata": { "name": AGENT_SERVICE }, "spec": { "ports": [{ "name": "https", "port": 8443 }] } });
+    let service = services.create(&PostParams::default(), &serde_json::from_value(service).unwrap()).await.unwrap();
+    let slices = Api::<EndpointSlice>::namespaced(plane.client.clone(), SYSTEM);
+    let leads = async |address: &str| {
+        let found = slices.get_opt(AGENT_SERVICE).await.unwrap();
+        found.is_some_and(|slice| slice.endpoints.len() == 1 && slice.endpoints[0].addresses == [address])
+    };
+    operator.until("it leads to the leader", async || leads("192.0.2.7").await).await;
+    let slice = slices.get(AGENT_SERVICE).await.unwrap();
+    assert_eq!(slice.owner_references()[0].uid, service.uid().unwrap(), "it goes with the Service");
+    let elsewhere = Patch::Merge(json!({ "endpoints": [{ "addresses": ["192.0.2.66"] }] }));
+    slices.patch(AGENT_SERVICE, &PatchParams::default(), &elsewhere).await.unwrap();
+    operator.until("it leads to the leader again", async || leads("192.0.2.7").await).await;
+    slices.delete(AGENT_SERVICE, &DeleteParams::default()).await.unwrap();
+    operator.until("it leads to the leader again", async || leads("192.0.2.7").await).await;
+}
+
+/// An operator's webhook and agent API in this process.
+struct Operator {
+    ctx: Arc<Context>,
+    client: Client,
+    ca: String,
+    agent: SocketAddr,
+    webhook: SocketAddr,
+    _leader: watch::Sender<bool>,
+    _shutdown: watch::Sender<bool>,
+    _bundle: watch::Sender<Arc<Bundle>>,
+}
+
+impl Operator {
+    async fn start(client: &Client) -> Self {
+        let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+        for definition in [Campfire::crd(), MeshPeer::crd()] {
+            apply(&definitions, &definition.name_any(), &definition).await;
+        }
+        Self::run(client, true).await
+    }
+
+    async fn follow(client: &Client) -> Self {
+        Self::run(client, false).await
+    }
+
+    async fn run(client: &Client, leads: bool) -> Self {
+        let (leader, leading) = watch::channel(leads);
+        let (shutdown, stop) = watch::channel(false);
+        let ctx = Context::start(client.clone(), settings(), Arc::new(Metrics::default()), Reports::new().0, leading, stop);
+        let ctx = Arc::new(ctx);
+        if leads {
+            ctx.fence.lead_until(Instant::now() + Duration::from_hours(1));
+        }
+        ctx.synced().await;
+        let now = SystemTime::now();
+        let authority = Authority::make(now, &Times::default()).unwrap();
+        // The API server is on this machine and calls the webhook by this name.
+        let names = ["localhost".to_owned(), format!("{AGENT_SERVICE}.{SYSTEM}.svc")];
+        let (server, _) = authority.server(&names, now, &Times::default()).unwrap();
+        let bundle = watch::Sender::new(Arc::new(Bundle { pem: authority.pem(), server: Some(server) }));
+        let listen = async || {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            (listener.local_addr().unwrap(), listener)
+        };
+        let (agent, listener) = listen().await;
+        tokio::spawn(agent::serve(ctx.clone(), bundle.subscribe(), listener));
+        let (webhook, listener) = listen().await;
+        tokio::spawn(webhook::serve(ctx.clone(), bundle.subscribe(), listener));
+        ctx.memberships.publish(&ObjectKey::new("shop", "home"), membership());
+        Self { ctx, client: client.clone(), ca: authority.pem(), agent, webhook, _leader: leader, _shutdown: shutdown, _bundle: bundle }
+    }
+
+    /// Makes or changes a namespace, with a ServiceAccount for its pods, and waits until the operator has seen it.
+    async fn namespace(&self, name: &str, labels: &Value) {
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
+        apply(&Api::<Namespace>::all(self.client.clone()), name, &namespace).await;
+        let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
+        apply(&Api::<ServiceAccount>::namespaced(self.client.clone(), name), "default", &account).await;
+        let wanted: BTreeMap<String, String> = serde_json::from_value(labels.clone()).unwrap();
+        self.until("the namespace is seen", async || {
+            let seen = self.ctx.namespaces.state();
+            seen.iter().any(|seen| seen.name_any() == name && wanted.iter().all(|(key, value)| seen.labels().get(key) == Some(value)))
+        })
+        .await;
+    }
+
+    async fn campfire(&self, namespace: &str, mut spec: Value) {
+        if namespace == "shop" && !self.ctx.namespaces.state().iter().any(|seen| seen.name_any() == "shop") {
+            self.namespace("shop", &json!({})).await;
+        }
+        spec["turn"] = json!({ "exposure": { "type": "ClusterIP" } });
+        let campfire =
+            json!({ "apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": { "name": "home" }, "spec": spec });
+        apply(&Api::<Campfire>::namespaced(self.client.clone(), namespace), "home", &campfire).await;
+        self.until("the Campfire is seen", async || !self.ctx.campfires.state().is_empty()).await;
+    }
+
+    /// A pod that looks as if it had been injected.
+    async fn injected(&self, namespace: &str, name: &str) -> Pod {
+        let made = self
+            .pod(namespace, name, json!({ "labels": { INJECTED_LABEL: ENABLED }, "annotations": { CAMPFIRE_ANNOTATION: "shop/home" } }))
+            .await;
+        made.unwrap()
+    }
+
+    /// A pod that even `restricted` lets pass; of `change`, labels and annotations go to the metadata, the rest to the spec.
+    async fn pod(&self, namespace: &str, name: &str, change: Value) -> kube::Result<Pod> {
+        let mut spec = json!({ "containers": [container("app")] });
+        let mut metadata = json!({ "name": name });
+        for (key, value) in change.as_object().unwrap() {
+            let target = if key == "labels" || key == "annotations" { &mut metadata } else { &mut spec };
+            target[key] = value.clone();
+        }
+        let pod = serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).unwrap();
+        Api::<Pod>::namespaced(self.client.clone(), namespace).create(&PostParams::default(), &pod).await
+    }
+
+    /// Waits until the operator has seen these pods.
+    async fn sees(&self, pods: &[&Pod]) {
+        self.until("the pods are seen", async || {
+            let seen = self.ctx.pods.state();
+            pods.iter().all(|pod| seen.iter().any(|seen| seen.uid() == pod.uid()))
+        })
+        .await;
+    }
+
+    /// A token of the namespace's default ServiceAccount.
+    async fn token(&self, namespace: &str, audience: &str, pod: Option<&Pod>) -> String {
+        let bound = pod.map(|pod| json!({ "apiVersion": "v1", "kind": "Pod", "name": pod.name_any(), "uid": pod.uid() }));
+        let request = json!({ "metadata": {}, "spec": { "audiences": [audience], "expirationSeconds": 3600, "boundObjectRef": bound } });
+        let request: TokenRequest = serde_json::from_value(request).unwrap();
+        let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace);
+        accounts.create_token_request("default", &PostParams::default(), &request).await.unwrap().status.unwrap().token
+    }
+
+    /// Status and body.
+    async fn ask(&self, path: &str, token: &str, body: Value) -> (u16, String) {
+        // Not faster than one pod may ask.
+        loop {
+            let (status, answer) =
+                post(self.agent, &format!("{AGENT_SERVICE}.{SYSTEM}.svc"), &self.ca, path, token, body.to_string()).await;
+            if status != 429 {
+                return (status, answer);
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    fn reviews(&self) -> String {
+        let text = self.ctx.metrics.text();
+        text.lines().find(|line| line.starts_with("campfire_operator_token_reviews_total")).unwrap().to_owned()
+    }
+
+    /// Makes the API server ask this webhook.
+    async fn admit(&self) {
+        self.configuration(
+            &json!({ "url": format!("https://localhost:{}{INJECT_PATH}", self.webhook.port()), "caBundle": encode(&self.ca) }),
+        )
+        .await;
+        // The API server takes a moment to take it in.
+        self.namespace("probe", &json!({ INJECT_LABEL: ENABLED })).await;
+        self.until("the API server asks", async || {
+            self.dry_run("probe").await;
+            self.ctx.metrics.text().contains("admissions_total{")
+        })
+        .await;
+    }
+
+    async fn dry_run(&self, namespace: &str) -> Pod {
+        let pod = json!({ "metadata": { "name": "probe" }, "spec": { "containers": [container("app")] } });
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        Api::<Pod>::namespaced(self.client.clone(), namespace).create(&dry, &serde_json::from_value(pod).unwrap()).await.unwrap()
+    }
+
+    async fn configuration(&self, client: &Value) {
+        let webhook = json!({
+            "name": "namespace.inject.campfire.network", "clientConfig": client, "failurePolicy": "Ignore", "timeoutSeconds": 3,
+            "sideEffects": "NoneOnDryRun", "reinvocationPolicy": "IfNeeded", "admissionReviewVersions": ["v1"],
+            "namespaceSelector": { "matchLabels": { INJECT_LABEL: ENABLED } },
+            "rules": [{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"] }],
+        });
+        let configuration = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+            "metadata": { "name": WEBHOOK_CONFIGURATION }, "webhooks": [webhook],
+        });
+        apply(&Api::<MutatingWebhookConfiguration>::all(self.client.clone()), WEBHOOK_CONFIGURATION, &configuration).await;
+    }
+
+    /// Nobody answers the API server any more.
+    async fn webhook_away(&self) {
+        self.configuration(&json!({ "url": "https://localhost:1/inject", "caBundle": encode(&self.ca) })).await;
+        self.until("the API server asks nobody", async || inits(&self.dry_run("plain").await).is_empty()).await;
+    }
+
+    async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let started = Instant::now();
+        while !holds().await {
+            assert!(started.elapsed() < Duration::from_mins(1), "{what}: not within a minute");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn apply<K>(api: &Api<K>, name: &str, object: &(impl Serialize + std::fmt::Debug))
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    // A definition that was made this moment takes another to be served.
+    for last in [false, false, false, true] {
+        match api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 && !last => tokio::time::sleep(Duration::from_secs(1)).await,
+            applied => return drop(applied.unwrap()),
+        }
+    }
+}
+
+async fn post(address: SocketAddr, name: &str, ca: &str, path: &str, token: &str, body: String) -> (u16, String) {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(address).await.unwrap()).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post(path).header("host", "operator").header("authorization", format!("Bearer {token}"));
+    let answer = sender.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
+    let status = answer.status().as_u16();
+    (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+}
+
+/// A token with other claims and its old signature.
+fn changed(token: &str, change: impl FnOnce(&mut Value)) -> String {
+    let parts: Vec<&str> = token.split('.').collect();
+    let mut claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
+    change(&mut claims);
+    format!("{}.{}.{}", parts[0], URL_SAFE_NO_PAD.encode(claims.to_string()), parts[2])
+}
+
+/// The same claims, signed by who is not this cluster.
+fn signed_by_another_cluster(token: &str) -> String {
+    let (signed, _) = token.rsplit_once('.').unwrap();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode([7; 64]))
+}
+
+fn renamed(token: &str, name: &str, uid: &str) -> String {
+    changed(token, |claims| claims["kubernetes.io"]["pod"] = json!({ "name": name, "uid": uid }))
+}
+
+fn expired(token: &str) -> String {
+    changed(token, |claims| claims["exp"] = json!(1_000_000_000))
+}
+
+fn container(name: &str) -> Value {
+    json!({ "name": name, "image": "app", "securityContext": {
+        "allowPrivilegeEscalation": false, "runAsNonRoot": true, "runAsUser": 1000, "capabilities": { "drop": ["ALL"] },
+        "seccompProfile": { "type": "RuntimeDefault" },
+    } })
+}
+
+fn inits(pod: &Pod) -> Vec<String> {
+    pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).map(|container| container.name.clone()).collect()
+}
+
+fn encode(text: &str) -> String {
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+fn settings() -> Settings {
+    Settings {
+        namespace: SYSTEM.into(),
+        pod_name: "campfire-0".into(),
+        pod_ip: Some("192.0.2.7".parse().unwrap()),
+        sidecar_image: "localhost/campfire:0".into(),
+        turn_image: "localhost/campfire-turn:0".into(),
+        image_pull_policy: "IfNotPresent".into(),
+        sidecar_resources: None,
+        cluster_name: "here".into(),
+        campfire_namespaces: Vec::new(),
+        http_port: 0,
+        agent_port: 8443,
+        webhook_port: 0,
+    }
+}
+
+fn membership() -> Membership {
+    Membership {
+        keys: vec![Key { psk: zeroize::Zeroizing::new("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8".into()), mode: KeyMode::Announce }],
+        network: "0011223344".into(),
+        servers: Vec::new(),
+        cluster: "here".into(),
+        ipv4_pool: None,
+        accept_routes: Vec::new(),
+        mtu: 1280,
+        domain: "campfire.internal".into(),
+        server_list_version: 1,
+        published: Vec::new(),
+    }
+}
