@@ -199,8 +199,10 @@ pub struct Table {
     /// Moves with every change.
     pub version: u64,
     /// Our own overlay addresses: IPv6 first, then IPv4 while we hold one. The device carries these, and packets to them
-    /// alone are taken from links (or to routes that we offer).
+    /// and to [`offered`](Self::offered) alone are taken from links: see [`Table::is_ours`].
     pub own: Vec<IpAddr>,
+    /// Routes that we offer others.
+    pub offered: Vec<IpNet>,
     /// By [`LinkId`]; `None` where no link is.
     pub links: Vec<Option<LinkEntry>>,
     /// Overlay addresses (hosts) and whose they are.
@@ -209,6 +211,14 @@ pub struct Table {
     pub routes: Vec<(IpNet, LinkId)>,
     /// Where servers send from: ChannelData and STUN are taken from here alone.
     pub servers: HashMap<Via, ServerSlot>,
+}
+
+impl Table {
+    /// Whether a packet from a link may go to this address: it is ours, or one that we offer a route to.
+    #[inline]
+    pub fn is_ours(&self, destination: &IpAddr) -> bool {
+        self.own.contains(destination) || self.offered.iter().any(|route| route.contains(destination))
+    }
 }
 
 /// One link as the data plane sees it.

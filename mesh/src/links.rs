@@ -84,7 +84,7 @@ impl Links {
         let mut shared = Shared::new(config.identity.public(), Candidates::new(overlay), ChaCha8Rng::from_seed(rng_seed));
         shared.forbidden = config.direct == DirectPolicy::Forbid;
         shared.idle_close = Duration::from_millis(config.idle_close_ms.max(1_000));
-        let rules = Rules { network: config.network, pool: config.ipv4_pool, accepted: config.accepted_routes.clone() };
+        let rules = Rules { network: config.network, pool: config.ipv4_pool, accepted: config.accepted_routes.clone(), offered: config.routes.clone() };
         Self {
             config,
             rules,
@@ -167,6 +167,10 @@ impl Links {
     pub(crate) fn reconfigure(&mut self, now: Time, fire: &mut Fire, change: &Reconfigure) {
         if let Some(accepted) = &change.accepted_routes {
             self.rules.accepted.clone_from(accepted);
+            self.shared.dirty = true;
+        }
+        if let Some(routes) = &change.routes {
+            self.rules.offered.clone_from(routes);
             self.shared.dirty = true;
         }
         if let Some(keys) = &change.keys {

@@ -17,6 +17,8 @@ pub(crate) struct Rules {
     pub(crate) pool: Option<Ipv4Net>,
     /// Others' routes count if they lie within one of these.
     pub(crate) accepted: Vec<IpNet>,
+    /// Routes that we offer.
+    pub(crate) offered: Vec<IpNet>,
 }
 
 /// What a peer claims.
@@ -96,6 +98,7 @@ impl Rules {
         table.routes = routes.into_iter().map(|(route, (_, _, link))| (route, link)).collect();
         table.routes.sort_by_key(|(route, _)| std::cmp::Reverse(route.prefix_len()));
         table.own.push(IpAddr::V6(self.network.address(&own.peer)));
+        table.offered.clone_from(&self.offered);
         let mut taken = None;
         if let Some(address) = own.ipv4 {
             match ipv4.get(&address) {
@@ -185,11 +188,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn packets_are_taken_to_our_addresses_and_the_routes_that_we_offer() {
+        let (table, _) = rules(&["10.0.0.0/8"]).table(&own(0), &[claim(0, 1, 1, &[net("10.1.0.0/16")])]);
+        let overlay = NetworkId([1, 2, 3, 4, 5]);
+        let ours = [IpAddr::V6(overlay.address(&key(9))), "10.9.255.1".parse().unwrap()];
+        let others = [IpAddr::V6(overlay.address(&key(1))), "10.1.0.1".parse().unwrap(), "10.10.0.1".parse().unwrap()];
+        assert!(ours.iter().all(|address| table.is_ours(address)));
+        assert!(!others.iter().any(|address| table.is_ours(address)));
+    }
+
     fn rules(accepted: &[&str]) -> Rules {
         Rules {
             network: NetworkId([1, 2, 3, 4, 5]),
             pool: Some("100.64.0.0/16".parse().unwrap()),
             accepted: accepted.iter().map(|text| net(text)).collect(),
+            offered: vec![net("10.9.0.0/16")],
         }
     }
 

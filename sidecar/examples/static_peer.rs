@@ -3,6 +3,7 @@
 //!
 //! `static_peer run TUN LISTEN SECRET PRESHARED MTU PEER…`, each PEER `PUBLIC,ENDPOINT,ALLOWED[,initiate]`, keys in hex;
 //! ENDPOINT `ADDRESS:PORT`, or `relay@ADDRESS:PORT@CHANNEL` for ChannelData (channel in hex) through a server.
+//! `TAKES` in the environment: networks, separated by commas, to which packets from links may go (default: everywhere).
 //! `static_peer relay LISTEN ONE OTHER` forwards datagrams from one address to the other.
 //! `static_peer sink LISTEN` takes one TCP connection, checks the bytes of `static_peer source ADDRESS BYTES`, and answers with
 //! their number.
@@ -49,7 +50,9 @@ fn run(tun: &str, listen: SocketAddr, secret: &str, preshared: &str, mtu: u16, p
         mtu,
         epoch: Instant::now(),
     })?;
-    let mut table = Table { version: 1, ..Table::default() };
+    let takes = std::env::var("TAKES").unwrap_or_else(|_| "0.0.0.0/0,::/0".to_owned());
+    let offered = takes.split(',').map(str::parse).collect::<Result<_, _>>()?;
+    let mut table = Table { version: 1, offered, ..Table::default() };
     for (index, peer) in peers.iter().enumerate() {
         let link = LinkId(index as u32);
         if let Path::Relay { server, via, .. } = peer.path {

@@ -132,6 +132,8 @@ counters! {
     dropped_malformed,
     /// Packets inside WireGuard with a source address that is not the link's.
     dropped_source,
+    /// Packets inside WireGuard to an address that is neither ours nor on a route that we offer.
+    dropped_destination,
     /// Packets from the TUN to an address that nobody has.
     dropped_no_route,
     /// Packets from the TUN that waited for a session too long, or beyond the bound.

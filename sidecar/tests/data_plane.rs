@@ -82,6 +82,18 @@ fn a_source_address_of_somebody_else_is_dropped() {
 }
 
 #[test]
+fn a_packet_to_an_address_that_is_not_ours_is_dropped() {
+    let Some(mut world) = World::new(1500) else { return };
+    world.peers(["10.77.0.2:4001", "10.77.0.1:4001"]);
+    world.ping("10.9.0.2");
+    // Another address of that machine, which its peers have no business with, however they come to send there.
+    world.run(1, &["ip", "addr", "add", "10.9.0.4/32", "dev", "lo"]);
+    let asked = world.spawn(0, &["ping", "-c", "2", "-i", "0.2", "-W", "1", "10.9.0.4"]);
+    assert!(asked.wait_with_output().is_ok_and(|output| !output.status.success()), "answered for an address that is not ours");
+    world.ping("10.9.0.2");
+}
+
+#[test]
 fn a_peer_talks_to_wireguard_go() {
     let Some(go) = wireguard_go() else {
         println!("SKIPPED: no wireguard-go; `GOFLAGS=-mod=mod go install golang.zx2c4.com/wireguard@latest`, or its path in WIREGUARD_GO");
@@ -193,7 +205,8 @@ impl World {
         let program = example();
         let mut all = vec![program.to_str().expect("a path in UTF-8")];
         all.extend(arguments);
-        let mut child = self.command(side, &all).stdout(Stdio::piped()).spawn().expect("the example");
+        let takes = format!("10.9.0.{0}/32,fd09::{0}/128", side + 1);
+        let mut child = self.command(side, &all).env("TAKES", takes).stdout(Stdio::piped()).spawn().expect("the example");
         let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
         self.children.push(child);
         if let Some(ready) = ready {
@@ -214,7 +227,9 @@ impl World {
         let device = format!("cft{side}");
         let other = 2 - side;
         let flag = if initiate { ",initiate" } else { "" };
-        let peer = format!("{},{endpoint},10.9.0.{other}/32+fd09::{other}/128{flag}", PUBLIC[1 - side]);
+        // 10.9.0.4 is nobody's: what is sent there arrives all the same.
+        let nobodys = if side == 0 { "+10.9.0.4/32" } else { "" };
+        let peer = format!("{},{endpoint},10.9.0.{other}/32+fd09::{other}/128{nobodys}{flag}", PUBLIC[1 - side]);
         self.start(side, &["run", &device, &listen, SECRETS[side], PRESHARED, "1280", &peer], Some("running"));
     }
 

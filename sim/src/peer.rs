@@ -55,6 +55,8 @@ pub struct Counters {
     pub replayed: u64,
     /// Inner packets from an address that is not the link's.
     pub wrong_source: u64,
+    /// Inner packets to an address that is neither ours nor on a route that we offer.
+    pub wrong_destination: u64,
     /// Inner packets to nowhere.
     pub no_route: u64,
     /// Inner packets that waited too long for a session.
@@ -213,12 +215,14 @@ impl Peer {
                     self.input(now, Input::Control { link: opened.link, path, payload });
                 } else if !packet.is_empty() {
                     let entry = self.table.links.get(opened.link.0 as usize).and_then(Option::as_ref);
-                    let source = addresses(packet).map(|(source, _)| source);
-                    if entry.zip(source).is_some_and(|(entry, source)| entry.allowed.iter().any(|net| net.contains(&source))) {
+                    let (source, destination) = addresses(packet).unzip();
+                    if !entry.zip(source).is_some_and(|(entry, source)| entry.allowed.iter().any(|net| net.contains(&source))) {
+                        self.counters.wrong_source += 1;
+                    } else if !destination.is_some_and(|destination| self.table.is_ours(&destination)) {
+                        self.counters.wrong_destination += 1;
+                    } else {
                         self.traffic(opened.link).received_bytes += packet.len() as u64;
                         self.effects.push(Effect::Inner(packet.to_vec()));
-                    } else {
-                        self.counters.wrong_source += 1;
                     }
                 }
             }

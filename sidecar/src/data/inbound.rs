@@ -105,9 +105,14 @@ impl Worker {
             return;
         };
         clamp_mss(packet, &ip, self.mtu, false);
-        let source = ip.source(packet);
+        let (source, destination) = (ip.source(packet), ip.destination(packet));
         if !self.allowed(link, &source) {
             add(&self.counters.dropped_source, 1);
+            return;
+        }
+        // Or a peer could reach, through this machine, whatever it routes to.
+        if !self.table.is_ours(&destination) {
+            add(&self.counters.dropped_destination, 1);
             return;
         }
         if let Some(state) = self.link_state(link) {
