@@ -11,6 +11,7 @@ use rand_core::RngCore as _;
 use crate::auth::{self, Camper, Key, NonceState};
 use crate::client::Client;
 use crate::io::Via;
+use crate::limit::household;
 use crate::room::{Bounds, Newcomer, Seat};
 use crate::table::Ref;
 use crate::timer::Timer;
@@ -50,7 +51,8 @@ pub(crate) struct Caller {
 impl Server {
     pub(crate) fn bounds(&self) -> Bounds {
         let limits = &self.config.limits;
-        Bounds { large: limits.large, small: limits.small, departures: limits.departures, pending: PENDING }
+        let spare = (limits.memory as u64).saturating_sub(self.stats.memory) as usize / cost::PENDING;
+        Bounds { large: limits.large, small: limits.small, departures: limits.departures, pending: PENDING, spare }
     }
 
     pub(crate) fn camp_method(&mut self, request: &Request<'_>, method: Method) {
@@ -252,7 +254,14 @@ impl Server {
         // The one found may have been closed by the eviction of its last member.
         let room = self.camp.enter(caller.fingerprint, room, incarnation);
         let client = self.clients.intern(request.via);
-        let newcomer = Newcomer { member, client, expires, announcement: announcement.into(), tags: tags.into() };
+        let newcomer = Newcomer {
+            member,
+            client,
+            household: household(request.via.remote().ip()),
+            expires,
+            announcement: announcement.into(),
+            tags: tags.into(),
+        };
         let bounds = self.bounds();
         let (seat, grown) = self.camp.sit(request.now, room, newcomer, bounds)?;
         if let Some(client) = self.clients.get_mut(client) {
@@ -277,10 +286,8 @@ impl Server {
     pub(crate) fn end_seat(&mut self, now: Time, seat: u32, end: End) {
         self.release_bindings(seat);
         let (incarnation, bounds) = (self.rng.next_u64(), self.bounds());
-        let interests = self.camp.interests;
-        let Some((gone, untold)) = self.camp.leave(now, seat, incarnation, bounds) else { return };
-        self.charge_interests(interests);
-        self.stats.dropped_push_overflow += untold as u64;
+        let Some(gone) = self.camp.leave(now, seat, incarnation, bounds) else { return };
+        self.settle();
         self.refund(cost::SEAT + gone.announcement.len() + gone.tag_count() * cost::TAG);
         *match end {
             End::Left => &mut self.stats.ended_left,
@@ -312,6 +319,7 @@ impl Server {
         }
         let Some(sitting) = self.camp.seats.get_mut(seat) else { return false };
         let from = sitting.client.replace(to);
+        self.camp.settle(seat, Some(household(request.via.remote().ip())));
         self.move_bindings(seat, from, to);
         if let Some(from) = from {
             if let Some(client) = self.clients.get_mut(from) {
@@ -331,6 +339,7 @@ impl Server {
             sitting.expires = sitting.expires.min(now + Duration::from_secs(10));
             let expires = sitting.expires;
             sitting.timer = expires;
+            self.camp.settle(seat, None);
             self.forget_channels(seat, from);
             self.timers.push(expires, Timer::Seat(reference));
         }
@@ -483,17 +492,7 @@ impl Server {
     }
 
     pub(crate) fn watch(&mut self, watcher: u32, watched: u32) -> bool {
-        let before = self.camp.interests;
-        let new = self.camp.watch(watcher, watched, self.config.limits.interest);
-        self.charge_interests(before);
-        new
-    }
-
-    /// Charges what interests are more than before, or refunds what they are less.
-    fn charge_interests(&mut self, before: usize) {
-        let now = self.camp.interests;
-        self.charge(now.saturating_sub(before) * cost::INTEREST);
-        self.refund(before.saturating_sub(now) * cost::INTEREST);
+        self.camp.watch(watcher, watched, self.config.limits.interest)
     }
 
     /// The seat in whose name this request speaks: it must be at this source and of this campfire. Answers if there is

@@ -89,9 +89,7 @@ impl Server {
 
     fn note_exchange(&mut self, one: u32, other: u32) {
         for seat in [one, other] {
-            if let Some(seat) = self.camp.seats.get_mut(seat) {
-                seat.exchanged = true;
-            }
+            self.camp.note_exchange(seat);
         }
     }
 

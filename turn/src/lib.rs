@@ -9,7 +9,7 @@
 //! | `methods`, `allocation` | Binding and TURN |
 //! | `camp`, `room`, `push`, `evict` | the fire: seats and rooms, what members are told, who makes way |
 //! | `channel` | ChannelData, to members and to peers |
-//! | `client`, `filter`, `fingerprint`, `limit`, `table`, `timer` | what these stand on |
+//! | `client`, `filter`, `fingerprint`, `households`, `limit`, `table`, `timer` | what these stand on |
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -28,6 +28,7 @@ pub mod config;
 mod evict;
 mod filter;
 mod fingerprint;
+mod households;
 pub mod io;
 mod limit;
 mod methods;
@@ -50,6 +51,8 @@ mod cost {
     pub const TAG: usize = 64;
     pub const BINDING: usize = 160;
     pub const INTEREST: usize = 16;
+    pub const DEPARTURE: usize = 96;
+    pub const PENDING: usize = 32;
     pub const ALLOCATION: usize = 1_536;
     pub const PERMISSION: usize = 96;
     pub const CHANNEL: usize = 320;
@@ -79,6 +82,8 @@ pub struct Server {
     embers: limit::Bucket,
     evictions: limit::Prefixes,
     newcomers: limit::Prefixes,
+    /// What [`Server::settle`] has charged.
+    settled: usize,
     draining: bool,
     /// When to tell the next members that the server leaves, and from which seat on.
     farewell: Option<(Time, u32)>,
@@ -125,6 +130,7 @@ impl Server {
             embers: limit::Bucket::default(),
             evictions: limit::Prefixes::new(rng.next_u64()),
             newcomers: limit::Prefixes::new(rng.next_u64()),
+            settled: 0,
             draining: false,
             farewell: None,
             rng,
@@ -285,6 +291,8 @@ impl Server {
     }
 
     fn gauge(&mut self) {
+        self.settle();
+        self.stats.dropped_push_overflow = self.camp.untold;
         self.stats.seats = self.camp.len() as u64;
         self.stats.clients = self.clients.len() as u64;
         self.stats.rooms = self.camp.room_count() as u64;

@@ -169,8 +169,7 @@ impl Server {
     /// One turn of a large room.
     fn flush_large(&mut self, room: u32, turn: &mut usize) -> bool {
         while *turn > 0 {
-            let next = self.camp.open.get_mut(room).and_then(|room| room.pending.pop_front());
-            let Some((to, member)) = next else { return true };
+            let Some((to, member)) = self.camp.next_pending(room) else { return true };
             if self.camp.seats.at(to).is_none_or(|seat| seat.room != room) {
                 continue;
             }
@@ -179,7 +178,7 @@ impl Server {
             let entry = now_there.unwrap_or(Entry { member, announcement: None });
             self.push_entries(to.index, vec![entry]);
         }
-        self.camp.open.get(room).is_none_or(|room| room.pending.is_empty())
+        self.camp.open.get(room).is_none_or(|room| !room.has_pending())
     }
 
     /// Begins to tell everybody that the server leaves.

@@ -7,12 +7,15 @@
 //! many, so that what a change costs does not grow with the room.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use campfire_protocol::key::{Fingerprint, RoomId, Tag};
 use campfire_protocol::time::Time;
 use campfire_protocol::wire::{Cursor, Entry, MemberId};
 
+use crate::cost;
+use crate::households::Households;
 use crate::limit::Bucket;
 use crate::table::{Map, Ref, Slab, map};
 
@@ -44,7 +47,9 @@ pub(crate) struct Seat {
     /// Channels that it has bound.
     pub bindings: Vec<u32>,
     /// A frame was relayed for it: it is not evicted.
-    pub exchanged: bool,
+    exchanged: bool,
+    /// Where its client is.
+    household: Option<IpAddr>,
     pub requests: Bucket,
     pub signals: Bucket,
     pub slow_frames: Bucket,
@@ -61,6 +66,7 @@ impl Seat {
 pub(crate) struct Newcomer {
     pub member: MemberId,
     pub client: u32,
+    pub household: IpAddr,
     pub expires: Time,
     pub announcement: Box<[u8]>,
     pub tags: Box<[Tag]>,
@@ -86,8 +92,9 @@ pub(crate) struct Room {
     departures: VecDeque<(Time, u64)>,
     pub large: bool,
     tags: BTreeSet<(Tag, u32)>,
+    pub households: Households,
     /// Large rooms: whom to tell of whom.
-    pub pending: VecDeque<(Ref, MemberId)>,
+    pending: VecDeque<(Ref, MemberId)>,
     /// Waiting to be pushed.
     pub dirty: bool,
     /// Where pushing goes on.
@@ -98,6 +105,11 @@ impl Room {
     /// Whether a member with this cursor must begin anew.
     pub fn must_reset(&self, cursor: Cursor) -> bool {
         cursor.incarnation != self.incarnation || cursor.sequence < self.floor || cursor.sequence > self.head
+    }
+
+    /// Whether something waits to be told in this large room.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// A cursor of this room.
@@ -112,10 +124,25 @@ pub(crate) struct Rooms {
     pub seats: Slab<Seat>,
     by_room: Map<(Fingerprint, RoomId), u32>,
     by_member: Map<(u32, MemberId), u32>,
-    campfires: Map<Fingerprint, u32>,
+    campfires: Map<Fingerprint, Campfire>,
+    /// Campfires by their seats.
+    by_size: BTreeSet<(usize, Fingerprint)>,
     large: usize,
     /// Pairs of watcher and watched.
-    pub interests: usize,
+    interests: usize,
+    /// Departures remembered, in all rooms.
+    departures: usize,
+    /// What waits to be told, in all rooms.
+    pending: usize,
+    /// Changes that could not be told: no place to remember them.
+    pub untold: u64,
+}
+
+/// Those who hold one key.
+#[derive(Default)]
+struct Campfire {
+    rooms: Vec<u32>,
+    seats: usize,
 }
 
 /// Thresholds that rooms go by.
@@ -124,7 +151,9 @@ pub(crate) struct Bounds {
     pub large: usize,
     pub small: usize,
     pub departures: usize,
+    /// What may wait to be told in one room, and in all of them beyond what does.
     pub pending: usize,
+    pub spare: usize,
 }
 
 impl Rooms {
@@ -135,8 +164,12 @@ impl Rooms {
             by_room: map(seed),
             by_member: map(seed.rotate_left(21)),
             campfires: map(seed.rotate_left(42)),
+            by_size: BTreeSet::new(),
             large: 0,
             interests: 0,
+            departures: 0,
+            pending: 0,
+            untold: 0,
         }
     }
 
@@ -150,7 +183,67 @@ impl Rooms {
 
     /// Rooms of one campfire.
     pub fn rooms_of(&self, fingerprint: Fingerprint) -> usize {
-        self.campfires.get(&fingerprint).map_or(0, |rooms| *rooms as usize)
+        self.campfires.get(&fingerprint).map_or(0, |campfire| campfire.rooms.len())
+    }
+
+    /// Bytes that come and go without a seat's doing, by the estimates of [`cost`].
+    pub fn held(&self) -> usize {
+        self.interests * cost::INTEREST + self.departures * cost::DEPARTURE + self.pending * cost::PENDING
+    }
+
+    /// Of the campfires that hold more seats than this one, the one that holds the most; else this one.
+    pub fn largest_campfire(&self, own: Fingerprint) -> Fingerprint {
+        let held = self.campfires.get(&own).map_or(0, |campfire| campfire.seats);
+        self.by_size.last().filter(|(seats, _)| *seats > held + 1).map_or(own, |(_, fingerprint)| *fingerprint)
+    }
+
+    /// Rooms of one campfire, a few at most.
+    pub fn rooms_at(&self, fingerprint: Fingerprint) -> impl Iterator<Item = (u32, &Room)> {
+        let rooms = self.campfires.get(&fingerprint).map_or(&[][..], |campfire| &campfire.rooms);
+        rooms.iter().filter_map(|room| Some((*room, self.open.get(*room)?)))
+    }
+
+    /// Counts a campfire's seats anew.
+    fn resize(&mut self, fingerprint: Fingerprint, resize: impl FnOnce(&mut Campfire)) {
+        let campfire = self.campfires.entry(fingerprint).or_default();
+        self.by_size.remove(&(campfire.seats, fingerprint));
+        resize(campfire);
+        if campfire.rooms.is_empty() {
+            self.campfires.remove(&fingerprint);
+        } else {
+            self.by_size.insert((campfire.seats, fingerprint));
+        }
+    }
+
+    /// A seat's client is elsewhere now, or (`None`) nowhere.
+    pub fn settle(&mut self, seat: u32, household: Option<IpAddr>) {
+        let Some(sitting) = self.seats.get_mut(seat) else { return };
+        let Some(room) = self.open.get_mut(sitting.room) else { return };
+        if let Some(before) = std::mem::replace(&mut sitting.household, household) {
+            room.households.remove(before, (sitting.taken, seat));
+        }
+        if let Some(household) = household {
+            room.households.add(household, (sitting.taken, seat), sitting.exchanged);
+        }
+    }
+
+    /// A frame was relayed for a seat.
+    #[inline]
+    pub fn note_exchange(&mut self, seat: u32) {
+        let Some(sitting) = self.seats.get_mut(seat) else { return };
+        if !sitting.exchanged {
+            sitting.exchanged = true;
+            if let (Some(room), Some(household)) = (self.open.get_mut(sitting.room), sitting.household) {
+                room.households.keep(household, (sitting.taken, seat));
+            }
+        }
+    }
+
+    /// Takes what is to be told next in a large room: to whom, of whom.
+    pub fn next_pending(&mut self, room: u32) -> Option<(Ref, MemberId)> {
+        let next = self.open.get_mut(room)?.pending.pop_front()?;
+        self.pending -= 1;
+        Some(next)
     }
 
     /// A room, opened if it is not there. `incarnation` must be random.
@@ -169,35 +262,33 @@ impl Rooms {
             departures: VecDeque::new(),
             large: false,
             tags: BTreeSet::new(),
+            households: Households::default(),
             pending: VecDeque::new(),
             dirty: false,
             next: 0,
         };
         let room = self.open.insert(room).index;
         self.by_room.insert((fingerprint, id), room);
-        *self.campfires.entry(fingerprint).or_default() += 1;
+        self.resize(fingerprint, |campfire| campfire.rooms.push(room));
         room
     }
 
     /// Closes a room in which nobody sits.
-    fn close_if_empty(&mut self, room: u32) {
-        if self.open.get(room).is_some_and(|room| room.seats.is_empty())
-            && let Some(room) = self.open.remove(room)
+    fn close_if_empty(&mut self, index: u32) {
+        if self.open.get(index).is_some_and(|room| room.seats.is_empty())
+            && let Some(room) = self.open.remove(index)
         {
             self.by_room.remove(&(room.fingerprint, room.id));
             self.large -= usize::from(room.large);
-            if let Some(rooms) = self.campfires.get_mut(&room.fingerprint) {
-                *rooms -= 1;
-                if *rooms == 0 {
-                    self.campfires.remove(&room.fingerprint);
-                }
-            }
+            self.departures -= room.departures.len();
+            self.pending -= room.pending.len();
+            self.resize(room.fingerprint, |campfire| campfire.rooms.retain(|other| *other != index));
         }
     }
 
     /// Takes a seat in an open room. Whether the room became large by it.
     pub fn sit(&mut self, now: Time, room: u32, newcomer: Newcomer, bounds: Bounds) -> Option<(Ref, bool)> {
-        let Newcomer { member, client, expires, announcement, tags } = newcomer;
+        let Newcomer { member, client, household, expires, announcement, tags } = newcomer;
         let inside = self.open.get_mut(room)?;
         let seat = self.seats.insert(Seat {
             room,
@@ -215,6 +306,7 @@ impl Rooms {
             watchers: Vec::new(),
             bindings: Vec::new(),
             exchanged: false,
+            household: None,
             requests: Bucket::default(),
             signals: Bucket::default(),
             slow_frames: Bucket::default(),
@@ -225,6 +317,9 @@ impl Rooms {
         }
         self.by_member.insert((room, member), seat.index);
         let grown = inside.seats.len() > bounds.large && !inside.large;
+        let fingerprint = inside.fingerprint;
+        self.resize(fingerprint, |campfire| campfire.seats += 1);
+        self.settle(seat.index, Some(household));
         if grown {
             self.become_large(room);
         }
@@ -263,16 +358,18 @@ impl Rooms {
         room.log.insert(room.head, Change::Seat(seat));
     }
 
-    fn tell(&mut self, room: Option<u32>, member: MemberId, watchers: &[u32], bounds: Bounds) -> usize {
-        let Some(room) = room.and_then(|room| self.open.get_mut(room)) else { return 0 };
-        let room_left = bounds.pending.saturating_sub(room.pending.len());
-        room.pending.extend(watchers.iter().filter_map(|watcher| self.seats.reference(*watcher)).take(room_left).map(|to| (to, member)));
-        watchers.len().saturating_sub(room_left)
+    fn tell(&mut self, room: Option<u32>, member: MemberId, watchers: &[u32], bounds: Bounds) {
+        let Some(room) = room.and_then(|room| self.open.get_mut(room)) else { return };
+        let before = room.pending.len();
+        let most = bounds.pending.saturating_sub(before).min(bounds.spare);
+        room.pending.extend(watchers.iter().filter_map(|watcher| self.seats.reference(*watcher)).take(most).map(|to| (to, member)));
+        self.pending += room.pending.len() - before;
+        self.untold += watchers.len().saturating_sub(most) as u64;
     }
 
-    /// Leaves a seat. What the caller kept on it (client, bindings) is in what is returned. The number is of those that
-    /// should have been told and cannot be.
-    pub fn leave(&mut self, now: Time, seat: u32, incarnation: u64, bounds: Bounds) -> Option<(Seat, usize)> {
+    /// Leaves a seat. What the caller kept on it (client, bindings) is in what is returned.
+    pub fn leave(&mut self, now: Time, seat: u32, incarnation: u64, bounds: Bounds) -> Option<Seat> {
+        self.settle(seat, None);
         let mut gone = self.seats.remove(seat)?;
         self.by_member.remove(&(gone.room, gone.member));
         self.interests = self.interests.saturating_sub(gone.interest.len() + gone.watchers.len());
@@ -298,28 +395,31 @@ impl Rooms {
                 moved.position = position as u32;
             }
         }
-        let mut untold = 0;
+        let fingerprint = room.fingerprint;
         if room.large {
             if room.seats.len() < bounds.small {
                 self.become_small(gone.room, incarnation);
             } else {
-                untold = self.tell(Some(gone.room), gone.member, &watchers, bounds);
+                self.tell(Some(gone.room), gone.member, &watchers, bounds);
             }
         } else {
             room.log.remove(&gone.sequence);
             room.head += 1;
             room.log.insert(room.head, Change::Left(gone.member));
             room.departures.push_back((now, room.head));
+            self.departures += 1;
             while room.departures.len() > bounds.departures
                 || room.departures.front().is_some_and(|(when, _)| now.since(*when) > DEPARTURES_KEPT)
             {
                 let Some((_, sequence)) = room.departures.pop_front() else { break };
+                self.departures -= 1;
                 room.log.remove(&sequence);
                 room.floor = room.floor.max(sequence);
             }
         }
+        self.resize(fingerprint, |campfire| campfire.seats -= 1);
         self.close_if_empty(gone.room);
-        Some((gone, untold))
+        Some(gone)
     }
 
     /// Nobody holds the roster any more.
@@ -328,6 +428,7 @@ impl Rooms {
             room.large = true;
             self.large += 1;
             room.log.clear();
+            self.departures -= room.departures.len();
             room.departures.clear();
             room.floor = room.head;
         }
@@ -339,6 +440,7 @@ impl Rooms {
         room.large = false;
         self.large -= 1;
         room.incarnation = incarnation;
+        self.pending -= room.pending.len();
         room.pending.clear();
         room.head += 1;
         room.floor = room.head;

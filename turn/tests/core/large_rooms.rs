@@ -101,6 +101,24 @@ fn whoever_is_signalled_learns_first_who_signals_and_stays_interested() {
 }
 
 #[test]
+fn what_waits_to_be_told_is_charged_to_the_memory_limit_until_it_is_told() {
+    let mut world = World::new(small_limits());
+    let mut members = large(&mut world, 20);
+    let to = members[3].id();
+    for member in &mut members[4..14] {
+        member.signal(&mut world, to, b"initiation").unwrap();
+    }
+    world.pass(seconds(1));
+    let before = world.stats().memory;
+    let old = members[3].announcement.replace(b"changed".to_vec()).map_or(0, |old| old.len());
+    members[3].camp(&mut world).unwrap();
+    let (waiting, told) = (world.stats().memory, before + 7 - old as u64);
+    assert!(waiting >= told + 10 * 24, "{waiting} with ten waiting, {told} without");
+    world.pass(seconds(1));
+    assert_eq!(world.stats().memory, told);
+}
+
+#[test]
 fn one_tag_finds_at_most_four_and_not_always_the_same() {
     let mut world = World::new(small_limits());
     let mut members = large(&mut world, 20);
