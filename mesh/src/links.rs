@@ -84,7 +84,12 @@ impl Links {
         let mut shared = Shared::new(config.identity.public(), Candidates::new(overlay), ChaCha8Rng::from_seed(rng_seed));
         shared.forbidden = config.direct == DirectPolicy::Forbid;
         shared.idle_close = Duration::from_millis(config.idle_close_ms.max(1_000));
-        let rules = Rules { network: config.network, pool: config.ipv4_pool, accepted: config.accepted_routes.clone(), offered: config.routes.clone() };
+        let rules = Rules {
+            network: config.network,
+            pool: config.ipv4_pool,
+            accepted: config.accepted_routes.clone(),
+            offered: config.routes.clone(),
+        };
         Self {
             config,
             rules,
