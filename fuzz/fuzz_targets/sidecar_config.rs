@@ -54,7 +54,7 @@ fuzz_target!(|text: &str| {
         }
         Err(error) => {
             let secrets = [&environment.psk, &environment.uri].into_iter().flatten();
-            for line in secrets.flat_map(|text| text.lines()).map(str::trim).filter(|line| line.len() >= 24) {
+            for line in secrets.flat_map(|text| text.lines()).map(str::trim).filter(|line| line.len() >= 24 && !line.contains(' ')) {
                 assert!(!error.0.contains(line), "{error}");
             }
         }

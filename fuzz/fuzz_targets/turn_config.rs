@@ -64,8 +64,13 @@ fuzz_target!(|text: &str| {
         }
         Err(error) => {
             let error = error.to_string().replace(&DIR.path().display().to_string(), "");
-            // Shorter ones stand in the sentence by chance.
-            for line in written.iter().chain([&users, &rest]).flat_map(|text| text.lines()).filter(|line| line.trim().len() >= 24) {
+            // Shorter ones, and words, stand in the sentence by chance.
+            for line in written
+                .iter()
+                .chain([&users, &rest])
+                .flat_map(|text| text.lines())
+                .filter(|line| line.trim().len() >= 24 && !line.trim().contains(' '))
+            {
                 assert!(!error.contains(line.trim()), "{error}");
             }
         }

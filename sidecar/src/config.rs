@@ -310,7 +310,11 @@ fn read_file(path: &Path) -> Result<Options, BadConfig> {
         let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
         let message = error.message();
         // serde quotes values it did not expect.
-        let message = if message.contains("string \"") { "a text where another kind of value is expected" } else { message };
+        let message = match message.strip_prefix("unknown variant ") {
+            Some(rest) => rest.rfind("expected ").and_then(|at| rest.get(at..)).unwrap_or("a value that this option does not have"),
+            None if message.contains("string \"") => "a text where another kind of value is expected",
+            None => message,
+        };
         BadConfig(format!("--config: {shown}, line {line}: {message}"))
     })
 }

@@ -235,6 +235,7 @@ fn the_file_is_checked_and_its_errors_never_show_what_stands_in_it() {
     );
     assert_eq!(run(&format!("mtu = \"{KEY}\"\n")), "campfire: --config: c.toml, line 1: a text where another kind of value is expected\n");
     assert_eq!(run(&format!("\n\n{KEY}\n")).split(':').nth(2).unwrap().trim(), "c.toml, line 3");
+    assert_eq!(run(&format!("log-format = \"{KEY}\"\n")), "campfire: --config: c.toml, line 1: expected `text` or `json`\n");
     assert!(run("server = [1]").starts_with("campfire: --config: c.toml, line 1: "));
     folder.refused(&["up", "--config", "none"], "campfire: --config: none cannot be read: No such file or directory (os error 2)\n");
 }
