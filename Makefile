@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint fuzz bench images clean-demo
+.PHONY: help install demo test test-fast lint fuzz bench images cluster clean-clusters clean-demo
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,3 +35,9 @@ bench: ## Side by side with wireguard-go, boringtun-cli and coturn (root; long);
 
 images: ## Container images of static programs into target/images (buildah or docker; nothing is pulled)
 	@scripts/images
+
+cluster: ## A Kubernetes cluster to play with (kind; made here where there is no docker): kind-tests/cluster run play kubectl …
+	@kind-tests/cluster up play --publish 30478/udp --publish 30478
+
+clean-clusters: ## Remove all clusters of ours, and the docker made for them
+	@kind-tests/cluster clean

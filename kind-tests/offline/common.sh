@@ -27,7 +27,11 @@ quietly() {
   shift
   log=$(mktemp)
   say "$what …"
-  ( while sleep 20; do say "  still at it, $((SECONDS - start)) s: $what"; done ) &
+  # Its sleep outlives it by seconds: it may hold neither a lock nor the pipe that somebody reads our lines from.
+  (
+    [ -z "${lock_fd:-}" ] || exec {lock_fd}>&-
+    while sleep 20 >/dev/null 2>&1; do say "  still at it, $((SECONDS - start)) s: $what"; done
+  ) &
   ticker=$!
   "$@" >"$log" 2>&1 </dev/null || status=$?
   kill "$ticker" 2>/dev/null || true
