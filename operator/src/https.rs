@@ -1,9 +1,11 @@
 //! The operator's HTTPS servers: TLS 1.3, HTTP/1.1, everything bounded. Used by the webhook and the agent API.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -26,6 +28,8 @@ pub type Answer = Response<Full<Bytes>>;
 pub struct Limits {
     /// Connections at once. Further ones wait in the kernel until one ends.
     pub connections: usize,
+    /// Connections of one address. Further ones are closed.
+    pub per_address: usize,
     /// For a handshake, and for the head of a request.
     pub head: Duration,
     /// For a whole connection, with all its requests: then it is closed between two.
@@ -114,6 +118,7 @@ pub async fn serve<H, F>(
     F: Future<Output = Answer> + Send + 'static,
 {
     let permits = Arc::new(Semaphore::new(limits.connections));
+    let addresses = Addresses::default();
     let accept = async {
         loop {
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
@@ -126,9 +131,10 @@ pub async fn serve<H, F>(
                 }
             };
             let Some(config) = bundle.borrow().server.clone() else { continue };
+            let Some(place) = addresses.take(from.ip().to_canonical(), limits.per_address) else { continue };
             let handler = handler.clone();
             tokio::spawn(async move {
-                let _permit = permit;
+                let _places = (permit, place);
                 if let Err(error) = connection(stream, TlsAcceptor::from(config), limits, move |request| handler(from, request)).await {
                     tracing::debug!(%from, %error, "connection ended");
                 }
@@ -142,6 +148,40 @@ pub async fn serve<H, F>(
     drop(listener);
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
     let _ = tokio::time::timeout(Duration::from_secs(5), permits.acquire_many(all)).await;
+}
+
+/// Connections by address.
+#[derive(Clone, Default)]
+struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl Addresses {
+    fn take(&self, address: IpAddr, most: usize) -> Option<Place> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Place { addresses: self.clone(), address })
+    }
+}
+
+/// One connection of an address.
+struct Place {
+    addresses: Addresses,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = held.entry(self.address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
 }
 
 async fn connection<H, F>(stream: TcpStream, acceptor: TlsAcceptor, limits: Limits, handler: H) -> Result<(), String>

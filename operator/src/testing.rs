@@ -43,10 +43,10 @@ pub struct Rig {
 impl Rig {
     /// One that leads, with empty caches. `api` answers what is asked of the API server.
     pub fn new(api: impl Fn(&str, &str, &Value) -> (u16, Value) + Send + Sync + 'static) -> Self {
-        let (campfires, campfire_writer) = reflector::store();
-        let (namespaces, namespace_writer) = reflector::store();
-        let (pods, pod_writer) = reflector::store();
-        let (peers, _) = reflector::store();
+        let (campfires, campfire_writer) = filled();
+        let (namespaces, namespace_writer) = filled();
+        let (pods, pod_writer) = filled();
+        let (peers, _) = filled();
         let (leader, leads) = watch::channel(true);
         let (shutdown, stop) = watch::channel(false);
         let client = client(api);
@@ -118,6 +118,17 @@ impl Rig {
 fn pod(namespace: &str, name: &str, uid: &str, annotations: &Value) -> PartialObjectMeta<Pod> {
     let metadata = json!({ "namespace": namespace, "name": name, "uid": uid, "annotations": annotations });
     serde_json::from_value(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata })).unwrap()
+}
+
+/// A cache that has seen all there is: nothing.
+fn filled<K>() -> (reflector::Store<K>, Writer<K>)
+where
+    K: kube::Resource<DynamicType = ()> + Clone + 'static,
+{
+    let (store, mut writer) = reflector::store();
+    writer.apply_watcher_event(&Event::Init);
+    writer.apply_watcher_event(&Event::InitDone);
+    (store, writer)
 }
 
 fn settings() -> Settings {

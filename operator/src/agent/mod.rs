@@ -56,6 +56,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 const LIMITS: Limits = Limits {
     connections: HELD + 512,
+    // A node's pods, should their addresses be translated.
+    per_address: 256,
     head: Duration::from_secs(5),
     lifetime: Duration::from_secs(MAX_WAIT + 15),
     // One request each: an idle connection costs as much as one that waits.

@@ -289,7 +289,7 @@ async fn who_finds_no_place_to_wait_is_told_when_to_come_again() {
 async fn connections_that_say_nothing_or_nonsense_stop_nobody() {
     let camp = Camp::start(&[("web", "u1")]).await;
     let mut silent = Vec::new();
-    for _ in 0..200 {
+    for _ in 0..LIMITS.per_address - 10 {
         silent.push(TcpStream::connect(camp.address).await.unwrap());
     }
     let mut nonsense = TcpStream::connect(camp.address).await.unwrap();
@@ -319,7 +319,23 @@ async fn keys_are_in_no_refusal_and_no_debug_text() {
     assert!(!format!("{:?}", camp.rig.ctx.memberships.get(&home())).contains(KEY));
 }
 
-/// What [`HELD`] requests that wait cost, in this process; the clients are another one.
+#[tokio::test]
+async fn one_address_cannot_take_all_connections() {
+    let camp = Camp::start(&[("web", "u1")]).await;
+    let mut silent = Vec::new();
+    for _ in 0..LIMITS.per_address {
+        silent.push(TcpStream::connect(camp.address).await.unwrap());
+    }
+    assert!(connect(camp.address, &camp.rig.ca()).await.is_err(), "one more is closed");
+    drop(silent);
+    while connect(camp.address, &camp.rig.ca()).await.is_err() {}
+    camp.settings(&bound("web", "u1")).await;
+}
+
+/// Fewer than one address may have.
+const WAITING: usize = 200;
+
+/// What requests that wait cost, in this process; the clients are another one.
 #[test]
 fn what_a_request_that_waits_costs() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -334,7 +350,7 @@ fn what_a_request_that_waits_costs() {
         return;
     }
     runtime().block_on(async {
-        let names: Vec<(String, String)> = (0..HELD).map(|number| (format!("p{number}"), format!("u{number}"))).collect();
+        let names: Vec<(String, String)> = (0..WAITING).map(|number| (format!("p{number}"), format!("u{number}"))).collect();
         let names: Vec<(&str, &str)> = names.iter().map(|(name, uid)| (name.as_str(), uid.as_str())).collect();
         let camp = Camp::start(&names).await;
         let tokens: Vec<String> = names.iter().map(|(name, uid)| bound(name, uid)).collect();
@@ -348,7 +364,7 @@ fn what_a_request_that_waits_costs() {
         let before = resident();
         let told = json!((camp.address, camp.rig.ca())).to_string();
         let mut clients = again().env("CAMPFIRE_TEST_HOLD", told).spawn().unwrap();
-        let wanted = HELD - 150;
+        let wanted = WAITING - 50;
         camp.held_at_least(wanted).await;
         let each = resident().saturating_sub(before) / wanted;
         println!("a request that waits costs {each} bytes ({wanted} of them)");
@@ -367,7 +383,7 @@ fn again() -> std::process::Command {
 
 /// Asks for each pod's settings, then waits.
 async fn hold(address: SocketAddr, ca: String) {
-    let all = (0..HELD).map(|number| {
+    let all = (0..WAITING).map(|number| {
         let ca = ca.clone();
         tokio::spawn(async move {
             let token = token(&claims(&format!("p{number}"), &format!("u{number}")));

@@ -140,7 +140,13 @@ impl Claims {
             return Err(unauthorized("the token has expired: read it again from its file, which the kubelet keeps fresh"));
         }
         let left = Duration::from_secs(payload.exp - now).min(REMEMBER);
-        let pod = Pod { key: ObjectKey::new(payload.kubernetes.namespace, payload.kubernetes.pod.name), uid: payload.kubernetes.pod.uid };
+        let Bound { namespace, pod: BoundPod { name, uid } } = payload.kubernetes;
+        let plain = |text: &String| text.len() <= 253 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+        // They stand in refusals and in the log.
+        if ![&namespace, &name, &uid].into_iter().all(plain) {
+            return Err(not_ours());
+        }
+        let pod = Pod { key: ObjectKey::new(namespace, name), uid };
         Ok(Self { pod, expires: Instant::now() + left })
     }
 }

@@ -73,7 +73,7 @@ pub enum Reason {
     PodSecurityForbids,
     /// A container or volume of the pod has a name that the sidecar needs.
     NameTaken,
-    /// The operator has no CA yet.
+    /// The operator has no CA yet, or has not seen the cluster yet.
     OperatorStarting,
 }
 
@@ -102,7 +102,8 @@ fn skip(reason: Reason, message: impl Into<String>) -> Decision {
     Decision::Skip { reason, message: message.into() }
 }
 
-/// Decides on a pod that is being made. `campfires` are all there are; `ca` is the operator's bundle, PEM.
+/// Decides on a pod that is being made. `campfires` are all there are; `ca` is the operator's bundle, PEM; empty: the operator has just
+/// started and knows nothing yet.
 pub fn decide<'a>(
     pod: &Pod,
     namespace: &Namespace,
@@ -124,6 +125,9 @@ pub fn decide<'a>(
     if let Some(refused) = unfit(pod) {
         return refused;
     }
+    if ca.is_empty() {
+        return skip(Reason::OperatorStarting, "the operator has just started: delete the pod, so that it is made anew");
+    }
     let campfire = match choose(pod, namespace, campfires) {
         Ok(campfire) => campfire,
         Err((reason, message)) => return skip(reason, message),
@@ -139,9 +143,6 @@ pub fn decide<'a>(
                 namespace.name
             ),
         );
-    }
-    if ca.is_empty() {
-        return skip(Reason::OperatorStarting, "the operator has just started and has no CA yet: delete the pod, so that it is made anew");
     }
     let mut warnings = Vec::new();
     let settings = settings(pod, campfire, defaults, &mut warnings);

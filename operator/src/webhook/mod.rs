@@ -14,6 +14,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use campfire_api::Campfire;
 use campfire_api::names::INJECT_PATH;
 use hyper::body::{Body, Bytes};
 use hyper::{Method, Request, StatusCode};
@@ -37,10 +38,13 @@ use crate::state::ObjectKey;
 /// Largest AdmissionReview, bytes: etcd takes objects of 1.5 MiB.
 const MAX_REVIEW: usize = 3 * 1024 * 1024;
 
-const LIMITS: Limits = Limits { connections: 64, head: Duration::from_secs(30), lifetime: Duration::from_mins(10), keep_alive: true };
+const LIMITS: Limits =
+    Limits { connections: 64, per_address: 64, head: Duration::from_secs(30), lifetime: Duration::from_mins(10), keep_alive: true };
 
 /// The API server waits 3 s; more would be for nobody.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a review waits for the caches of an operator that has just started.
+const SYNC: Duration = Duration::from_secs(1);
 
 /// Serves until the program ends. All replicas do.
 pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener) {
@@ -117,11 +121,14 @@ impl Webhook {
         let Some(pod) = &asked.pod else {
             return Ok(https::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &[], &[]))));
         };
+        let synced = tokio::time::timeout(SYNC, self.ctx.synced()).await.is_ok();
         let namespace = self.namespace(&asked.namespace).await;
         let campfires = self.ctx.campfires.state();
-        let served = campfires.iter().map(Arc::as_ref).filter(|found| self.ctx.settings.serves(&found.namespace().unwrap_or_default()));
-        let pem = self.certs.borrow().pem.clone();
-        let decision = decide(pod, &namespace, served, &self.defaults, &pem);
+        let served = |found: &&Campfire| {
+            found.metadata.deletion_timestamp.is_none() && self.ctx.settings.serves(&found.namespace().unwrap_or_default())
+        };
+        let pem = if synced { self.certs.borrow().pem.clone() } else { String::new() };
+        let decision = decide(pod, &namespace, campfires.iter().map(Arc::as_ref).filter(served), &self.defaults, &pem);
         let result = match &decision {
             Decision::Patch { .. } => "Injected".to_owned(),
             Decision::Skip { reason, .. } => format!("{reason:?}"),
