@@ -1,0 +1,98 @@
+//! A new user: the chart goes in as the README says, tests itself, runs with the rights that it was given in a namespace of level
+//! `restricted`, is upgraded, and goes away without a trace but what was to be kept.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use campfire_kind_tests::{Cluster, image, root};
+
+const NAMESPACE: &str = "campfire-system";
+const CRDS: [&str; 2] = ["campfires.campfire.network", "meshpeers.campfire.network"];
+
+#[test]
+fn the_chart_is_installed_tests_itself_is_upgraded_and_leaves_nothing_stuck() {
+    let Some(cluster) = Cluster::one() else { return };
+    if !image("campfire-operator").exists() {
+        println!("SKIPPED: no images: make images first");
+        return;
+    }
+    for name in ["campfire-operator", "campfire", "campfire-turn"] {
+        cluster.load(&image(name));
+    }
+    clean(cluster);
+    cluster.namespace(NAMESPACE);
+    cluster.kubectl(&["label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"]);
+    let chart = root().join("charts/campfire");
+    let chart = chart.to_str().unwrap();
+
+    println!("[{}] waiting for helm install (two operators to be ready)", cluster.name());
+    let notes =
+        cluster.helm(&["install", "campfire", chart, "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s"]);
+    assert!(notes.contains("kubectl -n campfire-system rollout status"), "{notes}");
+    let tested = cluster.helm(&["test", "campfire", "-n", NAMESPACE]);
+    assert!(tested.contains("Succeeded"), "{tested}");
+
+    // The operator did with the chart's rights what it has to: the webhook can be called, sidecars find the leader.
+    let patched = || {
+        let configuration = cluster.get("", "mutatingwebhookconfiguration", "campfire-injection")?;
+        let webhooks = configuration["webhooks"].as_array()?.clone();
+        webhooks.iter().all(|webhook| webhook["clientConfig"]["caBundle"].is_string()).then_some(())
+    };
+    cluster.wait_for("the webhook to have the operator's CA", NAMESPACE, Duration::from_secs(30), patched);
+    cluster.wait_for("the leader to be where sidecars ask", NAMESPACE, Duration::from_secs(30), || {
+        let slice = cluster.get(NAMESPACE, "endpointslice", "campfire-agent")?;
+        slice["endpoints"].as_array().filter(|endpoints| endpoints.len() == 1).map(|_| ())
+    });
+
+    let operator = "--as=system:serviceaccount:campfire-system:campfire-operator";
+    let may =
+        |verb: &str, what: &str, namespace: &str| cluster.try_kubectl(&["auth", "can-i", verb, what, "-n", namespace, operator]).is_ok();
+    assert!(may("get", "secrets", "default"), "where Campfires may live");
+    for namespace in ["kube-system", NAMESPACE] {
+        assert!(!may("list", "secrets", namespace), "Secrets of {namespace}");
+    }
+    assert!(!may("create", "pods", "default") && !may("get", "pods/exec", "default") && !may("*", "*", "default"));
+
+    for file in std::fs::read_dir(root().join("examples")).unwrap() {
+        let file = file.unwrap().path();
+        cluster.kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", file.to_str().unwrap()]);
+    }
+    assert!(cluster.kubectl(&["explain", "campfire.spec.turn.exposure"]).contains("NodePort"));
+
+    println!("[{}] waiting for helm upgrade, and back", cluster.name());
+    cluster.helm(&[
+        "upgrade",
+        "campfire",
+        chart,
+        "-n",
+        NAMESPACE,
+        "--reset-then-reuse-values",
+        "--set",
+        "clusterName=one",
+        "--wait",
+        "--timeout",
+        "120s",
+    ]);
+    cluster.helm(&["rollback", "campfire", "-n", NAMESPACE, "--wait", "--timeout", "120s"]);
+    cluster.wait_for("the webhook to have its CA still", NAMESPACE, Duration::from_secs(30), patched);
+
+    cluster.helm(&["uninstall", "campfire", "-n", NAMESPACE, "--wait", "--timeout", "120s"]);
+    for crd in CRDS {
+        assert!(cluster.get("", "crd", crd).is_some(), "crds.keep: {crd}");
+    }
+    assert!(cluster.get("", "mutatingwebhookconfiguration", "campfire-injection").is_none());
+    println!("[{}] waiting for helm install over what was kept", cluster.name());
+    cluster.helm(&["install", "campfire", chart, "-n", NAMESPACE, "--wait", "--timeout", "120s", "--set", "operator.replicas=1"]);
+    clean(cluster);
+}
+
+/// Takes the chart, its CRDs and its namespace away, whatever there is of them.
+fn clean(cluster: &Cluster) {
+    let releases = cluster.helm(&["list", "-n", NAMESPACE, "-q"]);
+    if releases.contains("campfire") {
+        cluster.helm(&["uninstall", "campfire", "-n", NAMESPACE, "--wait", "--timeout", "120s"]);
+    }
+    cluster.kubectl(&["delete", "crd", CRDS[0], CRDS[1], "--ignore-not-found", "--timeout=60s"]);
+    cluster.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=60s"]);
+}
