@@ -153,7 +153,7 @@ impl Prepared {
         let tcp = bind_tcp("TCP", &settings.tcp)?;
         let tls = bind_tcp("TLS", &settings.tls)?;
         let http = match settings.http {
-            Some(address) => bind_tcp("HTTP", &[Listen { address, optional: false }])?.pop(),
+            Some(address) => optional("HTTP", Listen { address, optional: false }, listen_http(address))?,
             None => None,
         };
         if settings.core.allocations {
@@ -348,15 +348,28 @@ fn relay_address_works(address: Option<config::RelayAddress>) -> anyhow::Result<
 fn bind_tcp(what: &str, listeners: &[Listen]) -> anyhow::Result<Vec<TcpListener>> {
     let mut bound = Vec::new();
     for listen in listeners {
-        bound.extend(optional(what, *listen, listen_tcp(listen.address))?);
+        bound.extend(optional(what, *listen, listen_tcp(listen.address, listen.address.is_ipv6()))?);
     }
     Ok(bound)
 }
 
-fn listen_tcp(address: SocketAddr) -> std::io::Result<TcpListener> {
+/// Health and metrics have one address: `[::]` stands for all, IPv4 too, also where there is no IPv6. A probe comes by whatever the pod has.
+fn listen_http(address: SocketAddr) -> std::io::Result<TcpListener> {
+    if !address.is_ipv6() || !address.ip().is_unspecified() {
+        return listen_tcp(address, address.is_ipv6());
+    }
+    match listen_tcp(address, false) {
+        Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
+            listen_tcp(SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), address.port()), false)
+        }
+        bound => bound,
+    }
+}
+
+fn listen_tcp(address: SocketAddr, only_v6: bool) -> std::io::Result<TcpListener> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(only_v6)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
