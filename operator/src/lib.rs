@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod bounds;
+pub mod campfire;
 pub mod certs;
 pub mod cli;
 pub mod context;

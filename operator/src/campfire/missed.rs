@@ -1,0 +1,116 @@
+//! Pods that should have a sidecar and have none, as they were made while no webhook answered. They cannot be given one: they are counted
+//! and told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use campfire_api::names::{DISABLED, ENABLED, INJECT_LABEL, INJECTED_LABEL};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::ListParams;
+use kube::runtime::events::EventType;
+use kube::{Api, ResourceExt as _};
+
+use crate::context::Context;
+use crate::events;
+use crate::state::ObjectKey;
+use crate::webhook::containers::Defaults;
+use crate::webhook::inject::{Decision, Namespace, decide};
+
+/// Time between looks.
+pub const EVERY: Duration = Duration::from_mins(1);
+/// Younger pods are left out: the watch may not have shown them yet.
+const SETTLED: i64 = 10;
+/// Pods of one page.
+const PAGE: u32 = 500;
+/// Most pods that an event is sent for, in one look.
+const MAX_EVENTS: usize = 20;
+
+/// How many pods each Campfire misses.
+#[derive(Debug, Default)]
+pub struct Missed {
+    counts: Mutex<BTreeMap<ObjectKey, i32>>,
+    told: Mutex<BTreeSet<String>>,
+}
+
+impl Missed {
+    /// Of one Campfire.
+    pub fn of(&self, campfire: &ObjectKey) -> i32 {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).get(campfire).copied().unwrap_or(0)
+    }
+
+    /// Looks at all pods that ask for a sidecar and have none; returns the Campfires whose number changed.
+    pub async fn look(&self, ctx: &Context) -> kube::Result<Vec<ObjectKey>> {
+        let campfires = ctx.campfires.state();
+        // What the sidecar would look like does not matter here, only whether there would be one.
+        let defaults = Defaults {
+            operator_namespace: ctx.settings.namespace.clone(),
+            image: ctx.settings.sidecar_image.clone(),
+            pull_policy: ctx.settings.image_pull_policy.clone(),
+            resources: serde_json::json!({}),
+        };
+        let mut counts: BTreeMap<ObjectKey, i32> = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        let mut tell = Vec::new();
+        if !campfires.is_empty() {
+            let mut lists = vec![(Api::<Pod>::all(ctx.client.clone()), format!("{INJECT_LABEL}={ENABLED},{INJECTED_LABEL}!={ENABLED}"))];
+            for namespace in ctx.namespaces.state() {
+                if namespace.labels().get(INJECT_LABEL).is_some_and(|value| value == ENABLED) {
+                    // Those with the pod's own label are in the first list.
+                    let labels = format!("{INJECT_LABEL} notin ({ENABLED},{DISABLED}),{INJECTED_LABEL}!={ENABLED}");
+                    lists.push((Api::namespaced(ctx.client.clone(), &namespace.name_any()), labels));
+                }
+            }
+            for (api, labels) in lists {
+                let mut params = ListParams::default().labels(&labels).limit(PAGE);
+                loop {
+                    let page = api.list(&params).await?;
+                    for pod in page.items {
+                        let Some(campfire) = misses(ctx, &pod, &campfires, &defaults) else { continue };
+                        let count = counts.entry(campfire).or_default();
+                        *count = count.saturating_add(1);
+                        let uid = pod.uid().unwrap_or_default();
+                        let new = !self.told.lock().unwrap_or_else(PoisonError::into_inner).contains(&uid);
+                        if new && tell.len() < MAX_EVENTS {
+                            seen.insert(uid);
+                            tell.push(pod);
+                        } else if !new {
+                            seen.insert(uid);
+                        }
+                    }
+                    match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                        Some(token) => params = params.continue_token(&token),
+                        None => break,
+                    }
+                }
+            }
+        }
+        for pod in tell {
+            let note = "the pod should have a campfire sidecar and has none: it was made while no operator answered; delete it, so that it is made anew";
+            events::say(ctx, &pod, EventType::Warning, "SidecarMissed", "Inject", note).await;
+        }
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        let mut held = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys: BTreeSet<ObjectKey> = held.keys().chain(counts.keys()).cloned().collect();
+        let changed = keys.into_iter().filter(|key| held.get(key) != counts.get(key)).collect();
+        *held = counts;
+        Ok(changed)
+    }
+}
+
+/// The Campfire that a pod would have been injected for.
+fn misses(ctx: &Context, pod: &Pod, campfires: &[std::sync::Arc<campfire_api::Campfire>], defaults: &Defaults) -> Option<ObjectKey> {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let age = pod.creation_timestamp().map_or(i64::MAX, |made| Timestamp::now().as_second().saturating_sub(made.0.as_second()));
+    if pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed")) || age < SETTLED {
+        return None;
+    }
+    let key = ObjectKey::new("", pod.namespace().unwrap_or_default());
+    let namespace = crate::context::cached(&ctx.namespaces, &key)?;
+    let namespace = Namespace { name: key.name.clone(), labels: namespace.labels().clone(), annotations: namespace.annotations().clone() };
+    match decide(pod, &namespace, campfires.iter().map(AsRef::as_ref), defaults, "-") {
+        Decision::Patch { campfire, ops, .. } if !ops.is_empty() => Some(campfire),
+        _ => None,
+    }
+}

@@ -1,0 +1,423 @@
+//! One Campfire, in steps: fetch, validate, keys, children, apply, status.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use campfire_api::agent::ServerEntry;
+use campfire_api::{Campfire, CampfireStatus, Endpoint, EndpointScope, Rotation, names};
+use campfire_protocol::uri::{CampUri, MAX_SERVERS};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
+use kube::runtime::events::EventType;
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+use super::apply::{Error, Settled, apply, delete, during, list};
+use super::children::{self, Child, Kind};
+use super::endpoints::{self, Seen};
+use super::keys::{self, Held, NoKey, Step};
+use super::missed::Missed;
+use super::status::{self, Peers, Said};
+use super::validate::{Invalid, KeySource, Valid, validate};
+use crate::context::Context;
+use crate::events;
+use crate::state::{Membership, ObjectKey};
+
+/// Most servers that members are told of.
+const MAX_TOLD: usize = 32;
+
+/// How a reconcile ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is as it should be; look again after this time, if given.
+    Done(Option<Duration>),
+    /// The spec, or a Secret, must change first.
+    Invalid,
+    /// The Campfire is gone.
+    Gone,
+}
+
+/// What the reconciler remembers between two looks.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// See [`Settled`].
+    pub settled: Settled,
+    /// See [`Missed`].
+    pub missed: Missed,
+}
+
+/// Who is known to be at a Campfire, and pods of which nothing is known yet.
+pub fn peers(ctx: &Context, key: &ObjectKey) -> (Peers, usize) {
+    let view = ctx.sightings.get(key);
+    let mut peers = Peers { counted: view.members, ..Peers::default() };
+    for (identity, seen) in view.seen.iter().filter(|(_, seen)| !seen.origin) {
+        peers.known.insert(identity.clone(), (seen.cluster.clone(), seen.fingerprints.clone()));
+    }
+    let cluster = ctx.memberships.get(key).map(|membership| membership.cluster.clone()).unwrap_or_default();
+    let mut reported = BTreeSet::new();
+    ctx.reports.for_each(|pod, said| {
+        if said.campfire == *key {
+            reported.insert(pod.key.clone());
+            if said.report.camped {
+                peers.known.insert(said.report.identity.clone(), (cluster.clone(), said.report.fingerprints.iter().cloned().collect()));
+            }
+        }
+    });
+    let shown = key.to_string();
+    let silent = ctx.pods.state_filter(|pod| {
+        pod.annotations().get(names::CAMPFIRE_ANNOTATION) == Some(&shown) && !reported.contains(&crate::context::key(pod))
+    });
+    (peers, silent.len())
+}
+
+/// Brings one Campfire to what it should be.
+pub async fn reconcile(ctx: &Context, memory: &Memory, key: &ObjectKey) -> Result<Outcome, Error> {
+    let api: Api<Campfire> = Api::namespaced(ctx.client.clone(), &key.namespace);
+    let found = api.get_opt(&key.name).await.map_err(during("the Campfire could not be read"))?;
+    let Some(campfire) = found.filter(|campfire| campfire.metadata.deletion_timestamp.is_none()) else {
+        ctx.memberships.withdraw(key);
+        ctx.sightings.withdraw(key);
+        ctx.metrics.campfire(&key.namespace, &key.name, None);
+        memory.settled.forget(&key.namespace, &key.name);
+        return Ok(Outcome::Gone);
+    };
+    let before = campfire.status.clone().unwrap_or_default();
+    let missed = memory.missed.of(key);
+    let mut next = CampfireStatus { missed_pods: Some(missed), ..before.clone() };
+
+    let valid = match validate(&campfire, &ctx.settings) {
+        Ok(valid) => valid,
+        Err(Invalid { reason, message }) => {
+            // What runs goes on with what it has: a typing error must not part the peers.
+            let said = vec![Said::no("Accepted", reason, message)];
+            write_status(ctx, &api, &campfire, next, said, "").await?;
+            return Ok(Outcome::Invalid);
+        }
+    };
+    let mut said = vec![Said::yes("Accepted", "Accepted", "the spec is understood")];
+    let held = match claimed(ctx, &campfire, &valid) {
+        Some(refused) => Err(refused),
+        None => keys::obtain(ctx, &valid, before.key_fingerprint.as_deref(), before.prefix.as_deref()).await?,
+    };
+    let mut held = match held {
+        Ok(held) => held,
+        Err(NoKey { reason, message }) => {
+            said.push(Said::no("KeyReady", reason, message));
+            write_status(ctx, &api, &campfire, next, said, "").await?;
+            return Ok(Outcome::Invalid);
+        }
+    };
+    let (peers, silent) = peers(ctx, key);
+    said.push(Said::yes("KeyReady", "KeyReady", format!("Secret {} holds the key", valid.source.secret())));
+    let rotation = rotate(ctx, &valid, &mut held, &peers, silent).await?;
+    let fingerprints = held.fingerprints();
+    if let (Some(was), Some(newest)) = (&before.key_fingerprint, fingerprints.first())
+        && !fingerprints.contains(was)
+        && before.rotation.is_none()
+    {
+        let note = format!("Secret {} holds another key ({newest}) than before ({was}): members get it now", valid.source.secret());
+        events::say(ctx, &campfire, EventType::Warning, "KeyChanged", "ReadKey", &note).await;
+    }
+
+    let seen = make(ctx, memory, &valid, &held).await?;
+    let endpoints = endpoints::endpoints(&valid, &seen.cluster);
+    let published = texts(&endpoints, EndpointScope::External);
+    next.server_list_version = Some(status::list_version(&before, &published, &texts(&before.endpoints, EndpointScope::External)));
+    publish(ctx, &campfire, &valid, &held, &endpoints, next.server_list_version);
+
+    let join = join_secret(ctx, memory, &valid, &held, &endpoints, &seen, before.join_secret_name.is_some(), &peers).await?;
+    let elsewhere = valid.servers.len() + held.servers.len();
+    let trouble = endpoints::trouble(&seen.cluster);
+    let waiting = endpoints::waiting(&valid, &seen.cluster);
+    said.push(status::turn_available(valid.turn.replicas, seen.ready, elsewhere, &waiting, trouble.as_deref(), &endpoints));
+    next.join_secret_name = join.is_none().then(|| names::join_secret(&key.name));
+    if matches!(valid.source, KeySource::Join { .. }) {
+        next.join_secret_name = None;
+    } else {
+        said.push(join.unwrap_or_else(|| {
+            Said::yes("Joinable", "Joinable", format!("another cluster joins by Secret {}", names::join_secret(&key.name)))
+        }));
+    }
+    said.extend(rotation);
+    next.turn = Some(format!("{}/{}", seen.ready, valid.turn.replicas));
+    next.endpoint_count = Some(i32::try_from(endpoints.len()).unwrap_or(i32::MAX));
+    next.endpoints = endpoints;
+    next.key_fingerprint = fingerprints.first().cloned();
+    next.prefix = Some(held.network.prefix().to_string());
+    next.key_generations = peers.generations(&fingerprints);
+    next.rotation = held.rotation();
+    next.peers = Some(peers.total());
+    next.clusters = peers.clusters();
+    let unsettled = said.iter().any(|said| said.status != Some(true));
+    let message = format!("{} peers at the fire", peers.total());
+    write_status(ctx, &api, &campfire, next, said, &message).await?;
+    // Addresses of nodes and of load balancers come without a word to us.
+    Ok(Outcome::Done(Some(if unsettled { Duration::from_secs(30) } else { Duration::from_mins(5) })))
+}
+
+fn texts(endpoints: &[Endpoint], scope: EndpointScope) -> BTreeSet<String> {
+    endpoints.iter().filter(|endpoint| endpoint.scope == scope).map(endpoints::endpoint_text).collect()
+}
+
+/// Two Campfires with one key would be one mesh with two lists of members: the older one has it.
+fn claimed(ctx: &Context, campfire: &Campfire, valid: &Valid) -> Option<NoKey> {
+    let KeySource::Psk { secret, .. } = &valid.source else { return None };
+    let age = |campfire: &Campfire| (campfire.creation_timestamp().map(|time| time.0), campfire.uid());
+    let other = ctx.campfires.find(|other| {
+        other.namespace().as_ref() == Some(&valid.key.namespace)
+            && other.uid() != campfire.uid()
+            && other.metadata.deletion_timestamp.is_none()
+            && age(other) < age(campfire)
+            && matches!(validate(other, &ctx.settings), Ok(Valid { source: KeySource::Psk { secret: theirs, .. }, .. }) if theirs == *secret)
+    })?;
+    let message = format!(
+        "Secret {secret} is the key of Campfire {} already: give this one another Secret, or let its pods be members of that one",
+        other.name_any()
+    );
+    Some(NoKey { reason: "KeyClaimed", message })
+}
+
+/// Takes the next step of a rotation; says where it stands.
+async fn rotate(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers, silent: usize) -> Result<Option<Said>, Error> {
+    if valid.rotate.is_none() && held.rotation().is_none() {
+        return Ok(None);
+    }
+    let kind = "Rotated";
+    if matches!(valid.source, KeySource::Join { .. }) {
+        let message = "the key comes from the join Secret: rotate it in the cluster that made it, then put its new join Secret here";
+        return Ok(valid.rotate.map(|_| Said::no(kind, "RotatesElsewhere", message)));
+    }
+    let newest = held.fingerprints().into_iter().next().unwrap_or_default();
+    let lacking = peers.lacking(&newest);
+    let camped = ctx.sightings.get(&valid.key).camped > 0;
+    let all = lacking.is_empty() && silent == 0 && camped;
+    let step = keys::next_step(valid.rotate, held.rotation(), all);
+    keys::take(ctx, valid, held, step).await?;
+    let missing = || {
+        let mut missing: Vec<String> = lacking
+            .iter()
+            .take(8)
+            .map(|(cluster, peers)| format!("{peers} in cluster {}", if cluster.is_empty() { "(unnamed)" } else { cluster }))
+            .collect();
+        if silent > 0 {
+            missing.push(format!("{silent} pods that have not reported"));
+        }
+        if !camped {
+            missing.push("who is elsewhere is not known, as the operator is not at the fire".into());
+        }
+        missing.join(", ")
+    };
+    Ok(match (step, held.rotation()) {
+        (Step::Wait, _) => Some(Said::no(
+            kind,
+            "WaitingForPeers",
+            format!("not all hold the new key {newest} yet: {}; a joined cluster needs the new join Secret", missing()),
+        )),
+        (_, Some(Rotation::Distribute)) => {
+            Some(Said::no(kind, "Distributed", format!("everybody gets the new key; next: annotate {}=Activate", names::ROTATE_ANNOTATION)))
+        }
+        (_, Some(_)) => Some(Said::no(
+            kind,
+            "Activated",
+            format!("everybody meets under both keys; next: annotate {}=Retire", names::ROTATE_ANNOTATION),
+        )),
+        (_, None) => Some(Said::yes(kind, "Retired", "the old key is dropped")),
+    })
+}
+
+/// What was found of the children.
+#[derive(Debug, Default)]
+struct Found {
+    cluster: Seen,
+    ready: i32,
+    secrets: BTreeMap<String, DynamicObject>,
+}
+
+/// Makes the children, removes those that are no longer wanted, and looks at what became of them.
+async fn make(ctx: &Context, memory: &Memory, valid: &Valid, held: &Held) -> Result<Found, Error> {
+    let namespace = &valid.key.namespace;
+    let mut wanted: Vec<Child> = Vec::new();
+    if valid.turn.replicas > 0 {
+        wanted.push(children::secret(valid, &names::relay_secret(&valid.key.name), &held.relay()));
+    }
+    wanted.extend(children::turn(valid, &ctx.settings));
+    let mut found = Found::default();
+    for kind in [Kind::Secret, Kind::ServiceAccount, Kind::Service, Kind::StatefulSet] {
+        let mut live: BTreeMap<String, DynamicObject> =
+            list(ctx, kind, &valid.key).await?.into_iter().map(|object| (object.name_any(), object)).collect();
+        if kind == Kind::Secret {
+            // The key and the join Secret are kept elsewhere.
+            found.secrets = live.clone();
+            live.retain(|name, _| *name == names::relay_secret(&valid.key.name));
+        }
+        for child in wanted.iter().filter(|child| child.kind == kind) {
+            let applied = apply(ctx, &memory.settled, child, live.remove(&child.name), namespace).await?;
+            match kind {
+                Kind::Service => {
+                    if let Ok(service) = applied.try_parse::<Service>() {
+                        found.cluster.services.insert(child.name.clone(), service);
+                    }
+                }
+                Kind::StatefulSet => {
+                    let ready = applied.data.pointer("/status/readyReplicas").and_then(serde_json::Value::as_i64).unwrap_or(0);
+                    found.ready = i32::try_from(ready).unwrap_or(0).min(i32::from(valid.turn.replicas));
+                }
+                Kind::Secret | Kind::ServiceAccount => {}
+            }
+        }
+        for orphan in live.values() {
+            delete(ctx, kind, orphan, namespace).await?;
+        }
+    }
+    if valid.turn.replicas > 0 {
+        let labels: Vec<String> = children::selector(&valid.key.name).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let pods = Api::<Pod>::namespaced(ctx.client.clone(), namespace).list(&ListParams::default().labels(&labels.join(","))).await;
+        let pods = pods.map_err(during("the servers' pods could not be listed"))?;
+        let nodes: BTreeSet<String> = pods.items.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+        found.cluster.pods = pods.items.into_iter().map(|pod| (pod.name_any(), pod)).collect();
+        let api: Api<Node> = Api::all(ctx.client.clone());
+        for name in nodes {
+            if let Some(node) = api.get_opt(&name).await.map_err(during(format!("node {name} could not be read")))? {
+                found.cluster.nodes.insert(name, node);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Says what members are told.
+fn publish(ctx: &Context, campfire: &Campfire, valid: &Valid, held: &Held, endpoints: &[Endpoint], version: Option<i64>) {
+    let entry = |text: String, in_cluster| ServerEntry { text, in_cluster };
+    let own = |scope| endpoints.iter().filter(move |endpoint| endpoint.scope == scope).map(endpoints::endpoint_text);
+    let published: Vec<String> = own(EndpointScope::External).collect();
+    let mut servers: Vec<ServerEntry> = own(EndpointScope::Cluster).map(|text| entry(text, true)).collect();
+    let elsewhere = published.iter().cloned().chain(valid.servers.iter().cloned()).chain(held.servers.iter().flat_map(keys::texts));
+    for text in elsewhere.chain(ctx.sightings.get(&valid.key).foreign_servers.iter().cloned()) {
+        if servers.len() < 4 * MAX_TOLD && !servers.iter().any(|held| held.text == text) {
+            servers.push(entry(text, false));
+        }
+    }
+    let network = &campfire.spec.network;
+    let membership = Membership {
+        keys: held.told(),
+        network: held.network.to_string(),
+        servers,
+        cluster: valid.cluster.clone(),
+        ipv4_pool: network.ipv4_pool.clone(),
+        accept_routes: network.accept_routes.clone(),
+        mtu: u16::try_from(network.mtu).unwrap_or(1280),
+        domain: network.domain.clone(),
+        server_list_version: version.and_then(|version| u64::try_from(version).ok()).unwrap_or(1),
+        published,
+    };
+    ctx.memberships.publish(&valid.key, membership);
+}
+
+/// Keeps the join Secret. Returns what to say where there can be none.
+#[expect(clippy::too_many_arguments, reason = "all of it goes into the Secret")]
+async fn join_secret(
+    ctx: &Context,
+    memory: &Memory,
+    valid: &Valid,
+    held: &Held,
+    endpoints: &[Endpoint],
+    found: &Found,
+    was_there: bool,
+    peers: &Peers,
+) -> Result<Option<Said>, Error> {
+    let name = names::join_secret(&valid.key.name);
+    if matches!(valid.source, KeySource::Join { .. }) {
+        return Ok(None);
+    }
+    let mut servers = endpoints::external_servers(endpoints);
+    servers.extend(valid.servers.iter().filter_map(|text| text.parse().ok()));
+    servers.truncate(MAX_SERVERS);
+    if servers.is_empty() {
+        // What was given away holds until there are other addresses.
+        if was_there && found.secrets.contains_key(&name) {
+            return Ok(Some(Said::no(
+                "Joinable",
+                "NoExternalEndpoint",
+                format!("Secret {name} is out of date: no server is reached from outside now"),
+            )));
+        }
+        let message = "no server is reached from outside this cluster: exposure type NodePort, LoadBalancer or HostPort, externalAddresses, or \
+                       spec.turn.servers make one; there is no join Secret until then";
+        return Ok(Some(Said::no("Joinable", "NoExternalEndpoint", message)));
+    }
+    // Who joins while the key rotates gets the new one as soon as everybody here holds it.
+    let newest = held.keys.first().filter(|(psk, _)| peers.lacking(&psk.derive().fingerprint.to_string()).is_empty());
+    let Some((psk, _)) = newest.or_else(|| held.keys.iter().find(|(_, mode)| *mode == campfire_api::agent::KeyMode::Announce)) else {
+        return Ok(Some(Said::no("Joinable", "NoKey", "no key is in use by everybody yet")));
+    };
+    let uri = CampUri { servers, network: Some(held.network), psk: psk.clone(), version1: false }.to_text();
+    let data = BTreeMap::from([(names::URI_KEY.to_owned(), uri.as_str().to_owned())]);
+    let child = children::secret(valid, &name, &data);
+    let live = found.secrets.get(&name).cloned();
+    apply(ctx, &memory.settled, &child, live, &valid.key.namespace).await?;
+    Ok(None)
+}
+
+/// Writes the status if it says something new.
+async fn write_status(
+    ctx: &Context,
+    api: &Api<Campfire>,
+    campfire: &Campfire,
+    mut next: CampfireStatus,
+    mut said: Vec<Said>,
+    ready_message: &str,
+) -> Result<(), Error> {
+    let before = campfire.status.clone().unwrap_or_default();
+    let generation = campfire.metadata.generation;
+    let ready = status::ready(&said, ready_message);
+    let is_ready = ready.status == Some(true);
+    said.push(ready);
+    next.conditions = status::conditions(&before.conditions, &said, generation, Timestamp::now());
+    next.observed_generation = generation;
+    let (namespace, name) = (campfire.namespace().unwrap_or_default(), campfire.name_any());
+    ctx.metrics.campfire(&namespace, &name, Some((is_ready, next.missed_pods.unwrap_or(0))));
+    if campfire.status.as_ref() == Some(&next) {
+        return Ok(());
+    }
+    if !ctx.fence.open() {
+        return Err(Error::Fenced);
+    }
+    let was = |conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]| {
+        conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| (condition.status.clone(), condition.reason.clone()))
+    };
+    let changed = was(&before.conditions) != was(&next.conditions);
+    let told = said.last().cloned();
+    let object = json!({
+        "apiVersion": format!("{}/{}", names::GROUP, names::VERSION), "kind": "Campfire",
+        "metadata": {"name": name, "uid": campfire.uid()},
+        "status": next,
+    });
+    let params = PatchParams::apply(names::FIELD_MANAGER).force();
+    match api.patch_status(&name, &params, &Patch::Apply(&object)).await {
+        // Deleted meanwhile: an apply that names the uid does not make it anew.
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return Ok(()),
+        Err(error) => return Err(during("the status could not be written")(error)),
+        Ok(_) => {}
+    }
+    if changed && let Some(told) = told {
+        let kind = if is_ready { EventType::Normal } else { EventType::Warning };
+        events::say(ctx, campfire, kind, &told.reason, "Reconcile", &told.message).await;
+    }
+    Ok(())
+}
+
+/// What of a Campfire's peers its status shows: when it changes, the status is looked at.
+pub fn shown(ctx: &Context, key: &ObjectKey) -> (i32, usize, usize, usize, String) {
+    let view = ctx.sightings.get(key);
+    let (peers, silent) = peers(ctx, key);
+    let mut holders = String::new();
+    for (identity, (cluster, held)) in &peers.known {
+        holders.push_str(identity);
+        holders.push_str(cluster);
+        for fingerprint in held {
+            holders.push_str(fingerprint);
+        }
+    }
+    (peers.total(), silent, view.camped, view.foreign_servers.len(), holders)
+}

@@ -1,0 +1,260 @@
+//! What a Campfire asks for, checked: what the API server could not refuse is refused here, with what to change. Pure.
+
+use std::net::IpAddr;
+
+use campfire_api::{Campfire, DeletionPolicy, Exposure, NamespacesFrom, PodTemplate, Rotation, TransportName, names};
+use campfire_protocol::server::{Server, canonical_host};
+use ipnet::IpNet;
+use kube::ResourceExt as _;
+use sha2::{Digest as _, Sha256};
+
+use crate::context::Settings;
+use crate::state::ObjectKey;
+
+/// Most TURN servers that a Campfire deploys.
+pub const MAX_REPLICAS: u8 = 8;
+
+/// A Campfire that can be made.
+#[derive(Clone, Debug)]
+pub struct Valid {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// uid.
+    pub uid: String,
+    /// Where the key comes from.
+    pub source: KeySource,
+    /// How this cluster is called.
+    pub cluster: String,
+    /// Servers deployed here.
+    pub turn: Deployed,
+    /// Servers run elsewhere, as given.
+    pub servers: Vec<String>,
+    /// The rotation's step that is asked for.
+    pub rotate: Option<Rotation>,
+}
+
+/// Where the key comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// A Secret with keys.
+    Psk {
+        /// Its name.
+        secret: String,
+        /// The operator makes it if it is missing.
+        made: bool,
+        /// What becomes of a Secret that it made.
+        deletion: DeletionPolicy,
+    },
+    /// A Secret with another cluster's URI.
+    Join {
+        /// Its name.
+        secret: String,
+    },
+}
+
+impl KeySource {
+    /// Name of the Secret.
+    pub fn secret(&self) -> &str {
+        match self {
+            Self::Psk { secret, .. } | Self::Join { secret } => secret,
+        }
+    }
+}
+
+/// Servers deployed here.
+#[derive(Clone, Debug)]
+pub struct Deployed {
+    /// How many.
+    pub replicas: u8,
+    /// How they are reached; `None` where there are none.
+    pub exposure: Option<Exposure>,
+    /// What they speak, each once, in the order of the type.
+    pub transports: Vec<TransportName>,
+    /// Secret with their certificate.
+    pub tls: Option<String>,
+    /// Changes to their pods.
+    pub template: PodTemplate,
+    /// Where they are reached from outside, for each server: host and maybe port.
+    pub external: Vec<(String, Option<u16>)>,
+    /// First part of their ids, stable for this Campfire.
+    pub origin: String,
+}
+
+/// Why it cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// CamelCase.
+    pub reason: &'static str,
+    /// What to change.
+    pub message: String,
+}
+
+fn invalid<T>(reason: &'static str, message: impl Into<String>) -> Result<T, Invalid> {
+    Err(Invalid { reason, message: message.into() })
+}
+
+/// Checks a Campfire.
+pub fn validate(campfire: &Campfire, settings: &Settings) -> Result<Valid, Invalid> {
+    let spec = &campfire.spec;
+    let key = ObjectKey::new(campfire.namespace().unwrap_or_default(), campfire.name_any());
+    if !settings.serves(&key.namespace) {
+        return invalid(
+            "NamespaceNotServed",
+            format!(
+                "the operator serves Campfires in {} only: add {} to campfireNamespaces in the chart's values, or make the Campfire there",
+                settings.campfire_namespaces.join(", "),
+                key.namespace
+            ),
+        );
+    }
+    let label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if key.name.len() > 40
+        || !key.name.starts_with(|c: char| c.is_ascii_lowercase())
+        || key.name.ends_with('-')
+        || !key.name.bytes().all(label)
+    {
+        return invalid(
+            "InvalidName",
+            "the name becomes part of Service names: at most 40 lower-case letters, digits and '-', a letter first",
+        );
+    }
+    let uid = campfire.uid().unwrap_or_default();
+    let source = match (&spec.join, &spec.psk) {
+        (Some(_), Some(_)) => return invalid("InvalidSpec", "spec.psk and spec.join exclude each other: the join secret carries the key"),
+        (Some(join), None) => KeySource::Join { secret: join.secret_ref.name.clone() },
+        (None, psk) => {
+            let given = psk.as_ref().and_then(|psk| psk.secret_ref.as_ref()).map(|secret| secret.name.clone());
+            KeySource::Psk {
+                made: given.is_none(),
+                secret: given.unwrap_or_else(|| names::psk_secret(&key.name)),
+                deletion: psk.as_ref().map(|psk| psk.deletion_policy).unwrap_or_default(),
+            }
+        }
+    };
+    if [names::relay_secret(&key.name), names::join_secret(&key.name)].iter().any(|own| own == source.secret()) {
+        return invalid("InvalidSpec", format!("Secret {} is one that the operator writes itself: give another name", source.secret()));
+    }
+    let servers = spec.turn.as_ref().map(|turn| turn.servers.clone()).unwrap_or_default();
+    for (index, server) in servers.iter().enumerate() {
+        if let Err(error) = server.parse::<Server>() {
+            return invalid("InvalidServer", format!("spec.turn.servers[{index}]: {error}"));
+        }
+    }
+    for (index, route) in spec.network.accept_routes.iter().enumerate() {
+        if route.parse::<IpNet>().is_err() {
+            return invalid("InvalidNetwork", format!("spec.network.acceptRoutes[{index}]: expected a prefix such as 10.8.0.0/16"));
+        }
+    }
+    if let Some(pool) = &spec.network.ipv4_pool
+        && !matches!(pool.parse::<IpNet>(), Ok(IpNet::V4(pool)) if (8..=29).contains(&pool.prefix_len()) && pool.trunc() == pool)
+    {
+        return invalid("InvalidNetwork", "spec.network.ipv4Pool: expected an IPv4 prefix from /8 to /29, such as 100.80.0.0/16");
+    }
+    let members = &spec.members.namespaces;
+    if members.from == NamespacesFrom::Selector
+        && members.selector.clone().is_none_or(|selector| kube::core::Selector::try_from(selector).is_err())
+    {
+        return invalid(
+            "InvalidMembers",
+            "spec.members.namespaces.selector: expected labels, or expressions with In, NotIn, Exists, DoesNotExist",
+        );
+    }
+    let rotate = match campfire.annotations().get(names::ROTATE_ANNOTATION).map(|step| step.trim()) {
+        None | Some("") => None,
+        Some("Distribute") => Some(Rotation::Distribute),
+        Some("Activate") => Some(Rotation::Activate),
+        Some("Retire") => Some(Rotation::Retire),
+        Some(_) => {
+            return invalid(
+                "InvalidAnnotation",
+                format!("annotation {}: expected Distribute, Activate or Retire", names::ROTATE_ANNOTATION),
+            );
+        }
+    };
+    let cluster = spec.cluster_name.clone().unwrap_or_else(|| settings.cluster_name.clone());
+    Ok(Valid { turn: deployed(campfire, &uid)?, key, uid, source, cluster, servers, rotate })
+}
+
+fn deployed(campfire: &Campfire, uid: &str) -> Result<Deployed, Invalid> {
+    let turn = campfire.spec.turn.clone().unwrap_or_default();
+    let joins = campfire.spec.join.is_some();
+    let replicas = turn.replicas.unwrap_or(i32::from(!joins));
+    let replicas = u8::try_from(replicas).ok().filter(|replicas| *replicas <= MAX_REPLICAS);
+    let Some(replicas) = replicas else { return invalid("InvalidSpec", format!("spec.turn.replicas: expected 0 to {MAX_REPLICAS}")) };
+    if replicas > 0 && turn.exposure.is_none() {
+        return invalid("InvalidSpec", "spec.turn.exposure.type is required: ClusterIP, NodePort, LoadBalancer or HostPort");
+    }
+    if replicas == 0 && !joins && turn.servers.is_empty() {
+        return invalid("NoServers", "spec.turn.replicas is 0 and spec.turn.servers is empty: peers need a server to meet on");
+    }
+    let mut transports = if turn.transports.is_empty() { campfire_api::default_transports() } else { turn.transports.clone() };
+    transports.sort_unstable();
+    transports.dedup();
+    if transports.contains(&TransportName::Tls) && turn.tls.is_none() {
+        return invalid("InvalidSpec", "spec.turn.transports has TLS: give spec.turn.tls.secretName");
+    }
+    let addresses = turn.exposure.as_ref().map(|exposure| exposure.external_addresses.as_slice()).unwrap_or_default();
+    let mut external = Vec::with_capacity(addresses.len());
+    for (index, text) in addresses.iter().enumerate() {
+        match host_port(text) {
+            Some(address) => external.push(address),
+            None => {
+                return invalid(
+                    "InvalidExternalAddress",
+                    format!("spec.turn.exposure.externalAddresses[{index}]: expected host or host:port, an IPv6 address in brackets"),
+                );
+            }
+        }
+    }
+    let several = replicas > 1 && external.len() == 1;
+    if several && external.iter().any(|(_, port)| port.is_some()) {
+        return invalid(
+            "InvalidExternalAddress",
+            format!(
+                "spec.turn.exposure.externalAddresses: one host:port cannot stand for {replicas} servers: give one for each, or a host alone"
+            ),
+        );
+    }
+    if external.len() > 1 && external.len() != usize::from(replicas) {
+        return invalid(
+            "InvalidExternalAddress",
+            format!(
+                "spec.turn.exposure.externalAddresses: expected one for all or {replicas}, one for each server; found {}",
+                external.len()
+            ),
+        );
+    }
+    if several {
+        external = vec![external.remove(0); usize::from(replicas)];
+    }
+    Ok(Deployed {
+        replicas,
+        exposure: turn.exposure,
+        tls: turn.tls.map(|tls| tls.secret_name).filter(|_| transports.contains(&TransportName::Tls)),
+        transports,
+        template: turn.pod_template.unwrap_or_default(),
+        external,
+        origin: hex::encode(&Sha256::digest(uid.as_bytes())[..4]),
+    })
+}
+
+/// Reads `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
+fn host_port(text: &str) -> Option<(String, Option<u16>)> {
+    let text = text.trim();
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some((ip.to_string(), None));
+    }
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
+        }
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let port = match port {
+        Some(port) => Some(port.parse::<u16>().ok().filter(|port| *port > 0)?),
+        None => None,
+    };
+    Some((canonical_host(host)?, port))
+}

@@ -1,0 +1,87 @@
+//! What makes a Campfire be looked at again besides its own change: its children, and the Secrets that it names.
+
+use std::sync::Arc;
+
+use campfire_api::names;
+use futures_util::StreamExt as _;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
+use kube::api::PartialObjectMeta;
+use kube::core::NamespaceResourceScope;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Resource, ResourceExt as _};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::children::{MANAGED_BY, MANAGER};
+use super::validate::{KeySource, validate};
+use crate::context::{Context, key};
+use crate::state::ObjectKey;
+
+/// Watches, as metadata alone, for as long as what is returned lives.
+pub fn start(ctx: &Arc<Context>, touched: &mpsc::Sender<ObjectKey>) -> JoinSet<()> {
+    let mut watches = JoinSet::new();
+    let namespaces: Vec<Option<String>> = if ctx.settings.campfire_namespaces.is_empty() {
+        vec![None]
+    } else {
+        ctx.settings.campfire_namespaces.iter().cloned().map(Some).collect()
+    };
+    let ours = format!("{MANAGED_BY}={MANAGER},{}", names::CAMPFIRE_LABEL);
+    for namespace in namespaces {
+        watch::<StatefulSet>(&mut watches, ctx, namespace.as_deref(), &ours, touched);
+        watch::<Service>(&mut watches, ctx, namespace.as_deref(), &ours, touched);
+        watch::<ServiceAccount>(&mut watches, ctx, namespace.as_deref(), &ours, touched);
+        // Also those that people made and a Campfire names.
+        watch::<Secret>(&mut watches, ctx, namespace.as_deref(), "", touched);
+    }
+    watches
+}
+
+fn watch<K>(watches: &mut JoinSet<()>, ctx: &Arc<Context>, namespace: Option<&str>, labels: &str, touched: &mpsc::Sender<ObjectKey>)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + Send + Sync + 'static,
+    PartialObjectMeta<K>: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let api: Api<PartialObjectMeta<K>> = match namespace {
+        Some(namespace) => Api::namespaced(ctx.client.clone(), namespace),
+        None => Api::all(ctx.client.clone()),
+    };
+    let (ctx, touched) = (ctx.clone(), touched.clone());
+    let config = watcher::Config::default().labels(labels);
+    watches.spawn(async move {
+        let mut events = std::pin::pin!(watcher::watcher(api, config).default_backoff().touched_objects());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(object) => {
+                    for key in concerned(&ctx, &object) {
+                        // Ends with the reconciler.
+                        let _ = touched.send(key).await;
+                    }
+                }
+                Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "a watch broke and is begun anew"),
+            }
+        }
+    });
+}
+
+/// The Campfires that an object concerns: by its label, or because they name it.
+fn concerned<K: Resource<DynamicType = ()>>(ctx: &Context, object: &PartialObjectMeta<K>) -> Vec<ObjectKey> {
+    let namespace = object.namespace().unwrap_or_default();
+    let name = object.name_any();
+    let mut keys = Vec::new();
+    if let Some(campfire) = object.labels().get(names::CAMPFIRE_LABEL) {
+        keys.push(ObjectKey::new(&namespace, campfire));
+    }
+    for campfire in ctx.campfires.state() {
+        if campfire.namespace().as_deref() != Some(&namespace) {
+            continue;
+        }
+        let own = key(campfire.as_ref());
+        let source = validate(&campfire, &ctx.settings).map(|valid| valid.source);
+        let named = matches!(&source, Ok(KeySource::Psk { secret, .. } | KeySource::Join { secret }) if *secret == name);
+        if named && !keys.contains(&own) {
+            keys.push(own);
+        }
+    }
+    keys
+}
