@@ -1,0 +1,337 @@
+//! The Campfire reconciler against a real API server: the operator's program, killed and watched.
+//!
+//! `CAMPFIRE_TEST_KUBECONFIG` names a cluster that may be used up (a control plane without nodes is enough). Without it these tests
+//! cannot run.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use campfire_api::{Campfire, MeshPeer};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, CustomResourceExt, ResourceExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running operator, ended with the test.
+struct Operator {
+    process: Child,
+    http: u16,
+}
+
+impl Operator {
+    fn start(kubeconfig: &str, namespace: &str, base: u16, failpoint: Option<u64>) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_campfire-operator"));
+        command.args([
+            "run",
+            "--campfire-namespaces",
+            namespace,
+            "--pod-name",
+            namespace,
+            "--pod-ip",
+            "127.0.0.1",
+            "--namespace",
+            namespace,
+        ]);
+        for (offset, flag) in ["--http-port", "--agent-port", "--webhook-port"].iter().enumerate() {
+            command.arg(flag).arg((base + u16::try_from(offset).unwrap()).to_string());
+        }
+        command.env("KUBECONFIG", kubeconfig).stdin(Stdio::null());
+        if std::env::var("CAMPFIRE_TEST_LOG").is_err() {
+            command.stderr(Stdio::null());
+        }
+        if let Some(count) = failpoint {
+            command.env("CAMPFIRE_FAILPOINT_WRITES", count.to_string());
+        }
+        Self { process: command.spawn().unwrap(), http: base }
+    }
+
+    fn exited(&mut self) -> Option<i32> {
+        self.process.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
+    }
+
+    /// Writes to the API so far, by its own count.
+    async fn writes(&self) -> u64 {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.http)).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("campfire_operator_api_writes_total"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A namespace of its own in the cluster, with the CRDs in place.
+struct World {
+    client: Client,
+    kubeconfig: String,
+    namespace: String,
+}
+
+impl World {
+    async fn new(namespace: &str) -> Option<Self> {
+        let Ok(kubeconfig) = std::env::var("CAMPFIRE_TEST_KUBECONFIG") else {
+            println!("SKIPPED: CAMPFIRE_TEST_KUBECONFIG names no cluster");
+            return None;
+        };
+        let config =
+            Config::from_custom_kubeconfig(Kubeconfig::read_from(&kubeconfig).unwrap(), &KubeConfigOptions::default()).await.unwrap();
+        let client = Client::try_from(config).unwrap();
+        let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+        for definition in [Campfire::crd(), MeshPeer::crd()] {
+            let params = PatchParams::apply("test").force();
+            definitions.patch(&definition.name_any(), &params, &Patch::Apply(&definition)).await.unwrap();
+        }
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
+        let _ = namespaces.create(&PostParams::default(), &object).await;
+        let world = Self { client, kubeconfig, namespace: namespace.into() };
+        eventually("the CRDs are served", || async { world.campfires().list(&ListParams::default()).await.is_ok() }).await;
+        Some(world)
+    }
+
+    fn campfires(&self) -> Api<Campfire> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn services(&self) -> Api<Service> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn sets(&self) -> Api<StatefulSet> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn make(&self, name: &str, spec: Value) {
+        let object: Campfire = serde_json::from_value(
+            json!({"apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": {"name": name}, "spec": spec}),
+        )
+        .unwrap();
+        self.campfires().create(&PostParams::default(), &object).await.unwrap();
+    }
+
+    async fn change(&self, name: &str, patch: Value) {
+        self.campfires().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    async fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.services().list(&ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect();
+        names.sort();
+        names
+    }
+
+    /// Reason and message of a condition, once its status is this.
+    async fn condition(&self, name: &str, kind: &str, status: &str) -> (String, String) {
+        let begun = Instant::now();
+        loop {
+            let campfire = self.campfires().get_opt(name).await.unwrap();
+            let conditions = campfire.as_ref().and_then(|campfire| campfire.status.clone()).unwrap_or_default().conditions;
+            if let Some(condition) = conditions.iter().find(|condition| condition.type_ == kind && condition.status == status) {
+                return (condition.reason.clone(), condition.message.clone());
+            }
+            assert!(begun.elapsed() < PATIENCE, "{name}: {kind} is not {status}: {conditions:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn fingerprint(&self, name: &str) -> Option<String> {
+        self.campfires().get(name).await.unwrap().status?.key_fingerprint
+    }
+
+    async fn reason(&self, name: &str, kind: &str, reason: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let conditions = self.campfires().get(name).await.unwrap().status.unwrap_or_default().conditions;
+            if let Some(condition) = conditions.iter().find(|condition| condition.type_ == kind && condition.reason == reason) {
+                return condition.message.clone();
+            }
+            assert!(begun.elapsed() < PATIENCE, "{name}: {kind} has not reason {reason}: {conditions:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) {
+    let begun = Instant::now();
+    while !check().await {
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn in_cluster(replicas: u8) -> Value {
+    json!({"turn": {"replicas": replicas, "exposure": {"type": "ClusterIP"}}})
+}
+
+#[tokio::test]
+async fn children_follow_the_spec_are_put_back_and_nothing_is_written_when_idle() {
+    let Some(world) = World::new("follow").await else { return };
+    let operator = Operator::start(&world.kubeconfig, "follow", 21_080, None);
+    world.make("fire", in_cluster(1)).await;
+    world.condition("fire", "KeyReady", "True").await;
+    eventually("one server's Services", || async { world.names().await == ["fire-turn", "fire-turn-0-tcp", "fire-turn-0-udp"] }).await;
+    let (reason, message) = world.condition("fire", "Joinable", "False").await;
+    assert!(reason == "NoExternalEndpoint" && message.contains("NodePort"), "{message}");
+
+    // Up and down, another kind, one Service for all.
+    world.change("fire", json!({"spec": {"turn": {"replicas": 3}}})).await;
+    eventually("three servers", || async { world.names().await.len() == 7 }).await;
+    world.change("fire", json!({"spec": {"turn": {"replicas": 1, "exposure": {"type": "NodePort", "serviceLayout": "Mixed"}}}})).await;
+    eventually("one Service", || async { world.names().await == ["fire-turn", "fire-turn-0"] }).await;
+    world.change("fire", json!({"spec": {"turn": {"exposure": {"externalAddresses": ["203.0.113.9"]}}}})).await;
+    eventually("a join Secret", || async { world.secrets().get_opt("fire-join").await.unwrap().is_some() }).await;
+    world.condition("fire", "Joinable", "True").await;
+    let template = json!({"resources": {"limits": {"cpu": "1000m"}}, "annotations": {"a": "b"}});
+    world.change("fire", json!({"spec": {"turn": {"podTemplate": template}}})).await;
+    let annotated = |set: StatefulSet| set.spec.and_then(|spec| spec.template.metadata?.annotations).unwrap_or_default().contains_key("a");
+    eventually("the template", || async { annotated(world.sets().get("fire-turn").await.unwrap()) }).await;
+    world.change("fire", json!({"spec": {"turn": {"podTemplate": {"annotations": null}}}})).await;
+    eventually("the annotation is gone", || async { !annotated(world.sets().get("fire-turn").await.unwrap()) }).await;
+
+    // A person's edit is put back, and their label left alone.
+    let edit = json!({"metadata": {"labels": {"team": "x"}}, "spec": {"externalTrafficPolicy": "Cluster"}});
+    world.services().patch("fire-turn-0", &PatchParams::default(), &Patch::Merge(edit)).await.unwrap();
+    let policy = |service: &Service| service.spec.as_ref().and_then(|spec| spec.external_traffic_policy.clone());
+    eventually("put back", || async { policy(&world.services().get("fire-turn-0").await.unwrap()).as_deref() == Some("Local") }).await;
+    assert_eq!(world.services().get("fire-turn-0").await.unwrap().labels().get("team").map(String::as_str), Some("x"));
+    world.services().delete("fire-turn-0", &DeleteParams::default()).await.unwrap();
+    eventually("made anew", || async { world.services().get_opt("fire-turn-0").await.unwrap().is_some() }).await;
+
+    // Silence.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = operator.writes().await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(operator.writes().await, before, "idle is silent");
+
+    // One change, at most one write for each object that it touches: the status alone here.
+    world.change("fire", json!({"spec": {"network": {"mtu": 1400}}})).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(operator.writes().await <= before + 1);
+
+    // The key outlives the Campfire, and is adopted.
+    let was = world.fingerprint("fire").await;
+    world.campfires().delete("fire", &DeleteParams::default()).await.unwrap();
+    eventually("gone", || async { world.campfires().get_opt("fire").await.unwrap().is_none() }).await;
+    assert!(world.secrets().get_opt("fire-psk").await.unwrap().is_some());
+    eventually("collected", || async { world.sets().get_opt("fire-turn").await.unwrap().is_none() }).await;
+    world.make("fire", in_cluster(0)).await;
+    world.reason("fire", "Accepted", "NoServers").await;
+    world.change("fire", json!({"spec": {"turn": {"servers": ["turn:192.0.2.1"]}}})).await;
+    world.condition("fire", "Ready", "True").await;
+    assert_eq!(world.fingerprint("fire").await, was);
+    world.campfires().delete("fire", &DeleteParams::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn killed_after_each_write_it_converges_to_the_same() {
+    let Some(world) = World::new("killed").await else { return };
+    let mut kills = 0;
+    for count in 1..40 {
+        let name = format!("fire{count}");
+        let mut operator = Operator::start(&world.kubeconfig, "killed", 22_080, Some(count));
+        world.make(&name, json!({"turn": {"replicas": 1, "servers": ["turn:192.0.2.1"], "exposure": {"type": "NodePort"}}})).await;
+        let begun = Instant::now();
+        let mut killed = false;
+        while begun.elapsed() < Duration::from_secs(12) {
+            if operator.exited() == Some(137) {
+                killed = true;
+                break;
+            }
+            let done = world
+                .campfires()
+                .get(&name)
+                .await
+                .unwrap()
+                .status
+                .unwrap_or_default()
+                .conditions
+                .iter()
+                .any(|condition| condition.type_ == "Joinable");
+            if done {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        kills += u32::from(killed);
+        let kept = world.secrets().get_opt(&format!("{name}-psk")).await.unwrap().map(|secret| secret.data);
+        drop(operator);
+        let operator = Operator::start(&world.kubeconfig, "killed", 22_080, None);
+        world.condition(&name, "Joinable", "True").await;
+        let now = world.secrets().get(&format!("{name}-psk")).await.unwrap();
+        if let Some(kept) = kept {
+            assert_eq!(now.data, kept, "the key is not made twice");
+        }
+        assert!(world.sets().get_opt(&format!("{name}-turn")).await.unwrap().is_some());
+        assert_eq!(world.names().await.iter().filter(|service| service.starts_with(&format!("{name}-"))).count(), 3);
+        world.campfires().delete(&name, &DeleteParams::default()).await.unwrap();
+        eventually("collected", || async { world.sets().get_opt(&format!("{name}-turn")).await.unwrap().is_none() }).await;
+        drop(operator);
+        if !killed {
+            break;
+        }
+    }
+    assert!(kills >= 7, "one kill after each write: {kills}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_secret_is_said_with_what_to_do() {
+    let Some(world) = World::new("secrets").await else { return };
+    let _operator = Operator::start(&world.kubeconfig, "secrets", 23_080, None);
+    let named = |secret: &str| json!({"psk": {"secretRef": {"name": secret}}, "turn": {"replicas": 0, "servers": ["turn:192.0.2.1"]}});
+    world.make("one", named("key")).await;
+    assert!(world.reason("one", "KeyReady", "KeySecretMissing").await.contains("Secret key is missing: create it"));
+    let put = |text: &str| {
+        let data: BTreeMap<&str, &str> = [("psk", text)].into();
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key"}, "stringData": data})
+    };
+    let apply = |object: Value| {
+        let secrets = world.secrets();
+        async move { secrets.patch("key", &PatchParams::apply("person").force(), &Patch::Apply(&object)).await.unwrap() }
+    };
+    apply(put("too short")).await;
+    let message = world.reason("one", "KeyReady", "KeyInvalid").await;
+    assert!(message.contains("found 9 characters") && !message.contains("too short"), "{message}");
+    apply(put(&"ab".repeat(32))).await;
+    world.condition("one", "Ready", "True").await;
+    let was = world.fingerprint("one").await;
+
+    // Edited by hand: the new one counts.
+    apply(put(&"cd".repeat(32))).await;
+    eventually("another key", || async { world.fingerprint("one").await != was }).await;
+
+    // A second Campfire with the key.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.make("two", named("key")).await;
+    assert!(world.reason("two", "KeyReady", "KeyClaimed").await.contains("Campfire one already"));
+    world.campfires().delete("one", &DeleteParams::default()).await.unwrap();
+    world.condition("two", "Ready", "True").await;
+
+    // Gone.
+    world.secrets().delete("key", &DeleteParams::default()).await.unwrap();
+    assert!(world.reason("two", "KeyReady", "KeyMissing").await.contains("put it back from a backup"));
+    world.campfires().delete("two", &DeleteParams::default()).await.unwrap();
+
+    // A join Secret that is none.
+    world.make("three", json!({"join": {"secretRef": {"name": "uri"}}})).await;
+    assert!(world.reason("three", "KeyReady", "JoinSecretMissing").await.contains("copy it from the other cluster"));
+    world.campfires().delete("three", &DeleteParams::default()).await.unwrap();
+}
