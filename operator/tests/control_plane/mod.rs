@@ -17,6 +17,7 @@ pub struct ControlPlane {
     pub client: Client,
     servers: Vec<Child>,
     dir: tempfile::TempDir,
+    kubeconfig: PathBuf,
 }
 
 impl ControlPlane {
@@ -67,7 +68,9 @@ impl ControlPlane {
                 "--authorization-mode=Node,RBAC".into(),
             ],
         ));
-        let plane = Self { client: client(api_port).await, servers, dir };
+        let kubeconfig = at("kubeconfig");
+        std::fs::write(&kubeconfig, kubeconfig_of(api_port).to_string()).unwrap();
+        let plane = Self { client: client(api_port).await, servers, dir, kubeconfig };
         let namespaces = Api::<Namespace>::all(plane.client.clone());
         let started = Instant::now();
         while namespaces.get("default").await.is_err() {
@@ -76,6 +79,12 @@ impl ControlPlane {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Some(plane)
+    }
+
+    /// File by which a program gets at it.
+    #[allow(dead_code, reason = "not every test runs a program")]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 }
 
@@ -115,12 +124,16 @@ fn binaries() -> Option<PathBuf> {
 
 /// As an admin, over a certificate that nobody signed.
 async fn client(port: u16) -> Client {
-    let config = json!({
+    let config: Kubeconfig = serde_json::from_value(kubeconfig_of(port)).unwrap();
+    Client::try_from(Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap()).unwrap()
+}
+
+fn kubeconfig_of(port: u16) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1", "kind": "Config",
         "clusters": [{ "name": "test", "cluster": { "server": format!("https://127.0.0.1:{port}"), "insecure-skip-tls-verify": true } }],
         "users": [{ "name": "admin", "user": { "token": TOKEN } }],
         "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "admin" } }],
         "current-context": "test",
-    });
-    let config: Kubeconfig = serde_json::from_value(config).unwrap();
-    Client::try_from(Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap()).unwrap()
+    })
 }
