@@ -48,6 +48,10 @@ pub enum Command {
     Key(KeyCommand),
     /// Write the camp:// URI: all that another peer needs to join
     Uri(UriArgs),
+    /// In a pod: make what needs rights (identity, device, interface), for a sidecar that has none
+    PodInit(Box<PodInit>),
+    /// In a pod: succeed once the mesh is up, or need not be waited for (the sidecar's startup probe)
+    Ready(ReadyArgs),
 }
 
 /// `campfire up`.
@@ -96,6 +100,75 @@ pub struct Up {
     pub secrets_on_stdin: bool,
 }
 
+/// What an app in a pod waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum Policy {
+    /// Until the mesh is up, or the timeout is over
+    #[default]
+    Wait,
+    /// Until the mesh is up
+    Require,
+}
+
+/// `campfire pod-init`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Runs as root with the capabilities NET_ADMIN, MKNOD and CHOWN and no others; the operator's webhook puts it into pods. Makes, in the state
+directory (an emptyDir of medium Memory), the identity, a device node where the runtime gives none, and the interface with addresses, routes and
+MTU as the operator says. Doing it again changes nothing.
+
+Example:
+  campfire pod-init --agent https://campfire-agent.campfire-system.svc:8443")]
+pub struct PodInit {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub options: Options,
+    /// The user that the sidecar runs as [default: 65532]
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<u32>,
+    /// Whether the pod may start without the mesh
+    #[arg(long, env = "CAMPFIRE_STARTUP_POLICY", value_name = "POLICY", default_value = "Wait")]
+    pub policy: Policy,
+    /// How long the operator is waited for with policy Wait, such as 10s
+    #[arg(long, env = "CAMPFIRE_STARTUP_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = seconds)]
+    pub timeout: u64,
+}
+
+/// `campfire ready`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Succeeds when this peer camps and all peers that it knows answer (nobody known counts too); with policy Wait also when the timeout is over.
+Otherwise it says what is missing.
+
+Example:
+  campfire ready && echo the app may start")]
+pub struct ReadyArgs {
+    /// The peer's interface [default: campfire0]
+    #[arg(long, env = "CAMPFIRE_INTERFACE", value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Directory of its control socket
+    #[arg(long, env = "CAMPFIRE_RUN_DIR", value_name = "DIR", default_value = "/run/campfire")]
+    pub run_dir: PathBuf,
+    /// Whether to wait for ever
+    #[arg(long, env = "CAMPFIRE_STARTUP_POLICY", value_name = "POLICY", default_value = "Wait")]
+    pub policy: Policy,
+    /// How long the mesh is waited for with policy Wait, from the sidecar's first start, such as 10s
+    #[arg(long, env = "CAMPFIRE_STARTUP_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = seconds)]
+    pub timeout: u64,
+}
+
+/// `10s` or `2m`, in seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let number = |text: &str| text.parse::<u64>().ok().filter(|number| (1..=999).contains(number));
+    let parsed = match (text.strip_suffix('s'), text.strip_suffix('m')) {
+        (Some(text), _) => number(text),
+        (_, Some(text)) => number(text).map(|minutes| minutes * 60),
+        _ => None,
+    };
+    parsed.ok_or_else(|| "expected a time such as 10s or 2m".into())
+}
+
 /// What `campfire up` may be told, by flag, environment or file. Nothing is checked here but the form: see
 /// [`crate::config::Settings`].
 #[derive(Clone, Debug, Default, Args, Deserialize)]
@@ -114,6 +187,15 @@ pub struct Options {
     /// A file with a camp:// URI (key, servers, network), readable by nobody else
     #[arg(long, env = "CAMPFIRE_URI_FILE", value_name = "FILE", help_heading = "Who to meet, and where")]
     pub uri_file: Option<PathBuf>,
+    /// In a pod: key, servers and all the rest come from the operator's agent API here, https://HOST:PORT
+    #[arg(long, env = "CAMPFIRE_AGENT", value_name = "URL", help_heading = "Who to meet, and where")]
+    pub agent: Option<String>,
+    /// In a pod: the projected token that shows who this is [default: /var/run/secrets/campfire.network/agent/token]
+    #[arg(long, env = "CAMPFIRE_AGENT_TOKEN_FILE", value_name = "FILE", help_heading = "Who to meet, and where")]
+    pub agent_token_file: Option<PathBuf>,
+    /// In a pod: CA certificates (PEM) of the agent API [default: /var/run/secrets/campfire.network/agent/ca.crt]
+    #[arg(long, env = "CAMPFIRE_AGENT_CA_FILE", value_name = "FILE", help_heading = "Who to meet, and where")]
+    pub agent_ca_file: Option<PathBuf>,
     /// The overlay's id, 10 hex digits [default: the URI's, else it follows from the key]
     #[arg(long, env = "CAMPFIRE_NETWORK", value_name = "ID", help_heading = "Who to meet, and where")]
     pub network: Option<String>,
@@ -140,7 +222,7 @@ pub struct Options {
     /// The file that holds who this peer is; made if it is missing [default: INTERFACE.identity in the state directory]
     #[arg(long, env = "CAMPFIRE_IDENTITY_FILE", value_name = "FILE", help_heading = "Who this is")]
     pub identity_file: Option<PathBuf>,
-    /// [default: /var/lib/campfire]
+    /// [default: /var/lib/campfire; in a pod /run/campfire]
     #[arg(long, env = "CAMPFIRE_STATE_DIR", value_name = "DIR", help_heading = "Who this is")]
     pub state_dir: Option<PathBuf>,
 
@@ -341,6 +423,9 @@ impl Options {
             server: list(self.server, other.server),
             psk_file: list(self.psk_file, other.psk_file),
             uri_file: self.uri_file.or(other.uri_file),
+            agent: self.agent.or(other.agent),
+            agent_token_file: self.agent_token_file.or(other.agent_token_file),
+            agent_ca_file: self.agent_ca_file.or(other.agent_ca_file),
             network: self.network.or(other.network),
             in_cluster: self.in_cluster.or(other.in_cluster),
             no_direct: self.no_direct.or(other.no_direct),

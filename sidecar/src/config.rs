@@ -57,6 +57,8 @@ pub struct Settings {
     pub listen_port: u16,
     /// TLS.
     pub trust: Trust,
+    /// Device node of TUN.
+    pub tun_node: PathBuf,
     /// Directory of the control socket.
     pub run_dir: PathBuf,
     /// Directory of `wg`'s socket.
@@ -75,6 +77,11 @@ pub struct Reloaded {
     pub change: Reconfigure,
     /// Things to say.
     pub remarks: Vec<String>,
+}
+
+/// The device node of TUN: `CAMPFIRE_TUN`, by default `/dev/net/tun`.
+pub fn tun_node() -> PathBuf {
+    std::env::var_os("CAMPFIRE_TUN").map_or_else(|| PathBuf::from("/dev/net/tun"), PathBuf::from)
 }
 
 /// The options of `campfire up` together with those of its file.
@@ -143,6 +150,7 @@ impl Settings {
             mtu,
             listen_port: options.listen_port.unwrap_or(0),
             trust,
+            tun_node: tun_node(),
             run_dir: options.run_dir.clone().unwrap_or_else(|| RUN_DIR.into()),
             wg_dir: options.wg_dir.clone().unwrap_or_else(|| "/var/run/wireguard".into()),
             metrics_listen: options.metrics_listen,

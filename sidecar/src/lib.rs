@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`cli`], [`config`], [`secrets`] | flags, environment, file; checked once |
 //! | [`control`] | the loop around [`campfire_mesh::Mesh`], streams to servers, the interface |
+//! | [`pod`] | a peer in a pod: settings from the operator, reports to it, what its init container does |
 //! | [`plane`], [`data`] | the hot thread and the contract with it |
 //! | [`report`], [`show`], [`graph`], [`why`] | what a peer tells of itself, for people |
 //! | [`http`], [`uapi`], [`metrics`] | and for programs |
@@ -17,6 +18,7 @@ pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod plane;
+pub mod pod;
 pub mod report;
 pub mod secrets;
 pub mod show;

@@ -12,7 +12,7 @@ use campfire_sidecar::cli::{Cli, Command, GraphArgs, KeyCommand, KeySource, Stat
 use campfire_sidecar::config::{self, BadConfig, EXIT_BAD_CONFIG, Settings};
 use campfire_sidecar::report::Report;
 use campfire_sidecar::secrets::EnvironmentSecrets;
-use campfire_sidecar::{control, graph, http, logging, secrets, show, why};
+use campfire_sidecar::{control, graph, http, logging, pod, secrets, show, why};
 use clap::Parser as _;
 use zeroize::Zeroizing;
 
@@ -51,6 +51,12 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Key(KeyCommand::RelaySecret { source }) => print(key(&source)?.derive().relay.text()),
         Command::Uri(arguments) => uri(&arguments),
+        Command::PodInit(arguments) => {
+            let (filter, format) = config::logging(&arguments.options);
+            logging::start(filter, format)?;
+            client_runtime()?.block_on(pod::init::run(&arguments))
+        }
+        Command::Ready(arguments) => client_runtime()?.block_on(pod::ready::check(&arguments)),
     }
 }
 
@@ -66,13 +72,18 @@ fn up(arguments: &Up) -> Result<()> {
     let options = config::options(arguments)?;
     let (filter, format) = config::logging(&options);
     logging::start(filter, format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if options.agent.is_some() {
+        let result = runtime.block_on(pod::up(&options));
+        runtime.shutdown_timeout(Duration::from_millis(200));
+        return result;
+    }
     let settings = Settings::new(&options, &environment)?;
     for remark in &settings.remarks {
         tracing::warn!("{remark}");
     }
     let reload = || config::options(arguments).map(|options| (options, environment.clone()));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(control::run(settings, reload));
+    let result = runtime.block_on(control::run(settings, reload, None));
     // Name look-ups that hang must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(200));
     result

@@ -33,6 +33,7 @@ use crate::data::{self, DataConfig, DataHandle, ToDataSender, Tun};
 use crate::http::{self, Asker};
 use crate::metrics::Snapshot;
 use crate::plane::{Counters, FromData, ToData};
+use crate::pod;
 use crate::report::Report;
 use crate::secrets::{self, EnvironmentSecrets};
 use crate::uapi;
@@ -55,8 +56,12 @@ const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
 /// Messages handled before outputs are carried out.
 const BATCH: usize = 256;
 
-/// Runs a peer until it is told to stop. `reload` reads options and secrets again.
-pub async fn run(settings: Settings, reload: impl Fn() -> Result<(Options, EnvironmentSecrets), BadConfig>) -> Result<()> {
+/// Runs a peer until it is told to stop. `reload` reads options and secrets again; `link` is a pod's to its operator.
+pub async fn run(
+    settings: Settings,
+    reload: impl Fn() -> Result<(Options, EnvironmentSecrets), BadConfig>,
+    mut link: Option<pod::Link>,
+) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -91,6 +96,8 @@ pub async fn run(settings: Settings, reload: impl Fn() -> Result<(Options, Envir
 
     let mut minute = tokio::time::interval(Duration::from_mins(1));
     let mut tenth = tokio::time::interval(Duration::from_millis(100));
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tenth.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         peer.carry_out();
@@ -129,6 +136,10 @@ pub async fn run(settings: Settings, reload: impl Fn() -> Result<(Options, Envir
                 Err(error) => error!("not reloaded, the old configuration stays: {error}"),
             },
             _ = tenth.tick(), if !peer.ready => peer.look_ready(settings.ready_file.as_deref()),
+            Some(change) = changed(&mut link) => peer.reconfigure(change),
+            _ = second.tick(), if link.is_some() => if let Some(link) = &link {
+                tell(link, &peer.report());
+            },
             _ = minute.tick() => peer.mesh.handle(now(&peer), Input::Wall { unix_millis: unix_millis() }),
         }
     }
@@ -139,6 +150,24 @@ pub async fn run(settings: Settings, reload: impl Fn() -> Result<(Options, Envir
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
+}
+
+/// The next change that the operator tells of.
+async fn changed(link: &mut Option<pod::Link>) -> Option<Reloaded> {
+    match link {
+        Some(link) => link.changes.recv().await,
+        None => None,
+    }
+}
+
+/// Hands on what is to be reported, if it is something new.
+fn tell(link: &pod::Link, own: &Report) {
+    link.told.send_if_modified(|told| {
+        let report = pod::report(own, told.as_ref());
+        let changed = told.as_ref() != Some(&report);
+        *told = Some(report);
+        changed
+    });
 }
 
 /// Removes what was made when the peer ends, however it ends.
@@ -213,7 +242,8 @@ impl Peer {
         }
 
         let sockets = bind(settings.listen_port)?;
-        let tun = Tun::open(&settings.interface).map_err(|error| interface::explain_device(&settings.interface, &error))?;
+        let tun =
+            Tun::open(&settings.tun_node, &settings.interface).map_err(|error| interface::explain_device(&settings.interface, &error))?;
         let interface = Interface::set_up(&settings.interface, settings.mtu, &addresses).await?;
         let host_addresses = interface.host_addresses().await.context("the host's addresses")?;
 
@@ -589,7 +619,7 @@ async fn tend(
 }
 
 /// An address of ours with the length of its network, so that the kernel makes the route to the overlay.
-fn overlay_net(network: NetworkId, pool: Option<Ipv4Net>, address: IpAddr) -> IpNet {
+pub(crate) fn overlay_net(network: NetworkId, pool: Option<Ipv4Net>, address: IpAddr) -> IpNet {
     let length = match (address, pool) {
         (IpAddr::V6(_), _) => network.prefix().prefix_len(),
         (IpAddr::V4(_), Some(pool)) => pool.prefix_len(),

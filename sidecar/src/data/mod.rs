@@ -31,6 +31,7 @@ mod waiting;
 mod worker;
 
 pub use ports::bind;
+pub use sys::make_tun_node;
 pub use tun::Tun;
 
 /// What reads and changes packets, for `fuzz/` alone.

@@ -2,11 +2,13 @@
 //! here; everything above is safe code.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::ptr;
 
@@ -56,6 +58,21 @@ pub fn open_tun(node: &Path, name: &str, vnet_header: bool) -> io::Result<(File,
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })?;
     let name = request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte as u8)).collect();
     Ok((file, name))
+}
+
+/// `TUNSETOWNER` and `TUNSETPERSIST`: the device stays when it is closed, and this user may attach to it.
+pub fn set_persistent(tun: &File, owner: u32) -> io::Result<()> {
+    // SAFETY: both take their argument by value.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOWNER as _, libc::c_ulong::from(owner)) })?;
+    // SAFETY: the same.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETPERSIST as _, 1 as libc::c_ulong) }).map(drop)
+}
+
+/// Makes the device node of TUN (character device 10:200), for its owner alone (wants `CAP_MKNOD`).
+pub fn make_tun_node(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path is a C string that outlives the call.
+    check(unsafe { libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(10, 200)) }).map(drop)
 }
 
 /// `TUNSETOFFLOAD`: which superpackets the reader takes.

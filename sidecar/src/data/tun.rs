@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::sys;
 
@@ -97,16 +97,22 @@ pub struct Tun {
 }
 
 impl Tun {
+    /// Makes a device that outlives this process, for the user `owner` to attach to by [`Self::open`]. Made already: nothing changes.
+    pub fn make_persistent(node: &Path, name: &str, owner: u32) -> io::Result<()> {
+        let (file, name) = sys::open_tun(node, name, true)?;
+        sys::set_persistent(&file, owner)?;
+        sys::set_queue_length(&name, QUEUE_LENGTH)
+    }
+
     /// Opens a device named `name`: made if there is none (wants `CAP_NET_ADMIN`), attached to if it is persistent and its
-    /// owner is us (`ip tuntap add mode tun user …`). `CAMPFIRE_TUN` names another device node than `/dev/net/tun`.
+    /// owner is us (`ip tuntap add mode tun user …`, [`Self::make_persistent`]). `node`: the device node.
     ///
     /// Takes what offloads the kernel has: superpackets of TCP, then of UDP; with none everything works, slower.
-    pub fn open(name: &str) -> io::Result<Self> {
-        let node = std::env::var_os("CAMPFIRE_TUN").map_or_else(|| PathBuf::from("/dev/net/tun"), PathBuf::from);
-        let (file, name, vnet) = match sys::open_tun(&node, name, true) {
+    pub fn open(node: &Path, name: &str) -> io::Result<Self> {
+        let (file, name, vnet) = match sys::open_tun(node, name, true) {
             Ok((file, name)) => (file, name, true),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                let (file, name) = sys::open_tun(&node, name, false)?;
+                let (file, name) = sys::open_tun(node, name, false)?;
                 (file, name, false)
             }
             Err(error) => return Err(error),

@@ -1,0 +1,169 @@
+//! `campfire pod-init`: the init container of a pod. Makes all that needs rights, so that the sidecar needs none: identity,
+//! device node, and the interface with its addresses, routes and MTU. Doing it twice is doing it once.
+//!
+//! It runs as root with NET_ADMIN, MKNOD and CHOWN and nothing else. Without DAC_OVERRIDE root may not open what belongs to
+//! others, so things are made and opened first and given away last; what the sidecar writes stays readable by group
+//! (the directory is setgid), which root is in.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use campfire_api::agent::Settings;
+use campfire_api::names::UID;
+use campfire_protocol::identity::ipv4_in_pool;
+use tracing::{info, warn};
+
+use super::agent::{Agent, Backoff};
+use super::{Cache, Told, state_dir};
+use crate::cli::{PodInit, Policy};
+use crate::config;
+use crate::control::interface::{Interface, explain_device};
+use crate::control::overlay_net;
+use crate::data::{Tun, make_tun_node};
+use crate::secrets::OwnIdentity;
+
+/// Name of the identity's file in the state directory.
+pub const IDENTITY: &str = "identity";
+/// Name of the device node in the state directory.
+pub const TUN_NODE: &str = "tun";
+/// File that says that the interface got no addresses, for the operator did not answer in time.
+pub const UNCONFIGURED: &str = "unconfigured";
+/// Directory, in the state directory, that is mounted where `wg` looks for sockets.
+const WIREGUARD: &str = "wireguard";
+
+/// Makes it all.
+pub async fn run(arguments: &PodInit) -> Result<()> {
+    let begun = Instant::now();
+    let state = state_dir(&arguments.options);
+    let owner = arguments.uid.unwrap_or_else(|| u32::try_from(UID).unwrap_or(65_532));
+    directory(&state, owner)?;
+    let identity = identity(&state, owner)?;
+
+    let interface = arguments.options.interface.clone().unwrap_or_else(|| config::INTERFACE.to_owned());
+    let node = node(&state)?;
+    Tun::make_persistent(&node, &interface, owner).map_err(|error| match error.raw_os_error() {
+        // Attached to by a sidecar that is running: made already.
+        Some(libc::EBUSY) => anyhow!("interface {interface} is in use: the init container runs beside its own sidecar"),
+        _ => explain_device(&interface, &error),
+    })?;
+
+    let agent = Agent::new(&arguments.options)?;
+    let cache = Cache::new(&state);
+    let limit = (arguments.policy == Policy::Wait).then(|| Duration::from_secs(arguments.timeout));
+    if let Some(settings) = settings(&agent, &cache, limit).await {
+        let _ = fs::remove_file(state.join(UNCONFIGURED));
+        let told = Told::new(&settings)?;
+        let public = identity.identity.public();
+        let mut addresses = vec![overlay_net(told.network, None, told.network.address(&public).into())];
+        if let Some(pool) = told.ipv4_pool {
+            addresses.extend(ipv4_in_pool(pool, &public).map(|ipv4| overlay_net(told.network, Some(pool), ipv4.into())));
+        }
+        let mut made = Interface::set_up(&interface, settings.mtu.clamp(1280, 9000), &addresses).await?;
+        // The sidecar cannot make routes when peers offer some: what it may take is routed from the start.
+        made.sync(addresses.iter().copied().collect(), told.accepted_routes.iter().copied().collect()).await;
+        cache.store(&settings).with_context(|| cache.path().display().to_string())?;
+        give(cache.path(), owner)?;
+        let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        info!(interface, addresses = shown.join(" "), milliseconds = begun.elapsed().as_millis() as u64, "made");
+    } else {
+        fs::write(state.join(UNCONFIGURED), b"")?;
+        warn!(
+            "no settings within {} s: the app starts without the mesh (policy Wait); look at the operator, then make this pod anew",
+            arguments.timeout
+        );
+    }
+
+    let sockets = state.join(WIREGUARD);
+    if !sockets.exists() {
+        fs::create_dir(&sockets).with_context(|| format!("{} cannot be made", sockets.display()))?;
+        give(&sockets, owner)?;
+    }
+    if node.starts_with(&state) {
+        give(&node, owner)?;
+    }
+    Ok(())
+}
+
+/// The state directory belongs to the sidecar, and what is made in it to root's group.
+fn directory(state: &Path, owner: u32) -> Result<()> {
+    let shown = state.display();
+    let metadata = fs::metadata(state)
+        .map_err(|error| anyhow!("{shown}: {error}; mount an emptyDir (medium: Memory) there for this container and the sidecar"))?;
+    if metadata.uid() == owner {
+        return Ok(());
+    }
+    fs::set_permissions(state, Permissions::from_mode(0o2770)).with_context(|| format!("{shown}: mode 2770"))?;
+    give(state, owner)
+}
+
+/// Gives something to the sidecar's user; the group stays.
+fn give(path: &Path, owner: u32) -> Result<()> {
+    chown(path, Some(owner), None)
+        .map_err(|error| anyhow!("{} cannot be given to uid {owner}: {error}; this container needs the capability CHOWN", path.display()))
+}
+
+/// Who the pod is, for as long as it lives.
+fn identity(state: &Path, owner: u32) -> Result<OwnIdentity> {
+    let path = state.join(IDENTITY);
+    let made = !path.exists();
+    let identity = OwnIdentity::from_file(&path)?;
+    if made {
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).with_context(|| format!("{}: mode 640", path.display()))?;
+        give(&path, owner)?;
+    }
+    Ok(identity)
+}
+
+/// A device node that can be opened: the runtime's, else one of our own.
+fn node(state: &Path) -> Result<PathBuf> {
+    let open = |path: &Path| -> io::Result<File> { OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(path) };
+    let given = config::tun_node();
+    // The sidecar's user must be able to open it as well.
+    let everybody = fs::metadata(&given).is_ok_and(|metadata| metadata.mode() & 0o006 == 0o006);
+    if everybody && open(&given).is_ok() {
+        return Ok(given);
+    }
+    let own = state.join(TUN_NODE);
+    match fs::remove_file(&own) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(|| own.display().to_string()),
+        _ => {}
+    }
+    make_tun_node(&own).map_err(|error| {
+        anyhow!("TunDeniedByRuntime: the device node {} cannot be made: {error}; this container needs the capability MKNOD", own.display())
+    })?;
+    match open(&own) {
+        Ok(_) => Ok(own),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => bail!(
+            "TunDeniedByRuntime: the container runtime forbids TUN devices ({error}); runc 1.2.0 to 1.2.3 do: update runc, or give the pod /dev/net/tun"
+        ),
+        Err(error) => bail!("TunDeniedByRuntime: {}: {error}; is the kernel's module `tun` loaded?", own.display()),
+    }
+}
+
+/// What the operator says; what is kept, if it does not answer. `None` after `limit`.
+async fn settings(agent: &Agent, cache: &Cache, limit: Option<Duration>) -> Option<Settings> {
+    let kept = cache.load();
+    let begun = Instant::now();
+    let mut pause = Backoff::new(Duration::from_secs(2));
+    loop {
+        let failure = match agent.settings("", 0).await {
+            Ok(Some(settings)) => return Some(settings),
+            Ok(None) => "it has none for this pod yet".to_owned(),
+            Err(failure) => failure.to_string(),
+        };
+        if kept.is_some() {
+            info!("the operator does not answer ({failure}): its settings from before are used");
+            return kept;
+        }
+        if limit.is_some_and(|limit| begun.elapsed() >= limit) {
+            warn!("no settings from the operator: {failure}");
+            return None;
+        }
+        info!("waiting for settings from the operator: {failure}");
+        pause.wait(None).await;
+    }
+}

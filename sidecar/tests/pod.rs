@@ -1,0 +1,299 @@
+//! A peer in a pod, without a cluster: the real programs with a pod's rights, and an agent API made here that answers over real
+//! TLS. The test runs itself again in a network namespace of its own, where that agent and a TURN server listen on loopback.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use campfire_api::agent::{Key, KeyMode, Report, ServerEntry, Settings, SettingsRequest};
+use campfire_protocol::key::Psk;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+const NEXT: &str = "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8";
+const INSIDE: &str = "CAMPFIRE_POD_TEST_INSIDE";
+
+#[test]
+fn a_pods_containers_make_a_mesh_with_no_more_rights_than_they_have_in_a_pod() {
+    if std::env::var_os(INSIDE).is_none() {
+        for program in ["unshare", "setpriv", "ip"] {
+            if campfire_lab::world::which(program).is_none() {
+                println!("SKIPPED: {program} is not here (Debian: util-linux, iproute2)");
+                return;
+            }
+        }
+        if std::env::var("CAMPFIRE_TEST_ROOT").is_ok_and(|value| value == "no") || !Path::new("/dev/net/tun").exists() || !is_root() {
+            println!("SKIPPED: a network namespace with a TUN device needs root");
+            return;
+        }
+        let status = Command::new("unshare")
+            .args(["--net", "--"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "a_pods_containers_make_a_mesh_with_no_more_rights_than_they_have_in_a_pod", "--nocapture"])
+            .env(INSIDE, "1")
+            .status()
+            .unwrap();
+        assert!(status.success(), "inside the namespace");
+        return;
+    }
+    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+    tokio::runtime::Runtime::new().unwrap().block_on(inside());
+}
+
+async fn inside() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let agent = Agent::start(folder).await;
+    let secrets = folder.join("secrets");
+    fs::create_dir(&secrets).unwrap();
+    for key in [KEY, NEXT] {
+        let keys = key.parse::<Psk>().unwrap().derive();
+        fs::write(secrets.join(keys.fingerprint.to_string()), keys.relay.text()).unwrap();
+        fs::set_permissions(secrets.join(keys.fingerprint.to_string()), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let turn = campfire_lab::peer::binary("campfire-turn").unwrap();
+    let _turn = Running(
+        Command::new(turn)
+            .args(["--enable-campfire", "--listen", "127.0.0.1:3478", "--secrets-dir"])
+            .arg(&secrets)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+
+    // Without an operator the app starts all the same after the timeout, and the sidecar says why the mesh is not there.
+    let late = Pod::new(folder, "late");
+    let begun = Instant::now();
+    late.init(&format!("https://127.0.0.1:{}", 9), "1s");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(late.state.join("unconfigured").exists());
+
+    let (one, two) = (Pod::new(folder, "one"), Pod::new(folder, "two"));
+    for pod in [&one, &two] {
+        pod.init(&agent.url, "10s");
+        // Twice is once: a sandbox that was made anew runs it again.
+        let identity = fs::read(pod.state.join("identity")).unwrap();
+        pod.init(&agent.url, "10s");
+        assert_eq!(fs::read(pod.state.join("identity")).unwrap(), identity);
+        assert_eq!(fs::metadata(pod.state.join("identity")).unwrap().uid(), 65_532);
+        assert_eq!(fs::metadata(pod.state.join("settings.json")).unwrap().mode() & 0o007, 0);
+    }
+    let _late = late.up(&agent.url);
+    let _one = one.up(&agent.url);
+    let mut second = two.up(&agent.url);
+    for pod in [&one, &two] {
+        wait_for("ready", || pod.ready("Require", "1s"));
+    }
+    assert!(!late.ready("Require", "1s"));
+    wait_for("the app that need not wait", || late.ready("Wait", "1s"));
+    wait_for("peers connected", || [&one, &two].iter().all(|pod| pod.status().contains("\"connected\": true")));
+    wait_for("reports", || {
+        let reports = agent.reports.lock().unwrap();
+        reports.iter().filter(|report| report.ready && report.direct == 1 && report.unconnected == 0).count() >= 2
+            && reports.iter().any(|report| report.problems.iter().any(|problem| problem.reason == "InterfaceUnconfigured"))
+    });
+
+    // Rotation, told by the operator: both keys are held, and the session lives.
+    agent.say(|settings| settings.keys.insert(0, Key { psk: NEXT.to_owned().into(), mode: KeyMode::Accept }));
+    wait_for("both keys held", || [&one, &two].iter().all(|pod| pod.status().matches(&fingerprint(NEXT)).count() >= 1));
+    wait_for("peers connected under both keys", || one.status().contains("\"connected\": true"));
+
+    // The operator goes away; a sidecar that restarts comes back from what it kept.
+    agent.away();
+    second.0.kill().unwrap();
+    second.0.wait().unwrap();
+    let _second = two.up(&agent.url);
+    wait_for("the restarted one, without an operator", || two.ready("Require", "1s") && two.status().contains("\"connected\": true"));
+    assert!(two.status().contains(&fingerprint(NEXT)), "the newest settings were kept");
+    for pod in [&one, &two, &late] {
+        let log = fs::read_to_string(pod.state.with_extension("log")).unwrap();
+        for secret in [KEY, NEXT, "a-token-of-this-pod"] {
+            assert!(!log.contains(secret), "{}: a secret in the log", pod.name);
+        }
+    }
+}
+
+fn fingerprint(key: &str) -> String {
+    key.parse::<Psk>().unwrap().derive().fingerprint.to_string()
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
+
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(40), "waited 40 s for: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a pod has: a state directory of its own (and here, an interface of its own name).
+struct Pod {
+    name: &'static str,
+    state: PathBuf,
+    secrets: PathBuf,
+}
+
+impl Pod {
+    fn new(folder: &Path, name: &'static str) -> Self {
+        let state = folder.join(name);
+        fs::create_dir(&state).unwrap();
+        // As the kubelet makes an emptyDir.
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+        Self { name, state, secrets: folder.to_owned() }
+    }
+
+    fn command(&self, rights: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(rights).arg("--no-new-privs").arg("--").arg(env!("CARGO_BIN_EXE_campfire"));
+        command.env_clear().env("CAMPFIRE_INTERFACE", format!("pod-{}", self.name)).env("CAMPFIRE_LOG", "trace");
+        command.env("CAMPFIRE_STATE_DIR", &self.state).env("CAMPFIRE_RUN_DIR", &self.state);
+        command.env("CAMPFIRE_WG_DIR", self.state.join("wireguard"));
+        command.env("CAMPFIRE_AGENT_TOKEN_FILE", self.secrets.join("token"));
+        command.env("CAMPFIRE_AGENT_CA_FILE", self.secrets.join("ca.crt"));
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.state.with_extension("log")).unwrap();
+        command.stderr(log);
+        command
+    }
+
+    fn init(&self, agent: &str, timeout: &str) {
+        let rights = ["--bounding-set=-all,+net_admin,+mknod,+chown", "--inh-caps=-all"];
+        let mut command = self.command(&rights);
+        command.args(["pod-init", "--agent", agent, "--timeout", timeout]);
+        let status = command.status().unwrap();
+        assert!(status.success(), "{}", fs::read_to_string(self.state.with_extension("log")).unwrap());
+    }
+
+    fn up(&self, agent: &str) -> Running {
+        let rights = ["--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
+        let mut command = self.command(&rights);
+        Running(command.args(["up", "--agent", agent]).spawn().unwrap())
+    }
+
+    fn ready(&self, policy: &str, timeout: &str) -> bool {
+        let rights = ["--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
+        let output = self.command(&rights).args(["ready", "--policy", policy, "--timeout", timeout]).output().unwrap();
+        output.status.success()
+    }
+
+    fn status(&self) -> String {
+        let output = self.command(&["--reuid=65532", "--regid=65532", "--clear-groups"]).args(["status", "--json"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// An agent API: one pod's settings for all, no waiting.
+struct Agent {
+    url: String,
+    settings: Arc<Mutex<Option<Settings>>>,
+    reports: Arc<Mutex<Vec<Report>>>,
+}
+
+impl Agent {
+    async fn start(folder: &Path) -> Self {
+        let certificate = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        fs::write(folder.join("ca.crt"), certificate.cert.pem()).unwrap();
+        fs::write(folder.join("token"), "a-token-of-this-pod\n").unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certificate.signing_key.serialize_der()));
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
+        let settings = Arc::new(Mutex::new(Some(first_settings())));
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let (held, told) = (settings.clone(), reports.clone());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, held, told) = (acceptor.clone(), held.clone(), told.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = hyper::service::service_fn(move |request| answer(request, held.clone(), told.clone()));
+                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { url, settings, reports }
+    }
+
+    fn say(&self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.settings.lock().unwrap();
+        let settings = settings.as_mut().unwrap();
+        change(settings);
+        settings.version.push('+');
+    }
+
+    fn away(&self) {
+        *self.settings.lock().unwrap() = None;
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    held: Arc<Mutex<Option<Settings>>>,
+    told: Arc<Mutex<Vec<Report>>>,
+) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+    let plain = |status, body: Vec<u8>| Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap();
+    let authorized = request.headers().get("authorization").is_some_and(|value| value == "Bearer a-token-of-this-pod");
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let Some(settings) = held.lock().unwrap().clone().filter(|_| authorized) else {
+        return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, b"{\"message\":\"away\"}".to_vec()));
+    };
+    if path == campfire_api::agent::REPORT_PATH {
+        told.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+        return Ok(plain(StatusCode::NO_CONTENT, Vec::new()));
+    }
+    let asked: SettingsRequest = serde_json::from_slice(&body).unwrap();
+    if asked.have == settings.version {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        return Ok(plain(StatusCode::NO_CONTENT, Vec::new()));
+    }
+    Ok(plain(StatusCode::OK, serde_json::to_vec(&settings).unwrap()))
+}
+
+fn first_settings() -> Settings {
+    Settings {
+        version: "1".into(),
+        keys: vec![Key { psk: KEY.to_owned().into(), mode: KeyMode::Announce }],
+        network: KEY.parse::<Psk>().unwrap().derive().network.to_string(),
+        servers: vec![ServerEntry { text: "s=turn:127.0.0.1:3478?transport=udp".into(), in_cluster: true }],
+        name: "pod".into(),
+        namespace: "default".into(),
+        cluster: "test".into(),
+        ipv4_pool: Some("100.80.0.0/16".into()),
+        accept_routes: vec!["10.55.0.0/16".into()],
+        mtu: 1400,
+        domain: "campfire.internal".into(),
+        direct: true,
+        agent_ca: String::new(),
+    }
+}
