@@ -80,6 +80,22 @@ async fn inside() {
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     assert!(late.state.join("unconfigured").exists());
 
+    assert!(late.ready("Wait", "10m"), "the app waited for the operator already");
+
+    // The limit holds against somebody who takes the connection and says nothing.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let begun = Instant::now();
+    late.init(&format!("https://127.0.0.1:{}", mute.local_addr().unwrap().port()), "1s");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+
+    // Another CA than the operator's is told as that, with what to do.
+    let stranger = Pod::new(folder, "odd");
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    fs::write(folder.join("other.crt"), other.cert.pem()).unwrap();
+    stranger.init_with(&agent.url, "1s", &folder.join("other.crt"));
+    let log = fs::read_to_string(stranger.state.with_extension("log")).unwrap();
+    assert!(log.contains("not of the operator's CA as this pod knows it"), "{log}");
+
     let (one, two) = (Pod::new(folder, "one"), Pod::new(folder, "two"));
     for pod in [&one, &two] {
         pod.init(&agent.url, "10s");
@@ -101,7 +117,7 @@ async fn inside() {
     wait_for("peers connected", || [&one, &two].iter().all(|pod| pod.status().contains("\"connected\": true")));
     wait_for("reports", || {
         let reports = agent.reports.lock().unwrap();
-        reports.iter().filter(|report| report.ready && report.direct == 1 && report.unconnected == 0).count() >= 2
+        reports.iter().filter(|report| report.ready && report.direct + report.relayed == 1 && report.unconnected == 0).count() >= 2
             && reports.iter().any(|report| report.problems.iter().any(|problem| problem.reason == "InterfaceUnconfigured"))
     });
 
@@ -180,9 +196,14 @@ impl Pod {
     }
 
     fn init(&self, agent: &str, timeout: &str) {
+        self.init_with(agent, timeout, &self.secrets.join("ca.crt"));
+    }
+
+    fn init_with(&self, agent: &str, timeout: &str, ca: &Path) {
         let rights = ["--bounding-set=-all,+net_admin,+mknod,+chown", "--inh-caps=-all"];
         let mut command = self.command(&rights);
         command.args(["pod-init", "--agent", agent, "--timeout", timeout]);
+        command.env("CAMPFIRE_AGENT_CA_FILE", ca);
         let status = command.status().unwrap();
         assert!(status.success(), "{}", fs::read_to_string(self.state.with_extension("log")).unwrap());
     }

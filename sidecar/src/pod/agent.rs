@@ -120,9 +120,7 @@ impl Agent {
         let tls = TlsConnector::from(self.tls()?);
         let name = ServerName::try_from(self.host.clone()).map_err(|error| said("no host name", &error))?;
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| said("no connection", &error))?;
-        let stream = tls.connect(name, stream).await.map_err(|error| {
-            said("TLS", &error) // An unknown issuer: the CA of the pod's annotation is not the operator's any more.
-        })?;
+        let stream = tls.connect(name, stream).await.map_err(|error| Failure::Refused(format!("{authority}: {}", self.explain(&error))))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| said("no HTTP", &error))?;
         let connection = tokio::spawn(async move {
@@ -160,6 +158,18 @@ impl Agent {
         drop(sender);
         connection.abort();
         result
+    }
+
+    /// Why there is no TLS, and what to do.
+    fn explain(&self, error: &io::Error) -> String {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(why)) => format!(
+                "the certificate is not of the operator's CA as this pod knows it ({why}; {}): make the pod anew, and if that does not help look at who \
+                 answers there",
+                self.ca_file.display()
+            ),
+            _ => format!("TLS: {error}"),
+        }
     }
 
     /// The header with the token. Read each time: the kubelet renews it.
@@ -204,6 +214,14 @@ fn refusal(status: StatusCode, body: &[u8]) -> String {
     if message.is_empty() { status.to_string() } else { format!("{message} ({status})") }
 }
 
+/// From 0 up to 1.
+fn random() -> f64 {
+    let mut bytes = [0; 2];
+    // Without random numbers all come at once: no reason to fail.
+    let _ = getrandom::fill(&mut bytes);
+    f64::from(u16::from_le_bytes(bytes)) / 65_536.0
+}
+
 /// Pauses that grow, with jitter, so that sidecars do not come all at once when an operator returns.
 pub struct Backoff {
     next: Duration,
@@ -227,9 +245,7 @@ impl Backoff {
     pub async fn wait(&mut self, asked: Option<Duration>) {
         let pause = self.next;
         self.next = (self.next * 2).min(self.longest);
-        let mut random = [0; 2];
-        let _ = getrandom::fill(&mut random);
-        let jitter = 0.5 + f64::from(u16::from_le_bytes(random)) / 65_536.0;
+        let jitter = 0.5 + random();
         tokio::time::sleep(asked.unwrap_or(pause).mul_f64(if asked.is_some() { 0.5 + jitter } else { jitter })).await;
     }
 }
@@ -240,7 +256,9 @@ pub async fn report(agent: Arc<Agent>, mut reports: watch::Receiver<Option<Repor
     let mut said: Option<Report> = None;
     loop {
         let changed = reports.wait_for(|now| now.as_ref().is_some_and(|report| !report.identity.is_empty()) && *now != said);
-        if let Ok(Err(_)) = tokio::time::timeout(Duration::from_secs(HEARTBEAT), async { changed.await.map(drop) }).await {
+        // Earlier by up to a fifth, so that pods that were made together do not report together.
+        let quiet = Duration::from_secs(HEARTBEAT).mul_f64(1.0 - random() / 5.0);
+        if let Ok(Err(_)) = tokio::time::timeout(quiet, async { changed.await.map(drop) }).await {
             return;
         }
         // The first report of a peer follows its first look at itself.

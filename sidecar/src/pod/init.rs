@@ -15,10 +15,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use campfire_api::agent::Settings;
 use campfire_api::names::UID;
 use campfire_protocol::identity::ipv4_in_pool;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use super::agent::{Agent, Backoff};
-use super::{Cache, Told, state_dir};
+use super::{Cache, Told, ready, state_dir};
 use crate::cli::{PodInit, Policy};
 use crate::config;
 use crate::control::interface::{Interface, explain_device};
@@ -35,12 +36,21 @@ pub const UNCONFIGURED: &str = "unconfigured";
 /// Directory, in the state directory, that is mounted where `wg` looks for sockets.
 const WIREGUARD: &str = "wireguard";
 
-/// Makes it all.
+/// Makes it all, unless it is told to stop before: as a container's first process it would not end of SIGTERM by itself.
 pub async fn run(arguments: &PodInit) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = make(arguments) => done,
+        _ = terminate.recv() => bail!("told to stop before all was made"),
+    }
+}
+
+async fn make(arguments: &PodInit) -> Result<()> {
     let begun = Instant::now();
     let state = state_dir(&arguments.options);
     let owner = arguments.uid.unwrap_or_else(|| u32::try_from(UID).unwrap_or(65_532));
     directory(&state, owner)?;
+    ready::forget(&state)?;
     let identity = identity(&state, owner)?;
 
     let interface = arguments.options.interface.clone().unwrap_or_else(|| config::INTERFACE.to_owned());
@@ -147,23 +157,31 @@ fn node(state: &Path) -> Result<PathBuf> {
 /// What the operator says; what is kept, if it does not answer. `None` after `limit`.
 async fn settings(agent: &Agent, cache: &Cache, limit: Option<Duration>) -> Option<Settings> {
     let kept = cache.load();
-    let begun = Instant::now();
-    let mut pause = Backoff::new(Duration::from_secs(2));
-    loop {
-        let failure = match agent.settings("", 0).await {
-            Ok(Some(settings)) => return Some(settings),
-            Ok(None) => "it has none for this pod yet".to_owned(),
-            Err(failure) => failure.to_string(),
-        };
-        if kept.is_some() {
-            info!("the operator does not answer ({failure}): its settings from before are used");
-            return kept;
-        }
-        if limit.is_some_and(|limit| begun.elapsed() >= limit) {
-            warn!("no settings from the operator: {failure}");
-            return None;
-        }
-        info!("waiting for settings from the operator: {failure}");
-        pause.wait(None).await;
+    if let Some(kept) = &kept {
+        // The pod's own file is as old as the pod.
+        agent.trust(&kept.agent_ca);
     }
+    let kept_is_there = kept.is_some();
+    let asking = async {
+        let mut pause = Backoff::new(Duration::from_secs(2));
+        loop {
+            let failure = match agent.settings("", 0).await {
+                Ok(Some(settings)) => return Some(settings),
+                Ok(None) => "it has none for this pod yet".to_owned(),
+                Err(failure) => failure.to_string(),
+            };
+            if kept_is_there {
+                info!("the operator does not answer ({failure}): its settings from before are used");
+                return None;
+            }
+            info!("waiting for settings from the operator: {failure}");
+            pause.wait(None).await;
+        }
+    };
+    // The limit holds for a try as well: a dropped connection would hold the app for longer than it is to wait.
+    let said = match limit {
+        Some(limit) => tokio::time::timeout(limit, asking).await.unwrap_or_default(),
+        None => asking.await,
+    };
+    said.or(kept)
 }

@@ -13,7 +13,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use base64::Engine as _;
@@ -47,6 +47,9 @@ pub struct Link {
 
 /// Longest pause between two tries to reach the operator.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Least time between two questions.
+const BETWEEN: Duration = Duration::from_secs(1);
 
 /// What the operator said last, in the pod's memory.
 pub struct Cache(PathBuf);
@@ -244,13 +247,13 @@ async fn follow(agent: Arc<Agent>, cache: Cache, mut held: Settings, changes: mp
     // What was kept may be old.
     let mut wait = 0;
     while !changes.is_closed() {
+        let asked = Instant::now();
         match agent.settings(&held.version, wait).await {
             Ok(None) => {
                 pause.reset();
                 wait = campfire_api::agent::MAX_WAIT;
             }
             Ok(Some(settings)) => {
-                pause.reset();
                 wait = campfire_api::agent::MAX_WAIT;
                 agent.trust(&settings.agent_ca);
                 let fixed = |of: &Settings| (of.network.clone(), of.mtu, of.ipv4_pool.clone(), of.name.clone(), of.direct);
@@ -261,6 +264,7 @@ async fn follow(agent: Arc<Agent>, cache: Cache, mut held: Settings, changes: mp
                 }
                 match change(&settings) {
                     Ok(reloaded) => {
+                        pause.reset();
                         if changes.send(reloaded).await.is_err() {
                             return;
                         }
@@ -291,6 +295,8 @@ async fn follow(agent: Arc<Agent>, cache: Cache, mut held: Settings, changes: mp
         if std::mem::take(&mut away) {
             info!("the operator answers again");
         }
+        // An operator that does not wait, whatever it was asked for, is not asked without a pause.
+        tokio::time::sleep(BETWEEN.saturating_sub(asked.elapsed())).await;
     }
 }
 

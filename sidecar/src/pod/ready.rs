@@ -1,14 +1,16 @@
 //! `campfire ready`: the startup probe of a pod's sidecar.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::cli::{Policy, ReadyArgs};
 use crate::config;
 use crate::http;
+use crate::pod::init::UNCONFIGURED;
 
 /// File whose age is that of the sidecar's first start in this pod.
 const STARTED: &str = "started";
@@ -21,8 +23,21 @@ pub fn started(state: &Path) {
     }
 }
 
+/// In a sandbox that was made anew everything starts anew.
+pub fn forget(state: &Path) -> Result<()> {
+    let path = state.join(STARTED);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| path.display().to_string()),
+        _ => Ok(()),
+    }
+}
+
 /// Succeeds when the peer is ready, or, with policy `Wait`, the timeout is over.
 pub async fn check(arguments: &ReadyArgs) -> Result<()> {
+    if arguments.policy == Policy::Wait && arguments.run_dir.join(UNCONFIGURED).exists() {
+        println!("the interface has no addresses: the init container waited for the operator already, the app need not");
+        return Ok(());
+    }
     let interface = arguments.interface.clone().unwrap_or_else(|| config::INTERFACE.to_owned());
     let asked = tokio::time::timeout(Duration::from_secs(2), http::fetch(&http::socket_path(&arguments.run_dir, &interface))).await;
     let why = match asked {
