@@ -101,6 +101,10 @@ pub fn containers(settings: &Settings) -> [Value; 2] {
 
     let mut sidecar = container(SIDECAR_CONTAINER, "up");
     sidecar["restartPolicy"] = json!("Always");
+    // `wg` looks for sockets there alone, and the root is read-only. The init container made the directory, for the sidecar's user.
+    if let Some(mounts) = sidecar["volumeMounts"].as_array_mut() {
+        mounts.push(json!({ "name": STATE_VOLUME, "mountPath": "/var/run/wireguard", "subPath": "wireguard" }));
+    }
     sidecar["securityContext"] = json!({
         "runAsUser": UID,
         "runAsGroup": UID,
