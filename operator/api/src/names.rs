@@ -81,6 +81,11 @@ pub const LEASE: &str = "campfire-operator";
 /// Secret in the operator's namespace with its CA: `ca.crt`, `ca.key`, `next.crt`, `next.key`.
 pub const CA_SECRET: &str = "campfire-ca";
 
+/// Secret in the operator's namespace from which its identities at the fires are made: [`SEED_KEY`].
+pub const ORIGIN_SECRET: &str = "campfire-origin";
+/// Key in [`ORIGIN_SECRET`]: 32 random bytes.
+pub const SEED_KEY: &str = "seed";
+
 /// Key in a psk Secret: one or more keys, newest first, one a line, in the form of a key file of `campfire up --psk-file`.
 pub const PSK_KEY: &str = "psk";
 /// Key in a psk Secret: the network id (10 hex digits), written when the key was made and never changed by rotation.
