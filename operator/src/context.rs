@@ -174,11 +174,10 @@ impl Context {
             readiness.gate("namespaces"),
         );
         let injected = format!("{}={}", names::INJECTED_LABEL, names::ENABLED);
-        let pods = reflect(
-            watch_objects(Api::<PartialObjectMeta<Pod>>::all(client.clone()), watcher::Config::default().labels(&injected)),
-            pod_changes.clone(),
-            readiness.gate("pods"),
-        );
+        // Pods that have ended leave the cache, and so lose their MeshPeers: their phase is not in the metadata.
+        let living = watcher::Config::default().labels(&injected).fields("status.phase!=Succeeded,status.phase!=Failed");
+        let pods =
+            reflect(watch_objects(Api::<PartialObjectMeta<Pod>>::all(client.clone()), living), pod_changes.clone(), readiness.gate("pods"));
         Self {
             recorder: Recorder::new(client.clone(), reporter),
             client,

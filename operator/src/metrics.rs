@@ -35,6 +35,13 @@ struct OfCampfire {
     campfire: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPath {
+    namespace: String,
+    campfire: String,
+    path: &'static str,
+}
+
 /// The registry, and what several parts write.
 #[derive(Debug)]
 pub struct Metrics {
@@ -45,6 +52,7 @@ pub struct Metrics {
     writes: Family<Write, Counter>,
     leader: Gauge,
     missed: Family<OfCampfire, Gauge>,
+    peers: Family<OfPath, Gauge>,
     ready: Family<OfCampfire, Gauge>,
 }
 
@@ -58,6 +66,7 @@ impl Default for Metrics {
             writes: Family::default(),
             leader: Gauge::default(),
             missed: Family::default(),
+            peers: Family::default(),
             ready: Family::default(),
         };
         metrics.register(|registry| {
@@ -70,6 +79,7 @@ impl Default for Metrics {
                 metrics.writes.clone(),
             );
             registry.register("leader", "1 while this operator leads", metrics.leader.clone());
+            registry.register("meshpeers", "MeshPeers by Campfire and path, as their statuses say", metrics.peers.clone());
             registry.register("missed_pods", "Pods that should have a sidecar and have none", metrics.missed.clone());
             registry.register("campfire_ready", "1 while the Campfire is Ready", metrics.ready.clone());
         });
@@ -110,6 +120,14 @@ impl Metrics {
     /// Whether this operator leads.
     pub fn leads(&self, leads: bool) {
         self.leader.set(i64::from(leads));
+    }
+
+    /// How many MeshPeers there are, by namespace and name of the Campfire and by path.
+    pub fn peers(&self, counts: impl IntoIterator<Item = (String, String, &'static str, i64)>) {
+        self.peers.clear();
+        for (namespace, campfire, path, count) in counts {
+            self.peers.get_or_create(&OfPath { namespace, campfire, path }).set(count);
+        }
     }
 
     /// Shows a Campfire; `None`: it is gone.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::context::{Context, Settings, connect, listen, stopped};
 use crate::metrics::Metrics;
 use crate::state::{Pod, Reports};
-use crate::{agent, campfire, certs, health, lease, webhook};
+use crate::{agent, campfire, certs, fire, health, lease, meshpeer, webhook};
 
 /// How long parts may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -111,10 +111,6 @@ async fn lead(ctx: Arc<Context>, mut queue: mpsc::Receiver<Pod>) {
 /// Parts that the leader runs: each owner adds its own.
 fn start_term(parts: &mut JoinSet<&'static str>, ctx: &Arc<Context>, reports: mpsc::Receiver<Pod>) {
     part(parts, "campfires", campfire::run(ctx.clone()));
-    let idle = ctx.clone();
-    part(parts, "reports", async move {
-        let mut reports = reports;
-        while reports.recv().await.is_some() {}
-        stopped(&idle.shutdown).await;
-    });
+    part(parts, "fire", fire::run(ctx.clone()));
+    part(parts, "meshpeer", meshpeer::run(ctx.clone(), reports));
 }

@@ -185,7 +185,7 @@ pub struct Sighting {
     pub addresses: Vec<String>,
     /// Fingerprints of the keys that it holds.
     pub fingerprints: BTreeSet<String>,
-    /// It carries a server record: an operator, no peer that has a tunnel.
+    /// It has no tunnel: an operator, which counts as no peer.
     pub origin: bool,
 }
 
@@ -206,6 +206,7 @@ pub struct View {
 #[derive(Debug, Default)]
 pub struct Sightings {
     inner: Mutex<HashMap<ObjectKey, watch::Sender<Arc<View>>>>,
+    truncated: Mutex<BTreeSet<ObjectKey>>,
 }
 
 impl Sightings {
@@ -234,6 +235,22 @@ impl Sightings {
     /// The Campfire is gone.
     pub fn withdraw(&self, campfire: &ObjectKey) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).remove(campfire);
+        self.set_truncated(campfire, false);
+    }
+
+    /// Says whether more peers of other clusters are at a fire than are shown as objects.
+    pub fn set_truncated(&self, campfire: &ObjectKey, truncated: bool) {
+        let mut held = self.truncated.lock().unwrap_or_else(PoisonError::into_inner);
+        if truncated {
+            held.insert(campfire.clone());
+        } else {
+            held.remove(campfire);
+        }
+    }
+
+    /// Whether more peers of other clusters are at a fire than are shown as objects: condition `RemotePeersTruncated`.
+    pub fn truncated(&self, campfire: &ObjectKey) -> bool {
+        self.truncated.lock().unwrap_or_else(PoisonError::into_inner).contains(campfire)
     }
 
     fn sender(&self, campfire: &ObjectKey) -> watch::Sender<Arc<View>> {

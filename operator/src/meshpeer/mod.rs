@@ -1,0 +1,359 @@
+//! MeshPeers: one for each pod with a sidecar, for each peer of another cluster (at most 200 of a Campfire), and what people
+//! declare. Only transitions are written, debounced, within a budget of 20 writes a second.
+//!
+//! | module | |
+//! | --- | --- |
+//! | [`queue`] | what waits to be written, debounce and budget |
+//! | [`status`] | what a status says |
+//! | [`remote`] | which of those at the fire are none of ours |
+//! | `plan` | what one MeshPeer needs, from the caches alone |
+//! | `external` | join secrets of External peers |
+//!
+//! There is no task for each object: a change brings a key, the key is examined in memory, and what it needs is queued; it
+//! is examined again when its turn has come. What is already so is never written.
+
+mod external;
+mod plan;
+pub mod queue;
+pub mod remote;
+pub mod status;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use campfire_api::{MeshPeer, PathName, PeerType};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::events::EventType;
+use kube::{Api, ResourceExt as _};
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use self::external::Joined;
+use self::plan::{Action, campfire_of, owned_by, pod_seen};
+use self::queue::Queue;
+use self::remote::{Kin, Remotes};
+use self::status::{ACCEPTED, STALE, condition};
+use crate::context::{Context, cached, key};
+use crate::events;
+use crate::state::{ObjectKey, Pod, Sighting, View};
+
+/// How long the cache may take to show what was written.
+const ACT: Duration = Duration::from_secs(10);
+/// How often everything is looked at, whatever was said of changes.
+const SWEEP: Duration = Duration::from_secs(30);
+/// How soon everything is looked at after a Campfire or namespace changed.
+const SOON: Duration = Duration::from_secs(1);
+/// How often the fires are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Writes at the same time.
+const WRITES: usize = 8;
+/// How long a write that failed waits.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What was written last, until the cache shows it.
+#[derive(Debug)]
+struct Sent {
+    /// `None`: deleted.
+    version: Option<String>,
+    at: Instant,
+}
+
+impl Sent {
+    fn settled(&self, peer: Option<&MeshPeer>) -> bool {
+        self.version.as_ref() == peer.and_then(|peer| peer.metadata.resource_version.as_ref())
+    }
+}
+
+/// How a write ended.
+enum Done {
+    Written(Sent),
+    Joined(Joined),
+    /// Somebody else was faster: the cache will tell.
+    Overtaken,
+    Failed(String),
+}
+
+struct Reconciler {
+    ctx: Arc<Context>,
+    began: Instant,
+    queue: Queue,
+    remotes: Remotes,
+    external: HashMap<ObjectKey, Joined>,
+    sent: HashMap<ObjectKey, Sent>,
+    views: HashMap<ObjectKey, Arc<View>>,
+    writes: JoinSet<(ObjectKey, Done)>,
+    writing: HashSet<ObjectKey>,
+    complained: bool,
+    sweep_at: Instant,
+}
+
+/// Keeps MeshPeers. Runs while this operator leads. `reports`: pods whose report changed.
+pub async fn run(ctx: Arc<Context>, mut reports: mpsc::Receiver<Pod>) {
+    let (mut pods, mut peers) = (ctx.changes.pods.subscribe(), ctx.changes.peers.subscribe());
+    let (mut campfires, mut namespaces) = (ctx.changes.campfires.subscribe(), ctx.changes.namespaces.subscribe());
+    let now = Instant::now();
+    let mut reconciler = Reconciler {
+        ctx,
+        began: now,
+        queue: Queue::new(now),
+        remotes: Remotes::default(),
+        external: HashMap::new(),
+        sent: HashMap::new(),
+        views: HashMap::new(),
+        writes: JoinSet::new(),
+        writing: HashSet::new(),
+        complained: false,
+        sweep_at: now,
+    };
+    reconciler.adopt(now);
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let now = Instant::now();
+        reconciler.start_writes(now);
+        let wake = reconciler.next_wake(now);
+        tokio::select! {
+            Some(ended) = reconciler.writes.join_next() => {
+                if let Ok((key, done)) = ended {
+                    reconciler.ended(&key, done);
+                }
+            }
+            changed = peers.recv() => reconciler.changed(changed),
+            changed = pods.recv() => reconciler.changed(changed),
+            Some(pod) = reports.recv() => reconciler.hint(&pod.key, Instant::now()),
+            _ = campfires.recv() => reconciler.sweep_soon(),
+            _ = namespaces.recv() => reconciler.sweep_soon(),
+            _ = look.tick() => reconciler.look(Instant::now()),
+            () = tokio::time::sleep_until(wake.into()) => {}
+        }
+    }
+}
+
+impl Reconciler {
+    /// Objects of peers of other clusters that an earlier leader made.
+    fn adopt(&mut self, now: Instant) {
+        for peer in self.ctx.peers.state() {
+            if peer.spec.kind == PeerType::Remote && owned_by(&peer, "Campfire") {
+                self.remotes.adopt(key(&*peer), campfire_of(&peer), now);
+            }
+        }
+    }
+
+    fn next_wake(&self, now: Instant) -> Instant {
+        let due = self.queue.next_wake(now).filter(|_| self.writes.len() < WRITES);
+        // A token's time is rounded: not before a millisecond, lest this spins.
+        due.map_or(self.sweep_at, |due| due.max(now + Duration::from_millis(1)).min(self.sweep_at))
+    }
+
+    fn changed(&mut self, changed: Result<ObjectKey, broadcast::error::RecvError>) {
+        match changed {
+            Ok(key) => self.hint(&key, Instant::now()),
+            Err(_) => self.sweep_soon(),
+        }
+    }
+
+    fn sweep_soon(&mut self) {
+        self.sweep_at = self.sweep_at.min(Instant::now() + SOON);
+    }
+
+    /// Something may have changed for this MeshPeer.
+    fn hint(&mut self, key: &ObjectKey, now: Instant) {
+        if self.writing.contains(key) {
+            // It is examined again when the write has ended.
+            return;
+        }
+        match self.examine(key, now) {
+            Some(action) => self.queue.push(key, now + action.delay()),
+            None => self.queue.cancel(key),
+        }
+    }
+
+    /// Begins the writes whose turn has come.
+    fn start_writes(&mut self, now: Instant) {
+        if self.sweep_at <= now {
+            self.sweep(now);
+        }
+        while self.writes.len() < WRITES {
+            let Some(key) = self.queue.pop(now) else { break };
+            let Some(action) = self.examine(&key, now) else { continue };
+            self.queue.spend();
+            self.writing.insert(key.clone());
+            let ctx = self.ctx.clone();
+            self.writes.spawn(async move {
+                let done = if ctx.fence.open() { write(&ctx, &key, action).await } else { Done::Overtaken };
+                (key, done)
+            });
+        }
+        self.ctx.metrics.queued("meshpeer", self.queue.waiting());
+    }
+
+    fn ended(&mut self, key: &ObjectKey, done: Done) {
+        let now = Instant::now();
+        self.writing.remove(key);
+        match done {
+            Done::Written(sent) => {
+                self.complained = false;
+                self.sent.insert(key.clone(), sent);
+            }
+            Done::Joined(joined) => {
+                self.external.insert(key.clone(), joined);
+            }
+            Done::Overtaken => {}
+            Done::Failed(error) => {
+                if !std::mem::replace(&mut self.complained, true) {
+                    warn!(peer = %key, error, "a MeshPeer could not be written; tried again");
+                }
+                self.queue.push(key, now + RETRY);
+                return;
+            }
+        }
+        self.hint(key, now);
+    }
+
+    /// Looks at everything.
+    fn sweep(&mut self, now: Instant) {
+        self.sweep_at = now + SWEEP;
+        let mut keys: HashSet<ObjectKey> = self.ctx.pods.state().iter().map(|pod| key(&**pod)).collect();
+        let mut paths: HashMap<(ObjectKey, &'static str), i64> = HashMap::new();
+        for peer in self.ctx.peers.state() {
+            let path = match peer.status.as_ref().and_then(|status| status.path) {
+                Some(PathName::Direct) => "direct",
+                Some(PathName::Relay) => "relay",
+                Some(PathName::Mixed) => "mixed",
+                Some(PathName::None) => "none",
+                None => "unknown",
+            };
+            *paths.entry((campfire_of(&peer), path)).or_default() += 1;
+            keys.insert(key(&*peer));
+        }
+        self.ctx.metrics.peers(paths.into_iter().map(|((campfire, path), count)| (campfire.namespace, campfire.name, path, count)));
+        self.sent.retain(|_, sent| sent.at + ACT > now);
+        self.external.retain(|external, _| keys.contains(external));
+        let showing: HashSet<ObjectKey> =
+            self.ctx.campfires.state().iter().map(|campfire| key(&**campfire)).filter(|campfire| self.shows_remotes(campfire)).collect();
+        keys.extend(self.remotes.sweep(now, |campfire| showing.contains(campfire)));
+        self.forget_reports(now);
+        // Whoever says to be of this cluster is looked at again.
+        self.views.clear();
+        for key in keys {
+            self.hint(&key, now);
+        }
+    }
+
+    /// Reports of pods that are gone.
+    fn forget_reports(&self, now: Instant) {
+        let mut gone = Vec::new();
+        self.ctx.reports.for_each(|pod, reported| {
+            if reported.at + STALE <= now && cached(&self.ctx.pods, &pod.key).and_then(|seen| seen.uid()).as_ref() != Some(&pod.uid) {
+                gone.push(pod.clone());
+            }
+        });
+        for pod in gone {
+            self.ctx.reports.forget(&pod);
+        }
+    }
+
+    /// Looks at the fires whose view changed.
+    fn look(&mut self, now: Instant) {
+        for campfire in self.ctx.campfires.state().iter().map(|campfire| key(&**campfire)) {
+            let view = self.ctx.sightings.get(&campfire);
+            let same = self.views.get(&campfire).is_some_and(|held| Arc::ptr_eq(held, &view));
+            if same || view.camped == 0 {
+                continue;
+            }
+            self.views.insert(campfire.clone(), view.clone());
+            if self.shows_remotes(&campfire) {
+                let concerned = self.look_at(&campfire, &view, now);
+                for key in concerned {
+                    self.hint(&key, now);
+                }
+            } else {
+                self.ctx.sightings.set_truncated(&campfire, false);
+            }
+        }
+    }
+
+    fn look_at(&mut self, campfire: &ObjectKey, view: &View, now: Instant) -> Vec<ObjectKey> {
+        let mut local: HashMap<String, Pod> = HashMap::new();
+        self.ctx.reports.for_each(|pod, reported| {
+            if reported.campfire == *campfire {
+                local.insert(reported.report.identity.clone(), pod.clone());
+            }
+        });
+        let declared: HashSet<String> = self
+            .ctx
+            .peers
+            .state()
+            .iter()
+            .filter(|peer| campfire_of(peer) == *campfire)
+            .filter_map(|peer| peer.spec.external.as_ref()?.public_key.clone())
+            .collect();
+        let own = self.cluster(campfire);
+        let ctx = self.ctx.clone();
+        let kin = |sighting: &Sighting| {
+            if local.contains_key(&sighting.identity) || declared.contains(&sighting.public_key) {
+                return Kin::Ours;
+            }
+            if sighting.cluster != own {
+                return Kin::Foreign;
+            }
+            let named = ObjectKey::new(sighting.namespace.clone(), sighting.name.clone());
+            let pod = cached(&ctx.pods, &named).and_then(|pod| pod_seen(&pod)).filter(|seen| seen.campfire == *campfire);
+            // A pod that has reported has another identity: it is not this one.
+            if pod.is_some_and(|seen| ctx.reports.get(&seen.pod).is_none()) { Kin::Ours } else { Kin::Claimed }
+        };
+        let (concerned, truncated) = self.remotes.look(campfire, view, now, kin);
+        self.ctx.sightings.set_truncated(campfire, truncated);
+        concerned
+    }
+}
+
+async fn write(ctx: &Context, key: &ObjectKey, action: Action) -> Done {
+    let peers: Api<MeshPeer> = Api::namespaced(ctx.client.clone(), &key.namespace);
+    let sent = |version| Done::Written(Sent { version, at: Instant::now() });
+    let begun = Instant::now();
+    let result = match action {
+        Action::Join => return Done::Joined(external::join(ctx, key).await),
+        Action::Create(peer) => {
+            let by = PostParams { field_manager: Some(campfire_api::names::FIELD_MANAGER.into()), ..PostParams::default() };
+            peers.create(&by, &peer).await.map(|peer| sent(peer.metadata.resource_version))
+        }
+        Action::Delete { uid, .. } => {
+            let only = DeleteParams {
+                preconditions: Some(Preconditions { uid: Some(uid), ..Preconditions::default() }),
+                ..DeleteParams::default()
+            };
+            peers.delete(&key.name, &only).await.map(|_| sent(None))
+        }
+        Action::Status { uid, status, .. } => {
+            let by = PatchParams { field_manager: Some(campfire_api::names::FIELD_MANAGER.into()), ..PatchParams::default() };
+            let written = peers.patch_status(&key.name, &by, &Patch::Merge(status::patch(&uid, &status))).await;
+            if let Ok(peer) = &written {
+                say_refusal(ctx, key, peer).await;
+            }
+            written.map(|peer| sent(peer.metadata.resource_version))
+        }
+    };
+    let (done, outcome) = match result {
+        Ok(done) => (done, "ok"),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+            debug!(peer = %key, code = status.code, "somebody else was faster");
+            (Done::Overtaken, "ok")
+        }
+        Err(error) => (Done::Failed(error.to_string()), "error"),
+    };
+    ctx.metrics.reconciled("meshpeer", outcome, begun.elapsed());
+    done
+}
+
+/// An event, when a peer was not accepted.
+async fn say_refusal(ctx: &Context, key: &ObjectKey, peer: &MeshPeer) {
+    let Some(refused) = condition(peer.status.as_ref(), ACCEPTED).filter(|accepted| accepted.status == "False") else { return };
+    let held = cached(&ctx.peers, key);
+    let known = condition(held.as_ref().and_then(|peer| peer.status.as_ref()), ACCEPTED).is_some_and(|held| held.reason == refused.reason);
+    if !known {
+        events::say(ctx, peer, EventType::Warning, &refused.reason, "Accept", &refused.message).await;
+    }
+}

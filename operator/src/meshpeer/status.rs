@@ -1,0 +1,348 @@
+//! What a MeshPeer's status says. Pure.
+//!
+//! Nothing that moves by itself is in it (no counters, times or numbers of links): a status that is built twice from the same state
+//! is the same, and is then not written.
+
+use std::time::Duration;
+
+use campfire_api::agent::{HEARTBEAT, MAX_PROBLEMS, Path, Report};
+use campfire_api::{MeshPeer, MeshPeerStatus, PeerProblem};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::events::clip;
+use crate::state::Sighting;
+
+/// A report that is older than this is not believed any more: 2.5 heartbeats.
+pub const STALE: Duration = Duration::from_secs(HEARTBEAT * 5 / 2);
+/// Bounds of the API's schema.
+const MAX_ADDRESSES: usize = 4;
+const MAX_ADDRESS: usize = 45;
+const MAX_WORD: usize = 64;
+const MAX_MESSAGE: usize = 256;
+
+/// Type of the condition that says whether the peer may sit there.
+pub const ACCEPTED: &str = "Accepted";
+/// Type of the condition that says whether it sits there and has its links.
+pub const CONNECTED: &str = "Connected";
+/// Type of the condition that says whether the peer can be used.
+pub const READY: &str = "Ready";
+
+/// What a condition shall say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// `True`, `False` or `Unknown`.
+    pub status: &'static str,
+    /// CamelCase.
+    pub reason: &'static str,
+    /// For people: what to do.
+    pub message: String,
+}
+
+impl Said {
+    /// True.
+    pub fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status: "True", reason, message: message.into() }
+    }
+
+    /// False.
+    pub fn no(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status: "False", reason, message: message.into() }
+    }
+
+    /// Unknown.
+    pub fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status: "Unknown", reason, message: message.into() }
+    }
+}
+
+/// What is known of a pod's report.
+#[derive(Clone, Copy, Debug)]
+pub enum Heard<'a> {
+    /// The last one, not too old.
+    Fresh(&'a Report),
+    /// The last one, too old.
+    Stale(&'a Report),
+    /// None, and long enough has been waited for one.
+    Nothing,
+    /// None yet since this operator leads: what an earlier one wrote stands.
+    Wait,
+}
+
+/// The status of a pod's peer.
+pub fn of_pod(peer: &MeshPeer, accepted: Said, cluster: &str, heard: Heard<'_>, now: Timestamp) -> MeshPeerStatus {
+    let held = peer.status.clone().unwrap_or_default();
+    if matches!(heard, Heard::Wait) && held.public_key.is_some() {
+        let mut conditions = held.conditions.clone();
+        let [said] = merged(peer, [(ACCEPTED, accepted)], now);
+        match conditions.iter_mut().find(|condition| condition.type_ == ACCEPTED) {
+            Some(condition) => *condition = said,
+            None => conditions.insert(0, said),
+        }
+        return MeshPeerStatus { conditions, ..held };
+    }
+    let report = match heard {
+        Heard::Fresh(report) | Heard::Stale(report) => Some(report),
+        Heard::Nothing | Heard::Wait => None,
+    };
+    let connected = connected(heard, held.public_key.is_some());
+    let ready = if accepted.status == "True" { ready(heard, &connected) } else { Said::no(accepted.reason, accepted.message.clone()) };
+    let fresh = matches!(heard, Heard::Fresh(_));
+    MeshPeerStatus {
+        conditions: merged(peer, [(ACCEPTED, accepted), (CONNECTED, connected), (READY, ready)], now).into(),
+        public_key: report.map_or(held.public_key, |report| Some(report.public_key.clone())),
+        addresses: report.map_or(held.addresses, |report| addresses(&report.addresses)),
+        cluster_name: (!cluster.is_empty()).then(|| clip(cluster, MAX_WORD).to_owned()),
+        path: report.filter(|_| fresh).map(|report| report.path.into()),
+        reason: report.filter(|report| fresh && !report.reason.is_empty()).map(|report| clip(&report.reason, MAX_WORD).to_owned()),
+        problems: report.filter(|_| fresh).map(problems).unwrap_or_default(),
+    }
+}
+
+fn connected(heard: Heard<'_>, was_heard: bool) -> Said {
+    match heard {
+        Heard::Fresh(report) if !report.camped => {
+            Said::no("NotCamped", "no TURN server is reached: see the problems, and `campfire status` in the pod's container `campfire`")
+        }
+        Heard::Fresh(report) => match report.path {
+            Path::None if report.unconnected > 0 => {
+                Said::no("NoSession", "peers at the fire do not answer: `campfire why PEER` in the pod's container `campfire` tells why")
+            }
+            Path::None => Said::yes("Camped", "at the fire; nobody else is linked"),
+            Path::Direct => Said::yes("Linked", "all links are direct"),
+            Path::Relay => Said::yes("Linked", "all links go through TURN servers"),
+            Path::Mixed => Said::yes("Linked", "some links are direct, some go through TURN servers"),
+        },
+        Heard::Stale(_) => not_reporting(),
+        Heard::Nothing if was_heard => not_reporting(),
+        Heard::Nothing | Heard::Wait => not_reported(),
+    }
+}
+
+fn ready(heard: Heard<'_>, connected: &Said) -> Said {
+    match heard {
+        Heard::Fresh(report) if report.camped && report.ready => Said::yes("Ready", "the peer can be used"),
+        Heard::Fresh(report) if report.ready => Said::no(
+            "FireUnreachable",
+            "the app was started without the mesh, for no TURN server is reached; it joins as soon as one is: see the problems",
+        ),
+        Heard::Fresh(_) => Said::no("Starting", "the sidecar has not joined yet"),
+        Heard::Stale(_) | Heard::Nothing | Heard::Wait => connected.clone(),
+    }
+}
+
+fn not_reporting() -> Said {
+    Said::unknown(
+        "NotReporting",
+        "the sidecar has stopped reporting: see its log (`kubectl logs POD -c campfire`) and whether the pod reaches Service campfire-agent",
+    )
+}
+
+fn not_reported() -> Said {
+    Said::unknown("NotReported", "the sidecar has not reported yet: it does once the pod has started and reaches Service campfire-agent")
+}
+
+/// The status of a peer that is known from the fire: `None`, if it is not there.
+pub fn of_sighting(peer: &MeshPeer, accepted: Said, absent: Said, sighting: Option<&Sighting>, now: Timestamp) -> MeshPeerStatus {
+    let held = peer.status.clone().unwrap_or_default();
+    let connected = if sighting.is_some() { Said::yes("AtTheFire", "it is at the fire") } else { absent };
+    let ready = if accepted.status == "True" { connected.clone() } else { Said::no(accepted.reason, accepted.message.clone()) };
+    MeshPeerStatus {
+        conditions: merged(peer, [(ACCEPTED, accepted), (CONNECTED, connected), (READY, ready)], now).into(),
+        public_key: sighting.map_or(held.public_key, |sighting| Some(sighting.public_key.clone())),
+        addresses: sighting.map_or(held.addresses, |sighting| addresses(&sighting.addresses)),
+        cluster_name: sighting
+            .map_or(held.cluster_name, |sighting| Some(sighting.cluster.clone()).filter(|cluster| !cluster.is_empty()))
+            .map(|cluster| clip(&cluster, MAX_WORD).to_owned()),
+        path: None,
+        reason: None,
+        problems: Vec::new(),
+    }
+}
+
+/// The status of an object that nobody serves.
+pub fn refused(peer: &MeshPeer, why: Said, now: Timestamp) -> MeshPeerStatus {
+    let conditions = merged(peer, [(ACCEPTED, why.clone()), (READY, why)], now);
+    MeshPeerStatus { conditions: conditions.into(), ..MeshPeerStatus::default() }
+}
+
+/// Conditions with the times of their last transitions.
+fn merged<const N: usize>(peer: &MeshPeer, said: [(&'static str, Said); N], now: Timestamp) -> [Condition; N] {
+    said.map(|(kind, said)| {
+        let held = peer.status.iter().flat_map(|status| &status.conditions).find(|held| held.type_ == kind);
+        let since = held.filter(|held| held.status == said.status).map(|held| held.last_transition_time.clone());
+        Condition {
+            type_: kind.into(),
+            status: said.status.into(),
+            reason: said.reason.into(),
+            message: said.message,
+            observed_generation: peer.metadata.generation,
+            last_transition_time: since.unwrap_or(Time(now)),
+        }
+    })
+}
+
+fn addresses(of: &[String]) -> Vec<String> {
+    of.iter().filter(|address| address.len() <= MAX_ADDRESS).take(MAX_ADDRESSES).cloned().collect()
+}
+
+fn problems(report: &Report) -> Vec<PeerProblem> {
+    let problem = |problem: &campfire_api::agent::Problem| PeerProblem {
+        reason: clip(&problem.reason, MAX_WORD).to_owned(),
+        message: clip(&problem.message, MAX_MESSAGE).to_owned(),
+    };
+    report.problems.iter().take(MAX_PROBLEMS).map(problem).collect()
+}
+
+/// A condition of a status.
+pub fn condition<'a>(status: Option<&'a MeshPeerStatus>, kind: &str) -> Option<&'a Condition> {
+    status?.conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Whether a change from the held status is told at once: nothing was told yet, or the peer is on its way to its first Ready.
+pub fn prompt(held: Option<&MeshPeerStatus>) -> bool {
+    condition(held, READY).is_none_or(|ready| matches!(ready.reason.as_str(), "NotReported" | "Starting"))
+}
+
+/// The merge patch that makes this the status of this very object.
+pub fn patch(uid: &str, status: &MeshPeerStatus) -> Value {
+    let mut said = serde_json::to_value(status).unwrap_or_default();
+    for field in ["publicKey", "addresses", "clusterName", "path", "reason", "problems"] {
+        // What is left out of a merge patch stays.
+        if let Some(said) = said.as_object_mut() {
+            said.entry(field).or_insert(Value::Null);
+        }
+    }
+    json!({ "metadata": { "uid": uid }, "status": said })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+    use campfire_api::agent::Problem;
+    use campfire_api::{CampfireRef, MeshPeerSpec, PathName, PeerType};
+
+    use super::*;
+
+    #[test]
+    fn a_transition_moves_the_time_of_its_condition_alone() {
+        let mut peer = peer();
+        let report = report();
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report), at(10)));
+        let again = of_pod(&peer, accepted(), "east", Heard::Fresh(&report), at(20));
+        assert_eq!(Some(&again), peer.status.as_ref(), "the same state is the same status, whenever it is built");
+        let lost = Report { camped: false, path: Path::None, ..report };
+        let later = of_pod(&peer, accepted(), "east", Heard::Fresh(&lost), at(30));
+        let times: Vec<(&str, &str, i64)> = later
+            .conditions
+            .iter()
+            .map(|condition| (condition.type_.as_str(), condition.reason.as_str(), condition.last_transition_time.0.as_second()))
+            .collect();
+        assert_eq!(times, [(ACCEPTED, "Accepted", 10), (CONNECTED, "NotCamped", 30), (READY, "FireUnreachable", 30)]);
+        assert!(later.conditions.iter().all(|condition| condition.observed_generation == Some(3)));
+    }
+
+    #[test]
+    fn links_that_come_and_go_change_nothing_but_the_path() {
+        let mut peer = peer();
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(10)));
+        let more = Report { direct: 90, relayed: 7, unconnected: 5, ..report() };
+        assert_eq!(peer.status.as_ref(), Some(&of_pod(&peer, accepted(), "east", Heard::Fresh(&more), at(20))));
+        let mixed = Report { path: Path::Mixed, reason: "SymmetricNAT".into(), ..report() };
+        let status = of_pod(&peer, accepted(), "east", Heard::Fresh(&mixed), at(20));
+        assert_eq!((status.path, status.reason.as_deref()), (Some(PathName::Mixed), Some("SymmetricNAT")));
+    }
+
+    #[test]
+    fn who_stops_to_report_is_unknown_and_keeps_its_key_and_addresses() {
+        let mut peer = peer();
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(10)));
+        for heard in [Heard::Stale(&report()), Heard::Nothing] {
+            let status = of_pod(&peer, accepted(), "east", heard, at(20));
+            let ready = condition(Some(&status), READY).unwrap();
+            assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("Unknown", "NotReporting"));
+            assert_eq!((status.public_key.is_some(), status.addresses.len(), status.path), (true, 1, None));
+        }
+    }
+
+    #[test]
+    fn a_new_leader_believes_what_is_written_until_it_should_have_heard() {
+        let mut peer = peer();
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(10)));
+        assert_eq!(peer.status.as_ref(), Some(&of_pod(&peer, accepted(), "east", Heard::Wait, at(500))));
+        let refused = of_pod(&peer, Said::no("CampfireNotFound", "make it"), "east", Heard::Wait, at(500));
+        assert_eq!(condition(Some(&refused), ACCEPTED).unwrap().status, "False", "but for what it sees itself");
+        peer.status = None;
+        let first = of_pod(&peer, accepted(), "east", Heard::Wait, at(500));
+        assert_eq!(condition(Some(&first), READY).unwrap().reason, "NotReported");
+    }
+
+    #[test]
+    fn who_is_not_accepted_is_not_ready_and_says_the_same_why() {
+        let status = of_pod(&peer(), Said::no("NamespaceNotAdmitted", "admit it"), "east", Heard::Fresh(&report()), at(1));
+        let ready = condition(Some(&status), READY).unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str(), ready.message.as_str()), ("False", "NamespaceNotAdmitted", "admit it"));
+    }
+
+    #[test]
+    fn what_a_sidecar_says_stays_within_the_schema() {
+        let problem = Problem { reason: "X".repeat(100), message: "ü".repeat(1_000) };
+        let report = Report { problems: vec![problem; 20], addresses: vec!["fd00::1".into(); 9], reason: "Y".repeat(99), ..report() };
+        let status = of_pod(&peer(), accepted(), &"c".repeat(99), Heard::Fresh(&report), at(1));
+        assert_eq!((status.problems.len(), status.addresses.len()), (MAX_PROBLEMS, MAX_ADDRESSES));
+        assert!(status.problems.iter().all(|problem| problem.reason.len() <= 64 && problem.message.len() <= 256));
+        assert!(status.cluster_name.unwrap().len() <= 64 && status.reason.unwrap().len() <= 64);
+    }
+
+    #[test]
+    fn the_way_to_the_first_ready_is_told_at_once_and_later_changes_are_not() {
+        let mut peer = peer();
+        assert!(prompt(None));
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Wait, at(1)));
+        assert!(prompt(peer.status.as_ref()));
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&Report { ready: false, ..report() }), at(1)));
+        assert!(prompt(peer.status.as_ref()));
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(1)));
+        assert!(!prompt(peer.status.as_ref()));
+    }
+
+    #[test]
+    fn a_patch_takes_back_what_is_no_longer_so() {
+        let status = of_pod(&peer(), accepted(), "", Heard::Nothing, at(1));
+        let patch = patch("u", &status);
+        assert_eq!(patch["metadata"]["uid"], "u");
+        let said = patch["status"].as_object().unwrap();
+        assert_eq!(said.get("path"), Some(&Value::Null));
+        assert_eq!(said.get("problems"), Some(&Value::Null));
+    }
+
+    fn accepted() -> Said {
+        Said::yes("Accepted", "")
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn peer() -> MeshPeer {
+        let campfire_ref = CampfireRef { namespace: Some("camp".into()), name: "fire".into() };
+        let spec = MeshPeerSpec { kind: PeerType::Pod, campfire_ref, pod_ref: None, external: None };
+        let mut peer = MeshPeer::new("web", spec);
+        peer.metadata.generation = Some(3);
+        peer
+    }
+
+    fn report() -> Report {
+        Report {
+            public_key: "key".into(),
+            addresses: vec!["fd00::1".into()],
+            camped: true,
+            ready: true,
+            direct: 2,
+            path: Path::Direct,
+            ..Report::default()
+        }
+    }
+}
