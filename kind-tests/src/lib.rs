@@ -24,7 +24,11 @@ pub const PUBLISHED_PORT: u16 = 30478;
 #[derive(Debug)]
 pub struct Cluster {
     name: &'static str,
+    operator: OnceLock<()>,
 }
+
+/// The namespaces in which stories have Campfires: the operator has rights in these alone.
+const WITH_CAMPFIRES: [&str; 6] = ["mesh", "job", "rights", "lifecycle", "outage", "join"];
 
 static ONE: OnceLock<Option<Cluster>> = OnceLock::new();
 static TWO: OnceLock<Option<Cluster>> = OnceLock::new();
@@ -51,12 +55,50 @@ impl Cluster {
         // Its progress lines go past the test runner's capture: making a cluster for the first time takes half an hour.
         let status = command.arg("up").arg(name).args(options).stdin(Stdio::null()).status();
         assert!(status.is_ok_and(|status| status.success()), "kind-tests/cluster up {name} failed: its output is above");
-        let cluster = Self { name };
+        let cluster = Self { name, operator: OnceLock::new() };
         let app = image("campfire-test-app");
         let made = Command::new(root().join("kind-tests/offline/test-app")).arg(&app).stdin(Stdio::null()).status();
         assert!(made.is_ok_and(|status| status.success()), "kind-tests/offline/test-app failed: its output is above");
         cluster.load(&app);
         Some(cluster)
+    }
+
+    /// Brings the operator in by its chart, once a run, and returns the story's namespace, emptied of what an earlier run left. The
+    /// namespace must be one of those that the operator has rights in.
+    pub fn with_operator(&self, namespace: &'static str) -> &'static str {
+        assert!(WITH_CAMPFIRES.contains(&namespace), "add {namespace} to WITH_CAMPFIRES: the chart gives the operator its rights there");
+        self.operator.get_or_init(|| self.install());
+        for kinds in ["deployments,statefulsets,jobs,pods", "campfires,meshpeers", "secrets"] {
+            self.kubectl(&["delete", "-n", namespace, kinds, "--all", "--wait", "--timeout=90s"]);
+        }
+        namespace
+    }
+
+    fn install(&self) {
+        for name in ["campfire-operator", "campfire", "campfire-turn"] {
+            self.load(&image(name));
+        }
+        for namespace in WITH_CAMPFIRES {
+            if self.try_kubectl(&["get", "namespace", namespace]).is_err() {
+                self.kubectl(&["create", "namespace", namespace]);
+            }
+        }
+        let chart = root().join("charts/campfire");
+        let namespaces = format!("campfireNamespaces={{{}}}", WITH_CAMPFIRES.join(","));
+        let cluster = format!("clusterName={}", self.name);
+        let args = ["upgrade", "--install", "campfire", &chart.to_string_lossy(), "-n", "campfire-system", "--create-namespace"];
+        println!("[{}] installing the chart", self.name);
+        self.helm(&[&args[..], &["--set", &namespaces, "--set", &cluster]].concat());
+        // The tag stays the same while what is in it changes.
+        self.kubectl(&["rollout", "restart", "-n", "campfire-system", "deployment", "-l", "app.kubernetes.io/name=campfire-operator"]);
+        let rolled_out = || self.try_kubectl(&["rollout", "status", "-n", "campfire-system", "deployment", "--timeout=5s"]).ok();
+        self.wait_for("the operator to be ready", "campfire-system", Duration::from_mins(2), rolled_out);
+        let admits = || {
+            let text = self.try_kubectl(&["get", "mutatingwebhookconfigurations", "campfire-injection", "-o", "json"]).ok()?;
+            let configuration: Value = serde_json::from_str(&text).ok()?;
+            configuration["webhooks"].as_array()?.iter().all(|webhook| webhook["clientConfig"]["caBundle"].is_string()).then_some(())
+        };
+        self.wait_for("the webhook to have its CA", "campfire-system", Duration::from_mins(1), admits);
     }
 
     /// Its name for `kind-tests/cluster run`.

@@ -1,0 +1,182 @@
+//! The operator comes in by its chart; pods with a label mesh through the TURN server it deploys; what is deleted leaves nothing.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use campfire_kind_tests::{Cluster, TEST_APP, condition, is_ready};
+use serde_json::Value;
+
+const CAMPFIRE: &str = "
+apiVersion: campfire.network/v1alpha1
+kind: Campfire
+metadata: {name: main}
+spec:
+  turn:
+    exposure: {type: ClusterIP}
+";
+
+fn deployment(replicas: u32) -> String {
+    format!(
+        "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: hello}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: hello}}}}
+  template:
+    metadata: {{labels: {{app: hello, campfire.network/inject: enabled}}}}
+    spec:
+      terminationGracePeriodSeconds: 3
+      containers:
+      - name: app
+        image: {TEST_APP}
+        imagePullPolicy: Never
+        command: [sh, -c, 'trap exit TERM; while true; do hostname | nc -l -p 7000 & wait; done']
+"
+    )
+}
+
+fn mesh_address(cluster: &Cluster, ns: &str, pod: &str) -> Option<String> {
+    let text = cluster.exec(ns, pod, "app", &["ip", "-6", "addr", "show", "dev", "campfire0", "scope", "global"]).ok()?;
+    let address = text.split_whitespace().skip_while(|word| *word != "inet6").nth(1)?;
+    Some(address.split('/').next()?.to_owned())
+}
+
+fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap()
+}
+
+/// From a pod's creation to its app's start, in seconds (whole ones: the API has no finer).
+fn seconds_to_start(cluster: &Cluster, ns: &str, pod: &str) -> f64 {
+    let format = "jsonpath={.metadata.creationTimestamp} {.status.containerStatuses[0].state.running.startedAt}";
+    let times = cluster.kubectl(&["get", "-n", ns, "pod", pod, "-o", format]);
+    let seconds: Vec<f64> = times
+        .split_whitespace()
+        .map(|time| time[11..19].split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap()))
+        .collect();
+    (seconds[1] - seconds[0]).rem_euclid(86_400.0)
+}
+
+#[test]
+fn three_labelled_pods_mesh_through_the_deployed_turn_server_and_directly() {
+    let Some(cluster) = Cluster::one() else { return };
+    let ns = cluster.with_operator("mesh");
+    cluster.apply(ns, CAMPFIRE);
+    cluster.wait_for("the Campfire's TURN server to be available", ns, Duration::from_mins(1), || {
+        cluster.get(ns, "campfire", "main").filter(|campfire| condition(campfire, "TurnAvailable").is_some_and(|it| it["status"] == "True"))
+    });
+
+    cluster.apply(ns, &deployment(3));
+    let pods = cluster.wait_for("three pods with sidecars to be ready", ns, Duration::from_mins(2), || {
+        let pods = cluster.list(ns, "pods", "app=hello");
+        (pods.len() == 3 && pods.iter().all(is_ready)).then_some(pods)
+    });
+    let names: Vec<&str> = pods.iter().map(name).collect();
+    for pod in &pods {
+        let inits: Vec<&str> = pod["spec"]["initContainers"].as_array().unwrap().iter().map(name_of_container).collect();
+        assert_eq!(inits, ["campfire-init", "campfire"], "{}", name(pod));
+        println!("{}: {} s from created to the app's start", name(pod), seconds_to_start(cluster, ns, name(pod)));
+    }
+    let addresses: Vec<String> = names
+        .iter()
+        .map(|pod| {
+            let what = format!("the mesh address of {pod}");
+            cluster.wait_for(&what, ns, Duration::from_secs(30), || mesh_address(cluster, ns, pod))
+        })
+        .collect();
+    let start = Instant::now();
+    for (from, here) in names.iter().enumerate() {
+        for (to, there) in names.iter().enumerate().filter(|(to, _)| *to != from) {
+            let line = format!("echo | nc -w 2 {} 7000", addresses[to]);
+            let answer = cluster.wait_for(
+                &format!("the app in {here} to talk to the one in {there} over the mesh"),
+                ns,
+                Duration::from_secs(30),
+                || cluster.exec(ns, here, "app", &["sh", "-c", &line]).ok().filter(|answer| !answer.is_empty()),
+            );
+            assert_eq!(answer.trim(), *there);
+        }
+    }
+    println!("all six pairs talked within {:.1} s", start.elapsed().as_secs_f64());
+    let status = cluster.exec(ns, names[0], "campfire", &["/campfire", "status"]).unwrap();
+    println!("{status}");
+    assert!(!status.is_empty());
+
+    // Nothing that a person may look at has key material in it: the pre-shared key in the forms that it is kept in.
+    let secret = cluster.kubectl(&["get", "-n", ns, "secret", "main-psk", "-o", "jsonpath={.data.psk}"]);
+    assert!(secret.len() > 20, "no key in main-psk");
+    let everything = cluster.state_of(ns)
+        + &cluster.kubectl(&["get", "-n", ns, "pods,campfires,meshpeers,events,statefulsets,configmaps", "-o", "yaml"]);
+    assert!(!everything.contains(secret.trim()), "the key stands in an object, an event or a log");
+
+    cluster.kubectl(&["delete", "-n", ns, "deployment", "hello", "--wait"]);
+    cluster.kubectl(&["delete", "-n", ns, "campfire", "main", "--wait", "--timeout=60s"]);
+    cluster.wait_for("the TURN servers and Services of the deleted Campfire to be gone", ns, Duration::from_mins(1), || {
+        let left = cluster.kubectl(&["get", "-n", ns, "statefulsets,services,pods", "-o", "name"]);
+        left.trim().is_empty().then_some(())
+    });
+}
+
+fn name_of_container(container: &Value) -> &str {
+    container["name"].as_str().unwrap()
+}
+
+#[test]
+fn a_job_with_the_sidecar_completes() {
+    let Some(cluster) = Cluster::one() else { return };
+    let ns = cluster.with_operator("job");
+    cluster.apply(ns, CAMPFIRE);
+    cluster.wait_for("the Campfire's TURN server to be available", ns, Duration::from_mins(1), || {
+        cluster.get(ns, "campfire", "main").filter(|campfire| condition(campfire, "TurnAvailable").is_some_and(|it| it["status"] == "True"))
+    });
+    cluster.apply(
+        ns,
+        &format!(
+            "
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: once}}
+spec:
+  backoffLimit: 2
+  template:
+    metadata: {{labels: {{campfire.network/inject: enabled}}}}
+    spec:
+      restartPolicy: Never
+      containers:
+      - {{name: app, image: '{TEST_APP}', imagePullPolicy: Never, command: [ip, '-6', addr, show, dev, campfire0]}}
+"
+        ),
+    );
+    cluster.wait_for("the Job to complete", ns, Duration::from_mins(1), || {
+        cluster.get(ns, "job", "once").filter(|job| condition(job, "Complete").is_some_and(|it| it["status"] == "True"))
+    });
+    let printed = cluster.kubectl(&["logs", "-n", ns, "job/once", "-c", "app"]);
+    assert!(printed.contains("inet6"), "the app saw no mesh address: {printed}");
+    cluster.kubectl(&["delete", "-n", ns, "job", "once", "--wait"]);
+    cluster.kubectl(&["delete", "-n", ns, "campfire", "main", "--wait", "--timeout=60s"]);
+}
+
+#[test]
+fn the_operator_may_not_read_secrets_of_the_whole_cluster() {
+    let Some(cluster) = Cluster::one() else { return };
+    cluster.with_operator("rights");
+    let account = cluster.kubectl(&[
+        "get",
+        "-n",
+        "campfire-system",
+        "deployment",
+        "-l",
+        "app.kubernetes.io/name=campfire-operator",
+        "-o",
+        "jsonpath={.items[0].spec.template.spec.serviceAccountName}",
+    ]);
+    let account = format!("system:serviceaccount:campfire-system:{account}");
+    let may = |verb: &str, what: &str, ns: &str| cluster.try_kubectl(&["auth", "can-i", verb, what, "-n", ns, "--as", &account]).is_ok();
+    for verb in ["get", "list", "watch", "create", "patch", "update", "delete"] {
+        assert!(!may(verb, "secrets", "kube-system"), "{verb} secrets in kube-system");
+        assert!(!may(verb, "*.*", "kube-system"), "{verb} everything in kube-system");
+    }
+    assert!(may("get", "secrets", "rights"), "where Campfires may live it reads theirs");
+}
