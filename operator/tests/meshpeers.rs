@@ -104,9 +104,11 @@ async fn peers_of_elsewhere_have_objects_and_a_pods_own_peer_is_not_taken_for_on
     let sightings = [sighting(1, "web", "here"), sighting(2, "laptop", "west"), sighting(3, "operator", "west")];
     let mut seen: std::collections::BTreeMap<String, Sighting> =
         sightings.into_iter().map(|sighting| (sighting.identity.clone(), sighting)).collect();
-    seen.values_mut().for_each(|sighting| sighting.origin = sighting.name == "operator");
+    for sighting in seen.values_mut() {
+        sighting.origin = sighting.name == "operator";
+    }
     let view = View { camped: 1, members: 3, seen, foreign_servers: Vec::new() };
-    operator.ctx.sightings.publish(&operator.home(), view.clone());
+    operator.ctx.sightings.publish(&Operator::home(), view.clone());
     let remote = format!("home-r-{}", &identity(2)[..20]);
     let peer = operator.peer_until(&remote, |peer| reason(peer, "Ready") == "AtTheFire").await;
     assert_eq!(peer.owner_references()[0].kind, "Campfire");
@@ -114,7 +116,7 @@ async fn peers_of_elsewhere_have_objects_and_a_pods_own_peer_is_not_taken_for_on
     let names: BTreeSet<String> =
         operator.peers().list(&kube::api::ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect();
     assert_eq!(names, BTreeSet::from(["web".into(), remote.clone()]));
-    operator.ctx.sightings.publish(&operator.home(), View { seen: [].into(), ..view });
+    operator.ctx.sightings.publish(&Operator::home(), View { seen: [].into(), ..view });
     operator.peer_until(&remote, |peer| reason(peer, "Ready") == "Left").await;
 }
 
@@ -190,7 +192,7 @@ impl Operator {
         self.task.abort();
     }
 
-    fn home(&self) -> ObjectKey {
+    fn home() -> ObjectKey {
         ObjectKey::new("shop", "home")
     }
 
@@ -209,7 +211,7 @@ impl Operator {
     }
 
     fn report(&self, who: &Who, report: &Report) {
-        self.ctx.reports.put(who.clone(), Reported { campfire: self.home(), report: report.clone(), at: Instant::now() });
+        self.ctx.reports.put(who.clone(), Reported { campfire: Self::home(), report: report.clone(), at: Instant::now() });
     }
 
     /// Writes to MeshPeers that the API server has counted.

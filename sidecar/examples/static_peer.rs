@@ -44,7 +44,7 @@ fn run(tun: &str, listen: SocketAddr, secret: &str, preshared: &str, mtu: u16, p
     let preshared = Zeroizing::new(key(preshared)?);
     let peers = peers.iter().map(|peer| parse(peer, socket)).collect::<Result<Vec<_>>>()?;
     let mut handle = data::start(DataConfig {
-        tun: Tun::open(tun).with_context(|| format!("opening TUN {tun}"))?,
+        tun: Tun::open(std::path::Path::new("/dev/net/tun"), tun).with_context(|| format!("opening TUN {tun}"))?,
         sockets: vec![(socket, data::bind(listen).with_context(|| format!("binding {listen}"))?)],
         secret: Zeroizing::new(key(secret)?),
         mtu,

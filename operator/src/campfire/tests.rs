@@ -120,6 +120,7 @@ fn a_template_changes_what_it_may_and_not_the_labels_by_which_pods_are_found() {
     assert_eq!(set["spec"]["template"]["spec"]["containers"][0]["ports"][0]["hostPort"], 3478);
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "called with json!")]
 fn service(name: &str, spec: Value, ingress: Value) -> Service {
     object(json!({"metadata": {"name": name}, "spec": spec, "status": {"loadBalancer": {"ingress": ingress}}}))
 }
@@ -174,6 +175,7 @@ fn keys_are_read_in_order_and_errors_never_show_what_was_found() {
     assert!(parse_keys(&many, "s").unwrap_err().message.contains("at most 4"));
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "called with json!")]
 fn secret(data: Value) -> Secret {
     object(json!({"metadata": {"name": "s"}, "data": data}))
 }
