@@ -140,7 +140,7 @@ async fn pods_start_whatever_the_webhook_says_and_get_their_sidecar_where_they_c
     let spec = made.spec.as_ref().unwrap();
     for ours in spec.init_containers.iter().flatten().take(2) {
         let mounts: Vec<_> = ours.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()).collect();
-        assert_eq!(mounts, ["campfire-state", "campfire-agent"], "the sidecar has no token for the API server");
+        assert!(mounts.iter().all(|mount| mount.starts_with("campfire-")), "the sidecar has no token for the API server: {mounts:?}");
     }
     let app = &spec.containers[0];
     assert!(app.volume_mounts.iter().flatten().any(|mount| mount.name.starts_with("kube-api-access")), "the app has");

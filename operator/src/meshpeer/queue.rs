@@ -136,7 +136,8 @@ mod tests {
             }
         }
         assert_eq!(order, (0..10_000).map(key).collect::<Vec<_>>());
-        assert_eq!(by_second.get(&0).copied().unwrap_or(0), 40, "the burst and a second's worth");
+        // The last token of the second may be rounded into the next.
+        assert!((39..=40).contains(&by_second.get(&0).copied().unwrap_or(0)), "the burst and a second's worth: {by_second:?}");
         assert!(by_second.values().skip(1).all(|count| *count <= 21), "{by_second:?}");
         assert!((498..=501).contains(&(now - start).as_secs()), "{:?}", now - start);
     }
