@@ -219,9 +219,17 @@ async fn children_follow_the_spec_are_put_back_and_nothing_is_written_when_idle(
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(operator.writes().await, before, "idle is silent");
 
-    // A change of what members are told alone is seen in the status.
+    // Nor is anything written when all is looked at again, here for a label that is not ours to mind.
+    let label = json!({"metadata": {"labels": {"team": "y"}}});
+    world.services().patch("fire-turn-0", &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(operator.writes().await, before, "what is as it should be is not written");
+
+    // One change, at most one write for each object that it touches: the status alone here.
     world.change("fire", json!({"spec": {"network": {"mtu": 1400}}})).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
+    let writes = operator.writes().await - before;
+    assert!(writes <= 1, "{writes} writes");
 
     // The key outlives the Campfire, and is adopted.
     let was = world.fingerprint("fire").await;

@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use campfire_api::names;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions, TypeMeta};
 use kube::{Api, ResourceExt as _};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -95,7 +95,13 @@ pub fn api(ctx: &Context, kind: Kind, namespace: &str) -> Api<DynamicObject> {
 pub async fn list(ctx: &Context, kind: Kind, campfire: &ObjectKey) -> Result<Vec<DynamicObject>, Error> {
     let labels = format!("{}={},{MANAGED_BY}={MANAGER}", names::CAMPFIRE_LABEL, campfire.name);
     let listed = api(ctx, kind, &campfire.namespace).list(&ListParams::default().labels(&labels)).await;
-    Ok(listed.map_err(during(format!("{kind:?}s of the Campfire could not be listed")))?.items)
+    let mut objects = listed.map_err(during(format!("{kind:?}s of the Campfire could not be listed")))?.items;
+    // The items of a list do not say what they are; without it each would differ from what is wanted, and be written.
+    let ApiResource { api_version, kind, .. } = resource(kind);
+    for object in &mut objects {
+        object.types.get_or_insert_with(|| TypeMeta { api_version: api_version.clone(), kind: kind.clone() });
+    }
+    Ok(objects)
 }
 
 /// Applies what differs; returns the child as it is then.

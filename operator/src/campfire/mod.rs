@@ -119,7 +119,7 @@ pub async fn run(ctx: Arc<Context>) {
     let _looks = look_for_missed(&ctx, &memory, &touched);
     let mut changes = ctx.changes.campfires.subscribe();
     let mut queue = Queue::default();
-    let mut shown: HashMap<ObjectKey, (i32, usize, usize, usize, String)> = HashMap::new();
+    let mut followed = HashMap::new();
     for campfire in ctx.campfires.state() {
         queue.put(key(campfire.as_ref()), Duration::ZERO);
     }
@@ -166,7 +166,6 @@ pub async fn run(ctx: Arc<Context>) {
             Some(done) = tasks.join_next() => {
                 if let Ok((key, result)) = done {
                     if matches!(result, Ok(Outcome::Gone)) {
-                        shown.remove(&key);
                         // Who claimed the same Secret may have it now.
                         for other in ctx.campfires.state() {
                             let other = crate::context::key(other.as_ref());
@@ -179,14 +178,11 @@ pub async fn run(ctx: Arc<Context>) {
                 }
             }
             _ = peers.tick() => {
-                for campfire in ctx.campfires.state() {
-                    let key = key(campfire.as_ref());
-                    let now = reconcile::shown(&ctx, &key);
-                    if shown.get(&key) != Some(&now) {
-                        shown.insert(key.clone(), now);
-                        queue.put(key, SETTLE);
-                    }
+                let now = reconcile::followed(&ctx);
+                for key in now.iter().filter(|(key, now)| followed.get(*key) != Some(*now)).map(|(key, _)| key) {
+                    queue.put(key.clone(), SETTLE);
                 }
+                followed = now;
             }
             () = wait => {}
         }

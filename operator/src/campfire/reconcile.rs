@@ -1,6 +1,8 @@
 //! One Campfire, in steps: fetch, validate, keys, children, apply, status.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use campfire_api::agent::ServerEntry;
@@ -22,7 +24,7 @@ use super::status::{self, Peers, Said};
 use super::validate::{Invalid, KeySource, Valid, validate};
 use crate::context::Context;
 use crate::events;
-use crate::state::{Membership, ObjectKey};
+use crate::state::{Membership, ObjectKey, View};
 
 /// Most servers that members are told of.
 const MAX_TOLD: usize = 32;
@@ -407,17 +409,49 @@ async fn write_status(
     Ok(())
 }
 
-/// What of a Campfire's peers its status shows: when it changes, the status is looked at.
-pub fn shown(ctx: &Context, key: &ObjectKey) -> (i32, usize, usize, usize, String) {
-    let view = ctx.sightings.get(key);
-    let (peers, silent) = peers(ctx, key);
-    let mut holders = String::new();
-    for (identity, (cluster, held)) in &peers.known {
-        holders.push_str(identity);
-        holders.push_str(cluster);
-        for fingerprint in held {
-            holders.push_str(fingerprint);
+/// What of a Campfire's peers its status follows from, cheap to compare: when it changes, the status is looked at.
+#[derive(Debug)]
+pub struct Followed {
+    view: Arc<View>,
+    /// Sum of hashes, in whatever order.
+    reports: u64,
+    pods: usize,
+}
+
+impl PartialEq for Followed {
+    fn eq(&self, other: &Self) -> bool {
+        // Mostly the same one: a large one is compared only when it was replaced.
+        (Arc::ptr_eq(&self.view, &other.view) || self.view == other.view) && self.reports == other.reports && self.pods == other.pods
+    }
+}
+
+/// The same of all Campfires, in one pass over reports and pods.
+pub fn followed(ctx: &Context) -> HashMap<ObjectKey, Followed> {
+    let mut reports: HashMap<ObjectKey, u64> = HashMap::new();
+    ctx.reports.for_each(|pod, said| {
+        let mut hash = DefaultHasher::new();
+        (pod, said.report.camped, &said.report.identity, &said.report.fingerprints).hash(&mut hash);
+        let sum = reports.entry(said.campfire.clone()).or_default();
+        *sum = sum.wrapping_add(hash.finish());
+    });
+    let mut pods: HashMap<String, usize> = HashMap::new();
+    for pod in ctx.pods.state() {
+        if let Some(campfire) = pod.annotations().get(names::CAMPFIRE_ANNOTATION) {
+            match pods.get_mut(campfire) {
+                Some(count) => *count += 1,
+                None => drop(pods.insert(campfire.clone(), 1)),
+            }
         }
     }
-    (peers.total(), silent, view.camped, view.foreign_servers.len(), holders)
+    let campfires = ctx.campfires.state().into_iter().map(|campfire| crate::context::key(campfire.as_ref()));
+    campfires
+        .map(|key| {
+            let now = Followed {
+                view: ctx.sightings.get(&key),
+                reports: reports.get(&key).copied().unwrap_or_default(),
+                pods: pods.get(&key.to_string()).copied().unwrap_or_default(),
+            };
+            (key, now)
+        })
+        .collect()
 }
