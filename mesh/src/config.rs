@@ -5,18 +5,10 @@ use std::sync::Arc;
 
 use campfire_protocol::announce::ServerRecord;
 use campfire_protocol::identity::{Identity, NetworkId};
+pub use campfire_protocol::key::KeyMode;
 use campfire_protocol::key::Keys;
 use campfire_protocol::server::Server;
 use ipnet::{IpNet, Ipv4Net};
-
-/// How a key is used (docs/protocol.md, "Rotation").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyMode {
-    /// Be met under it: sit in its room too, but use those of announced keys where both sides have one.
-    Accept,
-    /// Meet under it.
-    Announce,
-}
 
 /// A key that is held.
 #[derive(Clone, Debug)]

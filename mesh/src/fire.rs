@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use campfire_protocol::announce::{Announcement, Session};
 use campfire_protocol::identity::PublicKey;
-use campfire_protocol::key::Keys;
+use campfire_protocol::key::{Keys, MAX_KEYS};
 use campfire_protocol::server::Transport;
 use campfire_protocol::stun::{Attribute, Class, Message, Method};
 use campfire_protocol::time::{Time, UnixMillis};
@@ -120,8 +120,6 @@ const SAY_JITTER: Duration = Duration::from_millis(300);
 const REFIND: Duration = Duration::from_secs(5);
 /// Without a UDP socket the mesh starts all the same after this time.
 const NO_SOCKETS: Duration = Duration::from_secs(1);
-/// Keys held at the same time.
-const MAX_KEYS: usize = 4;
 
 /// The fire side.
 ///

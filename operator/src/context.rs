@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::state::{Memberships, ObjectKey, Reports, Sightings};
 
 /// What the operator was told at its start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Namespace that it runs in.
     pub namespace: String,
@@ -50,6 +50,29 @@ pub struct Settings {
     pub agent_port: u16,
     /// Port of the webhook.
     pub webhook_port: u16,
+}
+
+/// An error of a call about a Secret, without what the Secret holds: API servers and parsers may quote what they did not expect.
+pub fn of_secret(error: &kube::Error) -> String {
+    match error {
+        // Not allowed, not there, there already: these name the Secret alone.
+        kube::Error::Api(status) if matches!(status.code, 403 | 404 | 409) => status.message.clone(),
+        kube::Error::Api(status) => format!("the API answers {} {}", status.code, status.reason),
+        kube::Error::Service(error) => format!("the API does not answer: {error}"),
+        kube::Error::HyperError(error) => format!("the API does not answer: {error}"),
+        _ => "the API's answer cannot be read".into(),
+    }
+}
+
+/// The same of a watch.
+pub fn of_watched_secret(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
+            of_secret(error)
+        }
+        watcher::Error::WatchError(status) => format!("the API answers {} {}", status.code, status.reason),
+        watcher::Error::NoResourceVersion => "the API's answer cannot be read".into(),
+    }
 }
 
 impl Settings {
@@ -320,4 +343,22 @@ pub async fn connect(metrics: Arc<Metrics>) -> Result<Client> {
         }
     });
     Ok(Client::new(service, namespace))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_a_call_about_a_secret_shows_nothing_of_it() {
+        let value = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+        let parser = serde_json::from_str::<u8>(&format!("\"{value}\"")).unwrap_err();
+        assert!(parser.to_string().contains(value), "what would be shown otherwise");
+        let refused = kube::core::Status::failure(&format!("Invalid value: {value}"), "Invalid").with_code(422);
+        for error in [kube::Error::SerdeError(parser), kube::Error::Api(Box::new(refused))] {
+            assert!(!of_secret(&error).contains(value), "{}", of_secret(&error));
+        }
+        let forbidden = kube::core::Status::failure("secrets \"x\" is forbidden", "Forbidden").with_code(403);
+        assert!(of_secret(&kube::Error::Api(Box::new(forbidden))).contains("forbidden"));
+    }
 }

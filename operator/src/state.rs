@@ -32,7 +32,7 @@ impl std::fmt::Display for ObjectKey {
 }
 
 /// What all members of one Campfire are told; the agent API adds who the pod is. Holds keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
     /// Keys, newest first; 1 to 4.
     pub keys: Vec<Key>,

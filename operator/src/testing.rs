@@ -135,16 +135,11 @@ fn settings() -> Settings {
     Settings {
         namespace: "campfire-system".into(),
         pod_name: "campfire-0".into(),
-        pod_ip: None,
         sidecar_image: "localhost/campfire:0".into(),
         turn_image: "localhost/campfire-turn:0".into(),
         image_pull_policy: "IfNotPresent".into(),
-        sidecar_resources: None,
         cluster_name: "here".into(),
-        campfire_namespaces: Vec::new(),
-        http_port: 0,
-        agent_port: 0,
-        webhook_port: 0,
+        ..Settings::default()
     }
 }
 

@@ -22,7 +22,7 @@ use campfire_operator::context::{Context, Settings};
 use campfire_operator::metrics::Metrics;
 use campfire_operator::state::{Membership, ObjectKey, Pod as Who, Reports};
 use campfire_operator::{agent, webhook};
-use control_plane::ControlPlane;
+use control_plane::{ControlPlane, apply};
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -37,8 +37,6 @@ use kube::{Api, Client, CustomResourceExt, ResourceExt};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -408,19 +406,6 @@ impl Operator {
     }
 }
 
-async fn apply<K>(api: &Api<K>, name: &str, object: &(impl Serialize + std::fmt::Debug))
-where
-    K: Clone + DeserializeOwned + std::fmt::Debug,
-{
-    // A definition that was made this moment takes another to be served.
-    for last in [false, false, false, true] {
-        match api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object)).await {
-            Err(kube::Error::Api(status)) if status.code == 404 && !last => tokio::time::sleep(Duration::from_secs(1)).await,
-            applied => return drop(applied.unwrap()),
-        }
-    }
-}
-
 async fn post(address: SocketAddr, name: &str, ca: &str, path: &str, token: &str, body: String) -> (u16, String) {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
@@ -486,12 +471,9 @@ fn settings() -> Settings {
         sidecar_image: "localhost/campfire:0".into(),
         turn_image: "localhost/campfire-turn:0".into(),
         image_pull_policy: "IfNotPresent".into(),
-        sidecar_resources: None,
         cluster_name: "here".into(),
-        campfire_namespaces: Vec::new(),
-        http_port: 0,
         agent_port: 8443,
-        webhook_port: 0,
+        ..Settings::default()
     }
 }
 
@@ -499,13 +481,8 @@ fn membership() -> Membership {
     Membership {
         keys: vec![Key { psk: zeroize::Zeroizing::new("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8".into()), mode: KeyMode::Announce }],
         network: "0011223344".into(),
-        servers: Vec::new(),
         cluster: "here".into(),
-        ipv4_pool: None,
-        accept_routes: Vec::new(),
         mtu: 1280,
-        domain: "campfire.internal".into(),
-        server_list_version: 1,
-        published: Vec::new(),
+        ..Membership::default()
     }
 }

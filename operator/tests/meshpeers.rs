@@ -15,13 +15,11 @@ use campfire_operator::context::{Context, Settings};
 use campfire_operator::meshpeer;
 use campfire_operator::metrics::Metrics;
 use campfire_operator::state::{ObjectKey, Pod as Who, Reported, Reports, Sighting, View};
-use control_plane::ControlPlane;
+use control_plane::{ControlPlane, apply};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client, CustomResourceExt, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -101,6 +99,7 @@ async fn peers_of_elsewhere_have_objects_and_a_pods_own_peer_is_not_taken_for_on
     let Some(plane) = ControlPlane::start().await else { return };
     let operator = Operator::start(&plane.client).await;
     operator.pod("web").await;
+    operator.peer_until("web", |_| true).await;
     let sightings = [sighting(1, "web", "here"), sighting(2, "laptop", "west"), sighting(3, "operator", "west")];
     let mut seen: std::collections::BTreeMap<String, Sighting> =
         sightings.into_iter().map(|sighting| (sighting.identity.clone(), sighting)).collect();
@@ -283,28 +282,10 @@ fn settings() -> Settings {
     Settings {
         namespace: "campfire-system".into(),
         pod_name: "campfire-0".into(),
-        pod_ip: None,
         sidecar_image: "campfire:0".into(),
         turn_image: "campfire-turn:0".into(),
         image_pull_policy: "IfNotPresent".into(),
-        sidecar_resources: None,
         cluster_name: "here".into(),
-        campfire_namespaces: Vec::new(),
-        http_port: 0,
-        agent_port: 0,
-        webhook_port: 0,
-    }
-}
-
-async fn apply<K>(api: &Api<K>, name: &str, object: &(impl Serialize + std::fmt::Debug))
-where
-    K: Clone + DeserializeOwned + std::fmt::Debug,
-{
-    // A definition that was made this moment takes another to be served.
-    for last in [false, false, false, true] {
-        match api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object)).await {
-            Err(kube::Error::Api(status)) if status.code == 404 && !last => tokio::time::sleep(Duration::from_secs(1)).await,
-            applied => return drop(applied.unwrap()),
-        }
+        ..Settings::default()
     }
 }

@@ -25,6 +25,47 @@ pub struct ParseKeyError {
     pub length: usize,
 }
 
+/// How a key is used (docs/protocol.md, "Rotation").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyMode {
+    /// Be met under it: sit in its room too, but use those of announced keys where both sides have one.
+    Accept,
+    /// Meet under it.
+    Announce,
+}
+
+/// Most keys that are held at once (docs/protocol.md, "Rotation").
+pub const MAX_KEYS: usize = 4;
+
+/// A key, or the name of a file with one, behind how it is used: `accept:` or `announce:` may precede it.
+pub fn split_mode(text: &str, default: KeyMode) -> (KeyMode, &str) {
+    match text.split_once(':') {
+        Some(("accept", rest)) => (KeyMode::Accept, rest.trim()),
+        Some(("announce", rest)) => (KeyMode::Announce, rest.trim()),
+        _ => (default, text),
+    }
+}
+
+/// Keys as a key file or a Secret holds them, newest first: one a line, `accept:` or `announce:` may precede (else `mode`); empty lines
+/// and lines that begin with `#` are skipped. May be none, or more than can be held.
+pub fn parse_keys(text: &str, mode: KeyMode) -> Result<Vec<(Psk, KeyMode)>, ParseKeyError> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(|line| split_mode(line, mode)).map(|(mode, key)| Ok((key.parse()?, mode))).collect()
+}
+
+/// The text that [`parse_keys`] reads. Secret.
+pub fn keys_text(keys: &[(Psk, KeyMode)]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(keys.len() * 64));
+    for (psk, mode) in keys {
+        if *mode == KeyMode::Accept {
+            text.push_str("accept:");
+        }
+        text.push_str(&psk.to_text());
+        text.push('\n');
+    }
+    text
+}
+
 impl Psk {
     /// A key of these bytes, which must be random.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use campfire_mesh::config::{Config, DirectPolicy, KeyEntry, KeyMode, Limits, Reconfigure};
 use campfire_protocol::identity::NetworkId;
+pub use campfire_protocol::key::MAX_KEYS;
 use campfire_protocol::key::{Keys, Psk};
 use campfire_protocol::server::{Server, merge};
 use campfire_protocol::uri::CampUri;
+use campfire_tls::Trust;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::cli::{KeySource, LogFormat, Options, Up, UriArgs};
@@ -23,8 +25,6 @@ pub struct BadConfig(pub String);
 /// Exit code for [`BadConfig`]: EX_USAGE of sysexits.h.
 pub const EXIT_BAD_CONFIG: u8 = 64;
 
-/// The most keys that are held at once.
-pub const MAX_KEYS: usize = 4;
 /// The most servers in a list.
 pub const MAX_SERVERS: usize = 64;
 /// The most routes offered.
@@ -33,15 +33,6 @@ pub const MAX_ROUTES: usize = 8;
 pub const INTERFACE: &str = "campfire0";
 /// Default of `--run-dir`.
 pub const RUN_DIR: &str = "/run/campfire";
-
-/// What TLS to servers without a pin is checked against.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// Nothing: privacy only.
-    Anybody,
-    /// The certificates in this file.
-    File(PathBuf),
-}
 
 /// What `campfire up` runs with: checked, complete. Holds keys: no `Debug`.
 pub struct Settings {

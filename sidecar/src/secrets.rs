@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use campfire_mesh::config::KeyMode;
 use campfire_protocol::identity::Identity;
-use campfire_protocol::key::Psk;
+use campfire_protocol::key::{self, Psk};
 use campfire_protocol::uri::CampUri;
 use zeroize::Zeroizing;
 
@@ -89,14 +89,9 @@ impl EnvironmentSecrets {
     }
 }
 
-/// Keys in order, newest first, as a key file or `CAMPFIRE_PSK` holds them: one a line, `accept:` or `announce:` may
-/// precede; empty lines and lines that begin with `#` are skipped. `from` is named in errors.
+/// Keys as a key file or `CAMPFIRE_PSK` holds them ([`key::parse_keys`]), one at least. `from` is named in errors.
 pub fn parse_keys(text: &str, mode: KeyMode, from: &str) -> Result<Vec<(Psk, KeyMode)>, BadConfig> {
-    let mut keys = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let (mode, key) = split_mode(line, mode);
-        keys.push((key.parse::<Psk>().map_err(|error| BadConfig(format!("{from}: {error}")))?, mode));
-    }
+    let keys = key::parse_keys(text, mode).map_err(|error| BadConfig(format!("{from}: {error}")))?;
     if keys.is_empty() {
         return Err(BadConfig(format!("{from}: no key in it; `campfire key new` makes one")));
     }
@@ -105,18 +100,8 @@ pub fn parse_keys(text: &str, mode: KeyMode, from: &str) -> Result<Vec<(Psk, Key
 
 /// Keys of a `[accept:]FILE` argument.
 pub fn read_key_argument(argument: &str) -> Result<Vec<(Psk, KeyMode)>, BadConfig> {
-    let (mode, path) = split_mode(argument, KeyMode::Announce);
+    let (mode, path) = key::split_mode(argument, KeyMode::Announce);
     parse_keys(&read_secret_file(Path::new(path), "--psk-file")?, mode, path)
-}
-
-fn split_mode(text: &str, default: KeyMode) -> (KeyMode, &str) {
-    if let Some(rest) = text.strip_prefix("accept:") {
-        (KeyMode::Accept, rest.trim())
-    } else if let Some(rest) = text.strip_prefix("announce:") {
-        (KeyMode::Announce, rest.trim())
-    } else {
-        (default, text)
-    }
 }
 
 /// A camp:// URI; `from` is named in errors.

@@ -546,12 +546,8 @@ fn membership() -> Membership {
             ServerEntry { text: "a-0=10.0.0.1:3478".into(), in_cluster: true },
         ],
         cluster: "here".into(),
-        ipv4_pool: None,
-        accept_routes: Vec::new(),
         mtu: 1280,
-        domain: "campfire.internal".into(),
-        server_list_version: 1,
-        published: Vec::new(),
+        ..Membership::default()
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::children::{Child, Kind, MANAGED_BY, MANAGER};
-use crate::context::Context;
+use crate::context::{Context, of_secret};
 use crate::state::ObjectKey;
 
 /// Annotation on each child: hash of what was applied, so that a field that is no longer wanted is seen to be.
@@ -30,6 +30,14 @@ pub enum Error {
         /// What the API said.
         source: kube::Error,
     },
+    /// The same of a Secret, without what it holds.
+    #[error("{what}: {why}")]
+    Secret {
+        /// What was tried.
+        what: String,
+        /// What the API said, as far as it may be shown.
+        why: String,
+    },
     /// This operator leads no more.
     #[error("this operator leads no more")]
     Fenced,
@@ -42,6 +50,17 @@ pub enum Error {
 pub fn during(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
     let what = what.into();
     move |source| Error::Api { what, source }
+}
+
+/// The same of a Secret.
+pub fn during_secret(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
+    let what = what.into();
+    move |source| Error::Secret { what, why: of_secret(&source) }
+}
+
+/// The same of an object of this kind.
+fn during_on(kind: Kind, what: String) -> impl FnOnce(kube::Error) -> Error {
+    move |source| if kind == Kind::Secret { during_secret(what)(source) } else { during(what)(source) }
 }
 
 /// What a child differed in after it was applied: what the API server writes in another way (a quantity), or somebody else insists on.
@@ -95,7 +114,7 @@ pub fn api(ctx: &Context, kind: Kind, namespace: &str) -> Api<DynamicObject> {
 pub async fn list(ctx: &Context, kind: Kind, campfire: &ObjectKey) -> Result<Vec<DynamicObject>, Error> {
     let labels = format!("{}={},{MANAGED_BY}={MANAGER}", names::CAMPFIRE_LABEL, campfire.name);
     let listed = api(ctx, kind, &campfire.namespace).list(&ListParams::default().labels(&labels)).await;
-    let mut objects = listed.map_err(during(format!("{kind:?}s of the Campfire could not be listed")))?.items;
+    let mut objects = listed.map_err(during_on(kind, format!("{kind:?}s of the Campfire could not be listed")))?.items;
     // The items of a list do not say what they are; without it each would differ from what is wanted, and be written.
     let ApiResource { api_version, kind, .. } = resource(kind);
     for object in &mut objects {
@@ -133,7 +152,7 @@ pub async fn apply(
     }
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
     let applied = api(ctx, child.kind, namespace).patch(&child.name, &params, &Patch::Apply(&desired)).await;
-    let applied = applied.map_err(during(format!("{:?} {} could not be applied", child.kind, child.name)))?;
+    let applied = applied.map_err(during_on(child.kind, format!("{:?} {} could not be applied", child.kind, child.name)))?;
     settled.put(id, hash, differences(&desired, &value(&applied)));
     Ok(applied)
 }
@@ -150,7 +169,7 @@ pub async fn delete(ctx: &Context, kind: Kind, live: &DynamicObject, namespace: 
         DeleteParams { preconditions: Some(Preconditions { uid: live.uid(), resource_version: None }), ..DeleteParams::background() };
     match api(ctx, kind, namespace).delete(&live.name_any(), &params).await {
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-        Err(error) => Err(during(format!("{kind:?} {} could not be deleted", live.name_any()))(error)),
+        Err(error) => Err(during_on(kind, format!("{kind:?} {} could not be deleted", live.name_any()))(error)),
         Ok(_) => Ok(()),
     }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use campfire_api::agent::{Key, KeyMode};
+use campfire_api::agent::{self, Key};
 use campfire_api::{DeletionPolicy, Rotation, names};
 use campfire_protocol::identity::NetworkId;
-use campfire_protocol::key::Psk;
+use campfire_protocol::key::{self, KeyMode, MAX_KEYS, Psk};
 use campfire_protocol::server::{Server, ServerAddress, Transport};
 use campfire_protocol::uri::CampUri;
 use k8s_openapi::ByteString;
@@ -15,13 +15,10 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::apply::{Error, during};
+use super::apply::{Error, during_secret};
 use super::children::{MANAGED_BY, MANAGER, labels, owner};
 use super::validate::{KeySource, Valid};
 use crate::context::Context;
-
-/// Most keys held at the same time.
-const MAX_KEYS: usize = 4;
 
 /// Why there is no key to work with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +54,8 @@ impl Held {
 
     /// As the agent API gives them out.
     pub fn told(&self) -> Vec<Key> {
-        self.keys.iter().map(|(psk, mode)| Key { psk: psk.to_text(), mode: *mode }).collect()
+        let mode = |mode: KeyMode| if mode == KeyMode::Accept { agent::KeyMode::Accept } else { agent::KeyMode::Announce };
+        self.keys.iter().map(|(psk, used)| Key { psk: psk.to_text(), mode: mode(*used) }).collect()
     }
 
     /// What the TURN servers are given: relay secrets by fingerprint.
@@ -71,36 +69,15 @@ impl Held {
         let (_, newest) = self.keys.first().filter(|_| self.keys.len() > 1)?;
         Some(if *newest == KeyMode::Accept { Rotation::Distribute } else { Rotation::Activate })
     }
-
-    /// The keys' text in their Secret.
-    fn text(&self) -> Zeroizing<String> {
-        let mut text = Zeroizing::new(String::new());
-        for (psk, mode) in &self.keys {
-            if *mode == KeyMode::Accept {
-                text.push_str("accept:");
-            }
-            text.push_str(&psk.to_text());
-            text.push('\n');
-        }
-        text
-    }
 }
 
-/// Reads keys in order, newest first: one a line, `accept:` or `announce:` may precede; empty lines and `#` lines are skipped.
+/// Reads the text of a Secret with keys ([`key::parse_keys`]), which are 1 to 4.
 pub fn parse_keys(text: &str, secret: &str) -> Result<Vec<(Psk, KeyMode)>, NoKey> {
-    let mut keys = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let (mode, key) = match line.split_once(':') {
-            Some(("accept", key)) => (KeyMode::Accept, key),
-            Some(("announce", key)) => (KeyMode::Announce, key),
-            _ => (KeyMode::Announce, line),
-        };
-        let key =
-            key.parse::<Psk>().map_err(|error| no_key("KeyInvalid", format!("Secret {secret}, under {}: {error}", names::PSK_KEY)))?;
-        keys.push((key, mode));
-    }
+    let under = names::PSK_KEY;
+    let keys = key::parse_keys(text, KeyMode::Announce)
+        .map_err(|error| no_key("KeyInvalid", format!("Secret {secret}, under {under}: {error}")))?;
     match keys.len() {
-        0 => Err(no_key("KeyInvalid", format!("Secret {secret} holds no key under {}: `campfire key new` makes one", names::PSK_KEY))),
+        0 => Err(no_key("KeyInvalid", format!("Secret {secret} holds no key under {under}: `campfire key new` makes one"))),
         1..=MAX_KEYS => Ok(keys),
         found => Err(no_key("KeyInvalid", format!("Secret {secret} holds {found} keys, at most {MAX_KEYS} can be held: drop the oldest"))),
     }
@@ -158,7 +135,7 @@ fn entry(secret: &Secret, key: &str) -> Result<Zeroizing<String>, NoKey> {
 pub async fn obtain(ctx: &Context, valid: &Valid, before: Option<&str>, prefix: Option<&str>) -> Result<Result<Held, NoKey>, Error> {
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &valid.key.namespace);
     let name = valid.source.secret();
-    let secret = api.get_opt(name).await.map_err(during(format!("Secret {name} could not be read")))?;
+    let secret = api.get_opt(name).await.map_err(during_secret(format!("Secret {name} could not be read")))?;
     let secret = match (&valid.source, secret) {
         (KeySource::Join { .. }, Some(secret)) => return Ok(read_join(&secret)),
         (KeySource::Join { .. }, None) => {
@@ -205,7 +182,7 @@ async fn make(ctx: &Context, api: &Api<Secret>, valid: &Valid, name: &str) -> Re
         return Err(Error::Fenced);
     }
     let params = PostParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PostParams::default() };
-    api.create(&params, &secret).await.map_err(during(format!("Secret {name} could not be made")))
+    api.create(&params, &secret).await.map_err(during_secret(format!("Secret {name} could not be made")))
 }
 
 fn random_key() -> Result<Psk, Error> {
@@ -241,7 +218,7 @@ async fn write(ctx: &Context, api: &Api<Secret>, secret: &Secret, patch: &serde_
     }
     let name = secret.name_any();
     let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
-    api.patch(&name, &params, &Patch::Merge(patch)).await.map_err(during(format!("Secret {name} could not be changed")))?;
+    api.patch(&name, &params, &Patch::Merge(patch)).await.map_err(during_secret(format!("Secret {name} could not be changed")))?;
     Ok(())
 }
 
@@ -287,14 +264,14 @@ pub async fn take(ctx: &Context, valid: &Valid, held: &mut Held, step: Step) -> 
     }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &valid.key.namespace);
     let name = valid.source.secret();
-    let secret = api.get(name).await.map_err(during(format!("Secret {name} could not be read")))?;
+    let secret = api.get(name).await.map_err(during_secret(format!("Secret {name} could not be read")))?;
     // Somebody else changed it since it was read: look again.
     let same = secret.data.as_ref().and_then(|data| data.get(names::PSK_KEY)).and_then(|bytes| std::str::from_utf8(&bytes.0).ok());
     if same.and_then(|text| parse_keys(text, name).ok()).as_ref() != Some(&held.keys) {
         return Ok(());
     }
     let data = BTreeMap::from([
-        (names::PSK_KEY, ByteString(next.text().as_bytes().to_vec())),
+        (names::PSK_KEY, ByteString(key::keys_text(&next.keys).as_bytes().to_vec())),
         (names::NETWORK_KEY, ByteString(held.network.to_string().into_bytes())),
     ]);
     let patch = json!({"metadata": {"resourceVersion": secret.resource_version()}, "data": data});

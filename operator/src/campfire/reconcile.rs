@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use campfire_api::agent::ServerEntry;
 use campfire_api::{Campfire, CampfireStatus, Endpoint, EndpointScope, Rotation, names};
+use campfire_protocol::key::KeyMode;
 use campfire_protocol::uri::{CampUri, MAX_SERVERS};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
@@ -142,6 +143,10 @@ pub async fn reconcile(ctx: &Context, memory: &Memory, key: &ObjectKey) -> Resul
         }));
     }
     said.extend(rotation);
+    if ctx.sightings.truncated(key) {
+        let message = "more peers of other clusters are at the fire than are shown as MeshPeers: status.clusters counts them all";
+        said.push(Said::yes("RemotePeersTruncated", "TooMany", message));
+    }
     next.turn = Some(format!("{}/{}", seen.ready, valid.turn.replicas));
     next.endpoint_count = Some(i32::try_from(endpoints.len()).unwrap_or(i32::MAX));
     next.endpoints = endpoints;
@@ -350,7 +355,7 @@ async fn join_secret(
     }
     // Who joins while the key rotates gets the new one as soon as everybody here holds it.
     let newest = held.keys.first().filter(|(psk, _)| peers.lacking(&psk.derive().fingerprint.to_string()).is_empty());
-    let Some((psk, _)) = newest.or_else(|| held.keys.iter().find(|(_, mode)| *mode == campfire_api::agent::KeyMode::Announce)) else {
+    let Some((psk, _)) = newest.or_else(|| held.keys.iter().find(|(_, mode)| *mode == KeyMode::Announce)) else {
         return Ok(Some(Said::no("Joinable", "NoKey", "no key is in use by everybody yet")));
     };
     let uri = CampUri { servers, network: Some(held.network), psk: psk.clone(), version1: false }.to_text();
@@ -416,12 +421,14 @@ pub struct Followed {
     /// Sum of hashes, in whatever order.
     reports: u64,
     pods: usize,
+    truncated: bool,
 }
 
 impl PartialEq for Followed {
     fn eq(&self, other: &Self) -> bool {
         // Mostly the same one: a large one is compared only when it was replaced.
-        (Arc::ptr_eq(&self.view, &other.view) || self.view == other.view) && self.reports == other.reports && self.pods == other.pods
+        (Arc::ptr_eq(&self.view, &other.view) || self.view == other.view)
+            && (self.reports, self.pods, self.truncated) == (other.reports, other.pods, other.truncated)
     }
 }
 
@@ -450,6 +457,7 @@ pub fn followed(ctx: &Context) -> HashMap<ObjectKey, Followed> {
                 view: ctx.sightings.get(&key),
                 reports: reports.get(&key).copied().unwrap_or_default(),
                 pods: pods.get(&key.to_string()).copied().unwrap_or_default(),
+                truncated: ctx.sightings.truncated(&key),
             };
             (key, now)
         })

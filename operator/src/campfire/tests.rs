@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use campfire_api::agent::KeyMode;
 use campfire_api::{Campfire, CampfireStatus, EndpointScope, Rotation};
+use campfire_protocol::key::KeyMode;
 use campfire_protocol::key::Psk;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
 use k8s_openapi::jiff::Timestamp;
@@ -20,16 +20,12 @@ fn settings() -> Settings {
     Settings {
         namespace: "campfire-system".into(),
         pod_name: "op".into(),
-        pod_ip: None,
         sidecar_image: "side:1".into(),
         turn_image: "turn:1".into(),
         image_pull_policy: "IfNotPresent".into(),
-        sidecar_resources: None,
         cluster_name: "east".into(),
         campfire_namespaces: vec!["default".into()],
-        http_port: 1,
-        agent_port: 2,
-        webhook_port: 3,
+        ..Settings::default()
     }
 }
 

@@ -30,7 +30,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::context::Context;
+use crate::context::{Context, of_secret, of_watched_secret};
 use crate::health::Gate;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -261,7 +261,7 @@ impl Keeper {
             tokio::select! {
                 change = changes.next() => match change {
                     Some(Ok(secret)) => self.take(secret),
-                    Some(Err(error)) => tracing::warn!(%error, "cannot watch Secret {CA_SECRET}: check the operator's Role; trying again"),
+                    Some(Err(error)) => tracing::warn!(error = of_watched_secret(&error), "cannot watch Secret {CA_SECRET}: check the operator's Role; trying again"),
                     None => return,
                 },
                 changed = leader.changed() => if changed.is_err() { return },
@@ -343,7 +343,7 @@ impl Keeper {
             }
             // Somebody was quicker; the watch brings what they wrote.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            Err(error) => Err(error).context("writing it"),
+            Err(error) => Err(anyhow::anyhow!(of_secret(&error))).context("writing it"),
         }
     }
 

@@ -12,7 +12,7 @@ use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use zeroize::Zeroizing;
 
-use crate::context::Context;
+use crate::context::{Context, of_secret};
 
 /// What the operator's identities are made from.
 pub(super) struct Seed(Zeroizing<[u8; 32]>);
@@ -30,7 +30,7 @@ pub(super) async fn load(ctx: &Context) -> Result<Seed> {
     let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.settings.namespace);
     let named = || format!("Secret {}/{}", ctx.settings.namespace, names::ORIGIN_SECRET);
     for _ in 0..2 {
-        if let Some(secret) = secrets.get_opt(names::ORIGIN_SECRET).await.with_context(named)? {
+        if let Some(secret) = secrets.get_opt(names::ORIGIN_SECRET).await.map_err(|error| anyhow!(of_secret(&error))).with_context(named)? {
             return read(secret).with_context(named);
         }
         let mut seed = Zeroizing::new([0; 32]);
@@ -50,7 +50,7 @@ pub(super) async fn load(ctx: &Context) -> Result<Seed> {
             Ok(_) => return Ok(Seed(seed)),
             // Another replica was faster: its seed is the one.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(error).with_context(named),
+            Err(error) => return Err(anyhow!(of_secret(&error))).with_context(named),
         }
     }
     bail!("{}: it comes and goes", named())

@@ -267,16 +267,10 @@ mod tests {
     #[test]
     fn what_cannot_be_read_of_a_membership_is_said_without_showing_it() {
         let membership = Membership {
-            keys: Vec::new(),
             network: "0123456789".into(),
             servers: vec![ServerEntry { text: "nonsense::".into(), in_cluster: false }],
             cluster: "east".into(),
-            ipv4_pool: None,
-            accept_routes: Vec::new(),
-            mtu: 1280,
-            domain: "campfire.internal".into(),
-            server_list_version: 1,
-            published: Vec::new(),
+            ..Membership::default()
         };
         assert_eq!(Plan::new(&membership).unwrap_err(), BadMembership::Key);
         let key = Key { psk: Psk::from_bytes([3; 32]).to_text(), mode: KeyMode::Announce };

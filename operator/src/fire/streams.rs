@@ -1,16 +1,12 @@
 //! TCP and TLS streams to servers: nothing but STUN messages go over them, for there is no tunnel.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use campfire_mesh::io::StreamId;
 use campfire_protocol::server::Transport;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use sha2::{Digest as _, Sha256};
+use campfire_tls::{Tls, Trust};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -88,8 +84,9 @@ async fn run(target: Target, messages: mpsc::Receiver<Vec<u8>>, events: &mpsc::S
             return Ok(Connected::Tcp(tcp));
         }
         let name = ServerName::try_from(target.host.clone()).unwrap_or_else(|_| ServerName::from(target.remote.ip()));
-        let config = tls(target.pin).map_err(|error| error.to_string())?;
-        let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| format!("TLS: {error}"))?;
+        let config = Tls::new(&Trust::Anybody).map_err(|error| error.to_string())?.config(target.pin).map_err(|error| error.to_string())?;
+        let pinned = target.pin.is_some();
+        let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| campfire_tls::explain(&error, pinned))?;
         Ok(Connected::Tls(Box::new(stream)))
     });
     match connected.await {
@@ -154,64 +151,6 @@ async fn next_stun(reader: &mut (impl AsyncRead + Unpin)) -> Result<Option<Vec<u
             Ok(None)
         }
         _ => Err("the server sends something else than STUN and ChannelData".into()),
-    }
-}
-
-/// TLS to a server: with a pin that certificate, else any. What goes inside is authenticated by other means.
-fn tls(pin: Option<[u8; 32]>) -> Result<Arc<ClientConfig>, Error> {
-    let provider = Arc::new(ring::default_provider());
-    let verifier = Arc::new(Certificate { pin, provider: provider.clone() });
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-#[derive(Debug)]
-struct Certificate {
-    pin: Option<[u8; 32]>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Certificate {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match self.pin {
-            Some(pin) if pin != <[u8; 32]>::from(Sha256::digest(end_entity)) => {
-                Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
-            }
-            _ => Ok(ServerCertVerified::assertion()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::plan::campfire_of;
 use super::status::Said;
-use crate::context::{Context, cached};
+use crate::context::{Context, cached, of_secret};
 use crate::state::ObjectKey;
 
 /// How soon it is looked again after a success, and after a failure.
@@ -47,7 +47,7 @@ pub(super) async fn join(ctx: &Context, key: &ObjectKey) -> Joined {
                 "the operator may not read or write Secrets of this namespace: add it to campfireNamespaces of the chart",
             ),
             Err(error) => {
-                tracing::warn!(peer = %key, %error, "the join secret could not be written; tried again");
+                tracing::warn!(peer = %key, error = of_secret(&error), "the join secret could not be written; tried again");
                 Said::no("SecretNotWritten", "the API did not take the join secret; it is tried again")
             }
         },

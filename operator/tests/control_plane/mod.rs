@@ -6,8 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 const TOKEN: &str = "admin-of-a-test";
@@ -136,4 +139,19 @@ fn kubeconfig_of(port: u16) -> serde_json::Value {
         "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "admin" } }],
         "current-context": "test",
     })
+}
+
+/// Applies an object, as `kubectl apply --server-side` does.
+#[allow(dead_code, reason = "not all tests that share this file use it")]
+pub async fn apply<K>(api: &Api<K>, name: &str, object: &(impl Serialize + std::fmt::Debug))
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    // A definition that was made this moment takes another to be served.
+    for last in [false, false, false, true] {
+        match api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 && !last => tokio::time::sleep(Duration::from_secs(1)).await,
+            applied => return drop(applied.unwrap()),
+        }
+    }
 }

@@ -17,6 +17,7 @@ use campfire_mesh::io::{Input, Notice, Output, ServerSlot, SocketId, StreamId, V
 use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_protocol::server::{Server, Transport};
 use campfire_protocol::time::{Time, UnixMillis};
+use campfire_tls::{Tls, Trust};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,9 +27,8 @@ use zeroize::Zeroizing;
 
 use self::interface::Interface;
 use self::streams::{Context as Streams, Stream, StreamCounters, Target};
-use self::tls::Tls;
 use crate::cli::Options;
-use crate::config::{BadConfig, Reloaded, Settings, Trust};
+use crate::config::{BadConfig, Reloaded, Settings};
 use crate::data::{self, DataConfig, DataHandle, ToDataSender, Tun};
 use crate::http::{self, Asker};
 use crate::metrics::Snapshot;
@@ -41,7 +41,6 @@ use crate::uapi;
 pub mod frames;
 pub mod interface;
 pub mod streams;
-pub mod tls;
 
 /// Commands for the data thread that may wait for it.
 const MAX_BACKLOG: usize = 65_536;
@@ -233,7 +232,7 @@ struct Peer {
 impl Peer {
     async fn start(settings: &Settings) -> Result<(Self, Inbox)> {
         let config = settings.mesh.clone();
-        let tls = Arc::new(Tls::new(&settings.trust)?);
+        let tls = Arc::new(Tls::new(&settings.trust).map_err(|error| BadConfig(format!("--ca-file: {error}")))?);
         let public = config.identity.public();
         let mut addresses = vec![overlay_net(config.network, None, IpAddr::V6(config.network.address(&public)))];
         if let Some(pool) = config.ipv4_pool {

@@ -6,8 +6,8 @@ use std::sync::mpsc::Receiver;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::config::Trust;
 use crate::plane::StreamSender;
+use campfire_tls::Trust;
 
 #[test]
 fn messages_overtake_batches_but_never_cut_one() {

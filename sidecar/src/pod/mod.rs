@@ -24,6 +24,7 @@ use campfire_mesh::status::PathKind;
 use campfire_protocol::identity::NetworkId;
 use campfire_protocol::key::Psk;
 use campfire_protocol::server::{Scope, Server, merge};
+use campfire_tls::Trust;
 use ipnet::{IpNet, Ipv4Net};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -32,7 +33,7 @@ use zeroize::Zeroizing;
 
 use self::agent::{Agent, Failure};
 use crate::cli::Options;
-use crate::config::{self, BadConfig, MAX_KEYS, MAX_SERVERS, Reloaded, Trust};
+use crate::config::{self, BadConfig, MAX_KEYS, MAX_SERVERS, Reloaded};
 use crate::control;
 use crate::report::Report as Own;
 use crate::secrets::OwnIdentity;

@@ -1,7 +1,9 @@
-//! TLS to servers: whose certificate is taken (docs/protocol.md, "Servers").
+//! TLS to TURN servers, for whoever camps there, sidecar or operator: whose certificate is taken (docs/protocol.md, "Servers").
+
+#![forbid(unsafe_code)]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -12,7 +14,19 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{BadConfig, Trust};
+/// What TLS to servers without a pin is checked against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Nothing: privacy only.
+    Anybody,
+    /// The certificates in this file.
+    File(PathBuf),
+}
+
+/// A file of certificates that cannot be used; says which and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadTrust(pub String);
 
 /// Makes the TLS configuration for a server.
 pub struct Tls {
@@ -23,13 +37,13 @@ pub struct Tls {
 
 impl Tls {
     /// Reads the trusted certificates.
-    pub fn new(trust: &Trust) -> Result<Self, BadConfig> {
+    pub fn new(trust: &Trust) -> Result<Self, BadTrust> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match trust {
             Trust::Anybody => Arc::new(Certificate { pin: None, provider: provider.clone() }),
             Trust::File(path) => authorities(path, &provider)?,
         };
-        let unpinned = config(&provider, verifier).map_err(|error| BadConfig(format!("TLS: {error}")))?;
+        let unpinned = config(&provider, verifier).map_err(|error| BadTrust(format!("TLS: {error}")))?;
         Ok(Self { provider, unpinned })
     }
 
@@ -51,9 +65,9 @@ fn config(provider: &Arc<CryptoProvider>, verifier: Arc<dyn ServerCertVerifier>)
     Ok(Arc::new(config))
 }
 
-fn authorities(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, BadConfig> {
+fn authorities(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, BadTrust> {
     let shown = path.display();
-    let bad = |why: String| BadConfig(format!("--ca-file: {shown}: {why}"));
+    let bad = |why: String| BadTrust(format!("{shown}: {why}"));
     let pem = fs::read(path).map_err(|error| bad(format!("cannot be read: {error}")))?;
     let mut roots = RootCertStore::empty();
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
