@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::bounds::{Bucket, Recent};
+use crate::context::of_secret;
 use crate::https::Refusal;
 use crate::state::{ObjectKey, Pod};
 
@@ -69,7 +70,8 @@ impl Reviewer for ApiServer {
             }
             match answer {
                 Ok(Ok(review)) => review.status.ok_or_else(|| "the API server's TokenReview has no status".into()),
-                Ok(Err(error)) => Err(error.to_string()),
+                // An API server may quote what it refuses: here the token.
+                Ok(Err(error)) => Err(of_secret(&error)),
                 Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
             }
         })
