@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-clusters test-fast lint fuzz bench images cluster clean-clusters clean-demo
+.PHONY: help install demo test test-clusters test-fast lint fuzz bench crds images cluster clean-clusters clean-demo
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ fuzz: ## Every parser for SECONDS (default 60) each
 
 bench: ## Side by side with wireguard-go, boringtun-cli and coturn (root; long); writes target/bench/
 	@scripts/bench
+
+crds: ## CustomResourceDefinitions from the types of operator/api, into crds/ and the chart
+	CAMPFIRE_WRITE_CRDS=1 cargo test --locked -p campfire-api --test crds
 
 images: ## Container images of static programs into target/images (buildah or docker; nothing is pulled)
 	@scripts/images

@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
     plural = "campfires",
     singular = "campfire",
     shortname = "cf",
-    category = "campfire",
+    category = "campfire-network",
     namespaced,
     status = "CampfireStatus",
+    doc = "A campfire: pods and machines that hold its key find each other on its TURN servers and form one encrypted mesh.",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"TURN","type":"string","jsonPath":".status.turn","description":"TURN servers that are ready, of those wanted here"}"#,
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("has(self.join) || has(self.turn)").message("turn is required: say in turn.exposure.type how the TURN servers are reached, or join another cluster's campfire by join.secretRef"),
     validation = Rule::new("!(has(self.join) && has(self.psk))").message("psk and join exclude each other: the join secret carries the key"),
     validation = Rule::new("has(self.join) == has(oldSelf.join)").message("join can be given at creation only; delete the Campfire and make it anew"),
+    validation = Rule::new("(has(self.psk) && has(self.psk.secretRef)) == (has(oldSelf.psk) && has(oldSelf.psk.secretRef))").message("psk.secretRef can be given at creation only; delete the Campfire and make it anew"),
     validation = Rule::new("has(self.join) || !has(self.turn) || has(self.turn.exposure) || (has(self.turn.replicas) && self.turn.replicas == 0)").message("turn.exposure.type is required: ClusterIP, NodePort, LoadBalancer or HostPort"),
     validation = Rule::new("!has(self.turn) || !has(self.turn.replicas) || self.turn.replicas == 0 || has(self.turn.exposure)").message("turn.exposure.type is required where turn.replicas is above 0"),
 )]
@@ -89,7 +91,8 @@ pub enum DeletionPolicy {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Psk {
-    /// An existing Secret with the key under `psk` (base64url of 32 bytes, or 64 hex digits).
+    /// An existing Secret with the key under `psk` (base64url of 32 bytes, or 64 hex digits). Can be given at
+    /// creation only; the Secret that it names may be another one later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
     /// What becomes of the Secret when the Campfire is deleted.
