@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-clusters test-fast lint fuzz bench crds images cluster clean-clusters clean-demo
+.PHONY: help install demo test test-fast lint fuzz bench crds images cluster clean-clusters clean-demo
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,9 +20,6 @@ clean-demo: ## Remove a demo that was left running
 
 test: ## Everything: lints, unit, simulated worlds, real namespaces (root), interop
 	@scripts/test
-
-test-clusters: ## The same, and the user stories on real kind clusters (made offline where there is no docker; long the first time)
-	@CAMPFIRE_CLUSTERS=1 scripts/test
 
 test-fast: ## The same without what needs root or installs anything
 	@scripts/test --fast

@@ -104,6 +104,29 @@ fn three_labelled_pods_mesh_through_the_deployed_turn_server_and_directly() {
     println!("{status}");
     assert!(!status.is_empty());
 
+    // What the operator says of them is so, and follows them through a rollout.
+    let ready = |peer: &Value| condition(peer, "Ready").is_some_and(|it| it["status"] == "True");
+    let linked = |peer: &Value| ["Direct", "Relay", "Mixed"].iter().any(|path| peer["status"]["path"] == *path);
+    let of_pods = |pods: &[Value], peers: &[Value]| {
+        let uid = |peer: &Value| pods.iter().any(|pod| pod["metadata"]["uid"] == peer["spec"]["podRef"]["uid"]);
+        peers.len() == pods.len() && peers.iter().all(|peer| uid(peer) && ready(peer) && linked(peer) && peer["spec"]["type"] == "Pod")
+    };
+    let peers = cluster.wait_for("the three pods' MeshPeers to be ready and linked", ns, Duration::from_mins(1), || {
+        let peers = cluster.list(ns, "meshpeers", "");
+        of_pods(&pods, &peers).then_some(peers)
+    });
+    for peer in &peers {
+        let shown = mesh_address(cluster, ns, name(peer)).unwrap();
+        assert_eq!(peer["status"]["addresses"][0], shown.as_str(), "{peer}");
+    }
+    println!("{}", cluster.kubectl(&["get", "-n", ns, "campfires,meshpeers", "-o", "wide"]));
+    cluster.kubectl(&["rollout", "restart", "-n", ns, "deployment/hello"]);
+    cluster.kubectl(&["rollout", "status", "-n", ns, "deployment/hello", "--timeout=120s"]);
+    cluster.wait_for("MeshPeers of the new pods, and no others", ns, Duration::from_mins(2), || {
+        let pods = cluster.list(ns, "pods", "app=hello");
+        (pods.len() == 3 && of_pods(&pods, &cluster.list(ns, "meshpeers", ""))).then_some(())
+    });
+
     // Nothing that a person may look at has key material in it: the pre-shared key in the forms that it is kept in.
     let secret = cluster.kubectl(&["get", "-n", ns, "secret", "main-psk", "-o", "jsonpath={.data.psk}"]);
     assert!(secret.len() > 20, "no key in main-psk");
@@ -112,6 +135,8 @@ fn three_labelled_pods_mesh_through_the_deployed_turn_server_and_directly() {
     assert!(!everything.contains(secret.trim()), "the key stands in an object, an event or a log");
 
     cluster.kubectl(&["delete", "-n", ns, "deployment", "hello", "--wait"]);
+    cluster
+        .wait_for("no MeshPeer to be left over", ns, Duration::from_mins(1), || cluster.list(ns, "meshpeers", "").is_empty().then_some(()));
     cluster.kubectl(&["delete", "-n", ns, "campfire", "main", "--wait", "--timeout=60s"]);
     cluster.wait_for("the TURN servers and Services of the deleted Campfire to be gone", ns, Duration::from_mins(1), || {
         let left = cluster.kubectl(&["get", "-n", ns, "statefulsets,services,pods", "-o", "name"]);
