@@ -8,6 +8,7 @@
 //! | [`agent`] | the API that sidecars get their settings from and report to |
 //! | [`webhook`] | injects the sidecar into new pods |
 //! | [`certs`] | the operator's own CA and its certificates |
+//! | [`conditions`] | what statuses say, by the conventions |
 //! | [`state`] | what the parts above tell each other: they know this, not one another |
 
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod bounds;
 pub mod campfire;
 pub mod certs;
 pub mod cli;
+pub mod conditions;
 pub mod context;
 pub mod events;
 pub mod fire;

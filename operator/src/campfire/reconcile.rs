@@ -21,8 +21,9 @@ use super::children::{self, Child, Kind};
 use super::endpoints::{self, Seen};
 use super::keys::{self, Held, NoKey, Step};
 use super::missed::Missed;
-use super::status::{self, Peers, Said};
+use super::status::{self, Peers, Stated};
 use super::validate::{Invalid, KeySource, Valid, validate};
+use crate::conditions::{Said, condition, merged};
 use crate::context::Context;
 use crate::events;
 use crate::state::{Membership, ObjectKey, View};
@@ -93,12 +94,12 @@ pub async fn reconcile(ctx: &Context, memory: &Memory, key: &ObjectKey) -> Resul
         Ok(valid) => valid,
         Err(Invalid { reason, message }) => {
             // What runs goes on with what it has: a typing error must not part the peers.
-            let said = vec![Said::no("Accepted", reason, message)];
+            let said = vec![("Accepted", Said::no(reason, message))];
             write_status(ctx, &api, &campfire, next, said, "").await?;
             return Ok(Outcome::Invalid);
         }
     };
-    let mut said = vec![Said::yes("Accepted", "Accepted", "the spec is understood")];
+    let mut said = vec![("Accepted", Said::yes("Accepted", "the spec is understood"))];
     let held = match claimed(ctx, &campfire, &valid) {
         Some(refused) => Err(refused),
         None => keys::obtain(ctx, &valid, before.key_fingerprint.as_deref(), before.prefix.as_deref()).await?,
@@ -106,13 +107,13 @@ pub async fn reconcile(ctx: &Context, memory: &Memory, key: &ObjectKey) -> Resul
     let mut held = match held {
         Ok(held) => held,
         Err(NoKey { reason, message }) => {
-            said.push(Said::no("KeyReady", reason, message));
+            said.push(("KeyReady", Said::no(reason, message)));
             write_status(ctx, &api, &campfire, next, said, "").await?;
             return Ok(Outcome::Invalid);
         }
     };
     let (peers, silent) = peers(ctx, key);
-    said.push(Said::yes("KeyReady", "KeyReady", format!("Secret {} holds the key", valid.source.secret())));
+    said.push(("KeyReady", Said::yes("KeyReady", format!("Secret {} holds the key", valid.source.secret()))));
     let rotation = rotate(ctx, &valid, &mut held, &peers, silent).await?;
     let fingerprints = held.fingerprints();
     if let (Some(was), Some(newest)) = (&before.key_fingerprint, fingerprints.first())
@@ -133,19 +134,21 @@ pub async fn reconcile(ctx: &Context, memory: &Memory, key: &ObjectKey) -> Resul
     let elsewhere = valid.servers.len() + held.servers.len();
     let trouble = endpoints::trouble(&seen.cluster);
     let waiting = endpoints::waiting(&valid, &seen.cluster);
-    said.push(status::turn_available(valid.turn.replicas, seen.ready, elsewhere, &waiting, trouble.as_deref(), &endpoints));
+    said.push((
+        "TurnAvailable",
+        status::turn_available(valid.turn.replicas, seen.ready, elsewhere, &waiting, trouble.as_deref(), &endpoints),
+    ));
     next.join_secret_name = join.is_none().then(|| names::join_secret(&key.name));
     if matches!(valid.source, KeySource::Join { .. }) {
         next.join_secret_name = None;
     } else {
-        said.push(join.unwrap_or_else(|| {
-            Said::yes("Joinable", "Joinable", format!("another cluster joins by Secret {}", names::join_secret(&key.name)))
-        }));
+        let joinable = || Said::yes("Joinable", format!("another cluster joins by Secret {}", names::join_secret(&key.name)));
+        said.push(("Joinable", join.unwrap_or_else(joinable)));
     }
-    said.extend(rotation);
+    said.extend(rotation.map(|rotation| ("Rotated", rotation)));
     if ctx.sightings.truncated(key) {
         let message = "more peers of other clusters are at the fire than are shown as MeshPeers: status.clusters counts them all";
-        said.push(Said::yes("RemotePeersTruncated", "TooMany", message));
+        said.push(("RemotePeersTruncated", Said::yes("TooMany", message)));
     }
     next.turn = Some(format!("{}/{}", seen.ready, valid.turn.replicas));
     next.endpoint_count = Some(i32::try_from(endpoints.len()).unwrap_or(i32::MAX));
@@ -156,7 +159,7 @@ pub async fn reconcile(ctx: &Context, memory: &Memory, key: &ObjectKey) -> Resul
     next.rotation = held.rotation();
     next.peers = Some(peers.total());
     next.clusters = peers.clusters();
-    let unsettled = said.iter().any(|said| said.status != Some(true));
+    let unsettled = said.iter().any(|(_, said)| !said.is_true());
     let message = format!("{} peers at the fire", peers.total());
     write_status(ctx, &api, &campfire, next, said, &message).await?;
     // Addresses of nodes and of load balancers come without a word to us.
@@ -190,10 +193,9 @@ async fn rotate(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers, si
     if valid.rotate.is_none() && held.rotation().is_none() {
         return Ok(None);
     }
-    let kind = "Rotated";
     if matches!(valid.source, KeySource::Join { .. }) {
         let message = "the key comes from the join Secret: rotate it in the cluster that made it, then put its new join Secret here";
-        return Ok(valid.rotate.map(|_| Said::no(kind, "RotatesElsewhere", message)));
+        return Ok(valid.rotate.map(|_| Said::no("RotatesElsewhere", message)));
     }
     let newest = held.fingerprints().into_iter().next().unwrap_or_default();
     let lacking = peers.lacking(&newest);
@@ -217,19 +219,16 @@ async fn rotate(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers, si
     };
     Ok(match (step, held.rotation()) {
         (Step::Wait, _) => Some(Said::no(
-            kind,
             "WaitingForPeers",
             format!("not all hold the new key {newest} yet: {}; a joined cluster needs the new join Secret", missing()),
         )),
         (_, Some(Rotation::Distribute)) => {
-            Some(Said::no(kind, "Distributed", format!("everybody gets the new key; next: annotate {}=Activate", names::ROTATE_ANNOTATION)))
+            Some(Said::no("Distributed", format!("everybody gets the new key; next: annotate {}=Activate", names::ROTATE_ANNOTATION)))
         }
-        (_, Some(_)) => Some(Said::no(
-            kind,
-            "Activated",
-            format!("everybody meets under both keys; next: annotate {}=Retire", names::ROTATE_ANNOTATION),
-        )),
-        (_, None) => Some(Said::yes(kind, "Retired", "the old key is dropped")),
+        (_, Some(_)) => {
+            Some(Said::no("Activated", format!("everybody meets under both keys; next: annotate {}=Retire", names::ROTATE_ANNOTATION)))
+        }
+        (_, None) => Some(Said::yes("Retired", "the old key is dropped")),
     })
 }
 
@@ -344,19 +343,18 @@ async fn join_secret(
         // What was given away holds until there are other addresses.
         if was_there && found.secrets.contains_key(&name) {
             return Ok(Some(Said::no(
-                "Joinable",
                 "NoExternalEndpoint",
                 format!("Secret {name} is out of date: no server is reached from outside now"),
             )));
         }
         let message = "no server is reached from outside this cluster: exposure type NodePort, LoadBalancer or HostPort, externalAddresses, or \
                        spec.turn.servers make one; there is no join Secret until then";
-        return Ok(Some(Said::no("Joinable", "NoExternalEndpoint", message)));
+        return Ok(Some(Said::no("NoExternalEndpoint", message)));
     }
     // Who joins while the key rotates gets the new one as soon as everybody here holds it.
     let newest = held.keys.first().filter(|(psk, _)| peers.lacking(&psk.derive().fingerprint.to_string()).is_empty());
     let Some((psk, _)) = newest.or_else(|| held.keys.iter().find(|(_, mode)| *mode == KeyMode::Announce)) else {
-        return Ok(Some(Said::no("Joinable", "NoKey", "no key is in use by everybody yet")));
+        return Ok(Some(Said::no("NoKey", "no key is in use by everybody yet")));
     };
     let uri = CampUri { servers, network: Some(held.network), psk: psk.clone(), version1: false }.to_text();
     let data = BTreeMap::from([(names::URI_KEY.to_owned(), uri.as_str().to_owned())]);
@@ -372,15 +370,15 @@ async fn write_status(
     api: &Api<Campfire>,
     campfire: &Campfire,
     mut next: CampfireStatus,
-    mut said: Vec<Said>,
+    mut said: Vec<Stated>,
     ready_message: &str,
 ) -> Result<(), Error> {
     let before = campfire.status.clone().unwrap_or_default();
     let generation = campfire.metadata.generation;
     let ready = status::ready(&said, ready_message);
-    let is_ready = ready.status == Some(true);
-    said.push(ready);
-    next.conditions = status::conditions(&before.conditions, &said, generation, Timestamp::now());
+    let is_ready = ready.is_true();
+    said.push(("Ready", ready.clone()));
+    next.conditions = merged(&before.conditions, said, generation, Timestamp::now());
     next.observed_generation = generation;
     let (namespace, name) = (campfire.namespace().unwrap_or_default(), campfire.name_any());
     ctx.metrics.campfire(&namespace, &name, Some((is_ready, next.missed_pods.unwrap_or(0))));
@@ -390,11 +388,7 @@ async fn write_status(
     if !ctx.fence.open() {
         return Err(Error::Fenced);
     }
-    let was = |conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]| {
-        conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| (condition.status.clone(), condition.reason.clone()))
-    };
-    let changed = was(&before.conditions) != was(&next.conditions);
-    let told = said.last().cloned();
+    let changed = condition(&before.conditions, "Ready").is_none_or(|was| was.status != ready.status || was.reason != ready.reason);
     let object = json!({
         "apiVersion": format!("{}/{}", names::GROUP, names::VERSION), "kind": "Campfire",
         "metadata": {"name": name, "uid": campfire.uid()},
@@ -407,9 +401,9 @@ async fn write_status(
         Err(error) => return Err(during("the status could not be written")(error)),
         Ok(_) => {}
     }
-    if changed && let Some(told) = told {
+    if changed {
         let kind = if is_ready { EventType::Normal } else { EventType::Warning };
-        events::say(ctx, campfire, kind, &told.reason, "Reconcile", &told.message).await;
+        events::say(ctx, campfire, kind, ready.reason, "Reconcile", &ready.message).await;
     }
     Ok(())
 }

@@ -3,74 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use campfire_api::{CampfireStatus, ClusterPeers, Endpoint, KeyGeneration};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::Timestamp;
 
+use crate::conditions::Said;
 use crate::events::clip;
 
-/// Longest message of a condition, bytes.
-const MAX_MESSAGE: usize = 1024;
+/// A condition's type, and what is said of it.
+pub type Stated = (&'static str, Said);
+
 /// Most clusters in status.
 const MAX_CLUSTERS: usize = 32;
 
-/// What is said of one condition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// Its type.
-    pub kind: &'static str,
-    /// `None`: Unknown.
-    pub status: Option<bool>,
-    /// CamelCase.
-    pub reason: String,
-    /// What to do.
-    pub message: String,
-}
-
-impl Said {
-    /// True.
-    pub fn yes(kind: &'static str, reason: &str, message: impl Into<String>) -> Self {
-        Self { kind, status: Some(true), reason: reason.into(), message: message.into() }
-    }
-
-    /// False.
-    pub fn no(kind: &'static str, reason: &str, message: impl Into<String>) -> Self {
-        Self { kind, status: Some(false), reason: reason.into(), message: message.into() }
-    }
-
-    /// Unknown.
-    pub fn unknown(kind: &'static str, reason: &str, message: impl Into<String>) -> Self {
-        Self { kind, status: None, reason: reason.into(), message: message.into() }
-    }
-}
-
-/// Conditions in the order given. The time of a condition is that of its last change between True, False and Unknown.
-pub fn conditions(before: &[Condition], said: &[Said], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
-    let of = |said: &Said| {
-        let status = match said.status {
-            Some(true) => "True",
-            Some(false) => "False",
-            None => "Unknown",
-        };
-        let held = before.iter().find(|condition| condition.type_ == said.kind && condition.status == status);
-        Condition {
-            type_: said.kind.into(),
-            status: status.into(),
-            reason: said.reason.clone(),
-            message: clip(&said.message, MAX_MESSAGE).into(),
-            observed_generation: generation,
-            last_transition_time: held.map_or(Time(now), |held| held.last_transition_time.clone()),
-        }
-    };
-    said.iter().map(of).collect()
-}
-
 /// Ready follows from the others: the first that is not True says why.
-pub fn ready(said: &[Said], ready_message: &str) -> Said {
+pub fn ready(said: &[Stated], ready_message: &str) -> Said {
     let needed = ["Accepted", "KeyReady", "TurnAvailable"];
-    match said.iter().find(|said| needed.contains(&said.kind) && said.status != Some(true)) {
-        Some(lacking) => Said { kind: "Ready", ..lacking.clone() },
-        None => Said::yes("Ready", "Ready", ready_message),
-    }
+    let lacking = said.iter().find(|(kind, said)| needed.contains(kind) && !said.is_true());
+    lacking.map_or_else(|| Said::yes("Ready", ready_message), |(_, lacking)| lacking.clone())
 }
 
 /// Version of the list of servers: one more whenever it changes.
@@ -133,33 +80,32 @@ impl Peers {
     }
 }
 
-/// What is said of the servers.
+/// What is said of the servers, by `TurnAvailable`.
 pub fn turn_available(wanted: u8, ready: i32, elsewhere: usize, waiting: &[String], trouble: Option<&str>, endpoints: &[Endpoint]) -> Said {
-    let kind = "TurnAvailable";
     if wanted == 0 {
         return if elsewhere > 0 {
-            Said::yes(kind, "NotDeployed", format!("no servers here, {elsewhere} elsewhere"))
+            Said::yes("NotDeployed", format!("no servers here, {elsewhere} elsewhere"))
         } else {
-            Said::no(kind, "NoServers", "no server to meet on: give spec.turn.servers, or spec.turn.replicas above 0")
+            Said::no("NoServers", "no server to meet on: give spec.turn.servers, or spec.turn.replicas above 0")
         };
     }
     if ready <= 0 {
         let why = trouble.map_or_else(|| "the pods of the servers are not ready yet".to_owned(), str::to_owned);
-        return Said::no(kind, "TurnNotReady", format!("0 of {wanted} servers are ready: {why}; kubectl describe shows more"));
+        return Said::no("TurnNotReady", format!("0 of {wanted} servers are ready: {why}; kubectl describe shows more"));
     }
     if let Some(first) = waiting.first() {
         let message = format!(
             "Service {first} has no address yet ({} wait): is there a load balancer controller in this cluster? Else use exposure type NodePort or HostPort",
             waiting.len()
         );
-        return Said::no(kind, "WaitingForAddress", message);
+        return Said::no("WaitingForAddress", message);
     }
     if endpoints.is_empty() {
-        return Said::no(kind, "NoEndpoints", "the Services of the servers have no address yet");
+        return Said::no("NoEndpoints", "the Services of the servers have no address yet");
     }
     if ready < i32::from(wanted) {
         let why = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
-        return Said::yes(kind, "SomeReady", format!("{ready} of {wanted} servers are ready{why}"));
+        return Said::yes("SomeReady", format!("{ready} of {wanted} servers are ready{why}"));
     }
-    Said::yes(kind, "AllReady", format!("{ready} of {wanted} servers are ready"))
+    Said::yes("AllReady", format!("{ready} of {wanted} servers are ready"))
 }

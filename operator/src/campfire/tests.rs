@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use super::children::{self, Kind};
 use super::endpoints::{Seen, endpoints, external_servers, waiting};
 use super::keys::{Step, next_step, parse_keys, read_join, read_psk};
-use super::status::{self, Peers, Said};
+use super::status::{self, Peers};
 use super::validate::{Valid, validate};
+use crate::conditions::{Said, merged};
 use crate::context::Settings;
 
 fn settings() -> Settings {
@@ -213,16 +214,19 @@ fn a_rotation_goes_step_by_step_and_only_when_all_are_ready() {
 #[test]
 fn the_time_of_a_condition_is_that_of_its_last_change_and_ready_says_what_lacks() {
     let (early, late) = (Timestamp::from_second(1).unwrap(), Timestamp::from_second(9).unwrap());
-    let before = status::conditions(&[], &[Said::no("KeyReady", "A", "a")], Some(1), early);
-    let same = status::conditions(&before, &[Said::no("KeyReady", "B", "b")], Some(2), late);
+    let before = merged(&[], [("KeyReady", Said::no("A", "a"))], Some(1), early);
+    let same = merged(&before, [("KeyReady", Said::no("B", "b"))], Some(2), late);
     assert_eq!((same[0].last_transition_time.0, same[0].reason.as_str(), same[0].observed_generation), (early, "B", Some(2)));
-    let turned = status::conditions(&same, &[Said::yes("KeyReady", "C", "c")], Some(2), late);
+    let turned = merged(&same, [("KeyReady", Said::yes("C", "c"))], Some(2), late);
     assert_eq!(turned[0].last_transition_time.0, late);
-    let said =
-        [Said::yes("Accepted", "Accepted", ""), Said::no("KeyReady", "KeyMissing", "put it back"), Said::no("TurnAvailable", "X", "")];
+    let said = [
+        ("Accepted", Said::yes("Accepted", "")),
+        ("KeyReady", Said::no("KeyMissing", "put it back")),
+        ("TurnAvailable", Said::no("X", "")),
+    ];
     let ready = status::ready(&said, "");
-    assert_eq!((ready.status, ready.reason.as_str(), ready.message.as_str()), (Some(false), "KeyMissing", "put it back"));
-    assert_eq!(status::ready(&said[..1], "3 peers").status, Some(true));
+    assert_eq!((ready.status, ready.reason, ready.message.as_str()), ("False", "KeyMissing", "put it back"));
+    assert!(status::ready(&said[..1], "3 peers").is_true());
 }
 
 #[test]
@@ -256,5 +260,5 @@ fn servers_that_wait_say_what_for() {
     assert_eq!(said(1, &["fire-turn-0-udp".into()], None).reason, "WaitingForAddress");
     assert_eq!(said(2, &[], None).reason, "NoEndpoints");
     assert_eq!(status::turn_available(0, 0, 0, &[], None, &[]).reason, "NoServers");
-    assert_eq!(status::turn_available(0, 0, 2, &[], None, &[]).status, Some(true));
+    assert!(status::turn_available(0, 0, 2, &[], None, &[]).is_true());
 }

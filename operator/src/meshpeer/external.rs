@@ -10,7 +10,7 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use super::plan::campfire_of;
-use super::status::Said;
+use crate::conditions::Said;
 use crate::context::{Context, cached, of_secret};
 use crate::state::ObjectKey;
 
@@ -29,7 +29,7 @@ pub(super) struct Joined {
 impl Joined {
     /// Whether to look again: the servers changed, or it is long ago.
     pub(super) fn due(&self, version: Option<u64>, now: Instant) -> bool {
-        let again = if self.said.status == "True" { AGAIN } else { RETRY };
+        let again = if self.said.is_true() { AGAIN } else { RETRY };
         self.version != version || self.at + again <= now
     }
 }

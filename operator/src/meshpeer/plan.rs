@@ -10,8 +10,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PartialObjectMeta};
 use kube::{Resource, ResourceExt as _};
 
-use super::status::{self, Heard, STALE, Said};
+use super::status::{self, Heard, STALE};
 use super::{ACT, Reconciler};
+use crate::conditions::Said;
 use crate::context::cached;
 use crate::state::{self, ObjectKey, Sighting};
 use crate::webhook::members::admits;
@@ -164,13 +165,13 @@ impl Reconciler {
     fn external(&self, peer: &MeshPeer, key: &ObjectKey, now: Instant) -> Option<Action> {
         let campfire = campfire_of(peer);
         let mut accepted = self.accepted(&campfire, &key.namespace);
-        if accepted.status == "True" && !self.ctx.settings.serves(&key.namespace) {
+        if accepted.is_true() && !self.ctx.settings.serves(&key.namespace) {
             accepted = Said::no(
                 "NamespaceNotServed",
                 "the operator may write Secrets only where Campfires are served: make this object in the Campfire's namespace, or add this one to campfireNamespaces of the chart",
             );
         }
-        if accepted.status != "True" {
+        if !accepted.is_true() {
             return write(peer, status::refused(peer, accepted, Timestamp::now()));
         }
         let version = self.ctx.memberships.get(&campfire).map(|membership| membership.server_list_version);
@@ -178,7 +179,7 @@ impl Reconciler {
             Some(joined) if !joined.due(version, now) => joined,
             _ => return Some(Action::Join),
         };
-        if joined.said.status != "True" {
+        if !joined.said.is_true() {
             return write(peer, status::refused(peer, joined.said.clone(), Timestamp::now()));
         }
         let wanted = peer.spec.external.as_ref().and_then(|external| external.public_key.as_ref());

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use campfire_api::agent::{HEARTBEAT, MAX_PROBLEMS, Path, Report};
 use campfire_api::{MeshPeer, MeshPeerStatus, PeerProblem};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::conditions::{self, Said};
 use crate::events::clip;
 use crate::state::Sighting;
 
@@ -29,34 +30,6 @@ pub const CONNECTED: &str = "Connected";
 /// Type of the condition that says whether the peer can be used.
 pub const READY: &str = "Ready";
 
-/// What a condition shall say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// `True`, `False` or `Unknown`.
-    pub status: &'static str,
-    /// CamelCase.
-    pub reason: &'static str,
-    /// For people: what to do.
-    pub message: String,
-}
-
-impl Said {
-    /// True.
-    pub fn yes(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { status: "True", reason, message: message.into() }
-    }
-
-    /// False.
-    pub fn no(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { status: "False", reason, message: message.into() }
-    }
-
-    /// Unknown.
-    pub fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { status: "Unknown", reason, message: message.into() }
-    }
-}
-
 /// What is known of a pod's report.
 #[derive(Clone, Copy, Debug)]
 pub enum Heard<'a> {
@@ -74,12 +47,8 @@ pub enum Heard<'a> {
 pub fn of_pod(peer: &MeshPeer, accepted: Said, cluster: &str, heard: Heard<'_>, now: Timestamp) -> MeshPeerStatus {
     let held = peer.status.clone().unwrap_or_default();
     if matches!(heard, Heard::Wait) && held.public_key.is_some() {
-        let mut conditions = held.conditions.clone();
-        let [said] = merged(peer, [(ACCEPTED, accepted)], now);
-        match conditions.iter_mut().find(|condition| condition.type_ == ACCEPTED) {
-            Some(condition) => *condition = said,
-            None => conditions.insert(0, said),
-        }
+        let mut conditions = merged(peer, [(ACCEPTED, accepted)], now);
+        conditions.extend(held.conditions.iter().filter(|condition| condition.type_ != ACCEPTED).cloned());
         return MeshPeerStatus { conditions, ..held };
     }
     let report = match heard {
@@ -87,10 +56,10 @@ pub fn of_pod(peer: &MeshPeer, accepted: Said, cluster: &str, heard: Heard<'_>, 
         Heard::Nothing | Heard::Wait => None,
     };
     let connected = connected(heard, held.public_key.is_some());
-    let ready = if accepted.status == "True" { ready(heard, &connected) } else { Said::no(accepted.reason, accepted.message.clone()) };
+    let ready = if accepted.is_true() { ready(heard, &connected) } else { Said::no(accepted.reason, accepted.message.clone()) };
     let fresh = matches!(heard, Heard::Fresh(_));
     MeshPeerStatus {
-        conditions: merged(peer, [(ACCEPTED, accepted), (CONNECTED, connected), (READY, ready)], now).into(),
+        conditions: merged(peer, [(ACCEPTED, accepted), (CONNECTED, connected), (READY, ready)], now),
         public_key: report.map_or(held.public_key, |report| Some(report.public_key.clone())),
         addresses: report.map_or(held.addresses, |report| addresses(&report.addresses)),
         cluster_name: (!cluster.is_empty()).then(|| clip(cluster, MAX_WORD).to_owned()),
@@ -147,9 +116,9 @@ fn not_reported() -> Said {
 pub fn of_sighting(peer: &MeshPeer, accepted: Said, absent: Said, sighting: Option<&Sighting>, now: Timestamp) -> MeshPeerStatus {
     let held = peer.status.clone().unwrap_or_default();
     let connected = if sighting.is_some() { Said::yes("AtTheFire", "it is at the fire") } else { absent };
-    let ready = if accepted.status == "True" { connected.clone() } else { Said::no(accepted.reason, accepted.message.clone()) };
+    let ready = if accepted.is_true() { connected.clone() } else { Said::no(accepted.reason, accepted.message.clone()) };
     MeshPeerStatus {
-        conditions: merged(peer, [(ACCEPTED, accepted), (CONNECTED, connected), (READY, ready)], now).into(),
+        conditions: merged(peer, [(ACCEPTED, accepted), (CONNECTED, connected), (READY, ready)], now),
         public_key: sighting.map_or(held.public_key, |sighting| Some(sighting.public_key.clone())),
         addresses: sighting.map_or(held.addresses, |sighting| addresses(&sighting.addresses)),
         cluster_name: sighting
@@ -164,23 +133,13 @@ pub fn of_sighting(peer: &MeshPeer, accepted: Said, absent: Said, sighting: Opti
 /// The status of an object that nobody serves.
 pub fn refused(peer: &MeshPeer, why: Said, now: Timestamp) -> MeshPeerStatus {
     let conditions = merged(peer, [(ACCEPTED, why.clone()), (READY, why)], now);
-    MeshPeerStatus { conditions: conditions.into(), ..MeshPeerStatus::default() }
+    MeshPeerStatus { conditions, ..MeshPeerStatus::default() }
 }
 
 /// Conditions with the times of their last transitions.
-fn merged<const N: usize>(peer: &MeshPeer, said: [(&'static str, Said); N], now: Timestamp) -> [Condition; N] {
-    said.map(|(kind, said)| {
-        let held = peer.status.iter().flat_map(|status| &status.conditions).find(|held| held.type_ == kind);
-        let since = held.filter(|held| held.status == said.status).map(|held| held.last_transition_time.clone());
-        Condition {
-            type_: kind.into(),
-            status: said.status.into(),
-            reason: said.reason.into(),
-            message: said.message,
-            observed_generation: peer.metadata.generation,
-            last_transition_time: since.unwrap_or(Time(now)),
-        }
-    })
+fn merged<const N: usize>(peer: &MeshPeer, said: [(&'static str, Said); N], now: Timestamp) -> Vec<Condition> {
+    let before = peer.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    conditions::merged(before, said, peer.metadata.generation, now)
 }
 
 fn addresses(of: &[String]) -> Vec<String> {
@@ -197,7 +156,7 @@ fn problems(report: &Report) -> Vec<PeerProblem> {
 
 /// A condition of a status.
 pub fn condition<'a>(status: Option<&'a MeshPeerStatus>, kind: &str) -> Option<&'a Condition> {
-    status?.conditions.iter().find(|condition| condition.type_ == kind)
+    conditions::condition(&status?.conditions, kind)
 }
 
 /// Whether a change from the held status is told at once: nothing was told yet, or the peer is on its way to its first Ready.
