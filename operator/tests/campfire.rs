@@ -238,9 +238,7 @@ async fn children_follow_the_spec_are_put_back_and_nothing_is_written_when_idle(
     assert!(world.secrets().get_opt("fire-psk").await.unwrap().is_some());
     // Nobody collects garbage here: that it would be collected is seen from its owner.
     assert!(world.sets().get("fire-turn").await.unwrap().owner_references().iter().any(|owner| owner.kind == "Campfire"));
-    world.make("fire", in_cluster(0)).await;
-    world.reason("fire", "Accepted", "NoServers").await;
-    world.change("fire", json!({"spec": {"turn": {"servers": ["turn:192.0.2.1"]}}})).await;
+    world.make("fire", json!({"turn": {"replicas": 0, "servers": ["turn:192.0.2.1"]}})).await;
     world.condition("fire", "Ready", "True").await;
     assert_eq!(world.fingerprint("fire").await, was);
     world.campfires().delete("fire", &DeleteParams::default()).await.unwrap();

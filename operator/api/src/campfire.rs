@@ -7,9 +7,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A campfire: pods and machines that hold its key find each other on its TURN servers and form one encrypted mesh.
-/// Without `join`, a key is made (or taken from `psk.secretRef`) and TURN servers are deployed; with `join`, this cluster
-/// joins a campfire of another one.
+use crate::rules;
+
+/// What is asked for. Without `join`, a key is made (or taken from `psk.secretRef`) and TURN servers are deployed; with `join`,
+/// this cluster joins a campfire of another one.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "campfire.network",
@@ -29,7 +30,9 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Peers","type":"integer","jsonPath":".status.peers","description":"Peers at the fire, in all clusters"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#,
-    validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("the name becomes part of Service names: at most 40 characters, lower-case letters, digits and '-', beginning with a letter"),
+    validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name becomes part of Service names: expected at most 40 characters, lower-case letters, digits and '-', a letter first"),
+    validation = Rule::new("!has(self.spec.psk) || !has(self.spec.psk.secretRef) || !(self.spec.psk.secretRef.name in [self.metadata.name + '-relay', self.metadata.name + '-join'])").message("the operator writes the Secret of this name itself: give another name").field_path(".spec.psk.secretRef.name"),
+    validation = Rule::new("!has(self.spec.join) || !(self.spec.join.secretRef.name in [self.metadata.name + '-relay', self.metadata.name + '-join'])").message("the operator writes the Secret of this name itself: give another name").field_path(".spec.join.secretRef.name"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -37,8 +40,9 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("!(has(self.join) && has(self.psk))").message("psk and join exclude each other: the join secret carries the key"),
     validation = Rule::new("has(self.join) == has(oldSelf.join)").message("join can be given at creation only; delete the Campfire and make it anew"),
     validation = Rule::new("(has(self.psk) && has(self.psk.secretRef)) == (has(oldSelf.psk) && has(oldSelf.psk.secretRef))").message("psk.secretRef can be given at creation only; delete the Campfire and make it anew"),
-    validation = Rule::new("has(self.join) || !has(self.turn) || has(self.turn.exposure) || (has(self.turn.replicas) && self.turn.replicas == 0)").message("turn.exposure.type is required: ClusterIP, NodePort, LoadBalancer or HostPort"),
-    validation = Rule::new("!has(self.turn) || !has(self.turn.replicas) || self.turn.replicas == 0 || has(self.turn.exposure)").message("turn.exposure.type is required where turn.replicas is above 0"),
+    validation = Rule::new("!has(self.turn) || has(self.turn.exposure) || (has(self.turn.replicas) ? self.turn.replicas == 0 : has(self.join))").message("turn.exposure.type is required where servers are deployed here: ClusterIP, NodePort, LoadBalancer or HostPort"),
+    validation = Rule::new("has(self.join) || !has(self.turn) || !has(self.turn.replicas) || self.turn.replicas != 0 || (has(self.turn.servers) && self.turn.servers.size() > 0)").message("turn.replicas is 0 and turn.servers is empty: peers need a server to meet on"),
+    validation = Rule::new("!has(self.turn) || !has(self.turn.exposure) || !has(self.turn.exposure.externalAddresses) || self.turn.exposure.externalAddresses.size() <= 1 || self.turn.exposure.externalAddresses.size() == (has(self.turn.replicas) ? self.turn.replicas : (has(self.join) ? 0 : 1))").message("expected one for each server, as many as turn.replicas, or one for all").field_path(".turn.exposure.externalAddresses"),
 )]
 pub struct CampfireSpec {
     /// The pre-shared key. Left out, one is made in Secret `<name>-psk`.
@@ -49,7 +53,8 @@ pub struct CampfireSpec {
     pub join: Option<Join>,
     /// How this cluster is called in names and tables. Default: what the chart was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::label())]
     pub cluster_name: Option<String>,
     /// The TURN servers. Required unless `join` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,7 +78,8 @@ pub struct CampfireSpec {
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
     /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::object_name())]
     pub name: String,
 }
 
@@ -126,7 +132,8 @@ pub enum TransportName {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.transports) || !('TLS' in self.transports) || has(self.tls)").message("transports has TLS: give turn.tls.secretName"),
+    validation = Rule::new("!has(self.transports) || !('TLS' in self.transports) || has(self.tls)").message("TLS needs a certificate: give turn.tls.secretName").field_path(".transports"),
+    validation = Rule::new("!has(self.exposure) || !has(self.exposure.externalAddresses) || self.exposure.externalAddresses.size() != 1 || !has(self.replicas) || self.replicas < 2 || (self.exposure.type == 'NodePort' && !self.exposure.externalAddresses[0].matches(r'^([^:]+|\\[.*\\]):[0-9]+$'))").message("one address cannot stand for several servers, unless it is a host alone and the type is NodePort: give one for each").field_path(".exposure.externalAddresses"),
 )]
 pub struct Turn {
     /// Servers deployed here. Default: 1, or 0 when joining.
@@ -148,7 +155,7 @@ pub struct Turn {
     pub pod_template: Option<PodTemplate>,
     /// Further servers, run elsewhere, as `[id=]host[:port]`, `turn:…` or `turns:…` (docs/protocol.md, "Servers").
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), inner(length(min = 1, max = 300)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(schema_with = "rules::servers")]
     pub servers: Vec<String>,
 }
 
@@ -162,7 +169,8 @@ pub fn default_transports() -> Vec<TransportName> {
 #[serde(rename_all = "camelCase")]
 pub struct TurnTls {
     /// Secret of type `kubernetes.io/tls` in the Campfire's namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::object_name())]
     pub secret_name: String,
 }
 
@@ -194,7 +202,7 @@ pub enum ServiceLayout {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'").message("loadBalancerClass needs type LoadBalancer"),
+    validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'").message("loadBalancerClass needs type LoadBalancer").field_path(".loadBalancerClass"),
 )]
 pub struct Exposure {
     /// `ClusterIP`, `NodePort`, `LoadBalancer` or `HostPort`.
@@ -209,9 +217,9 @@ pub struct Exposure {
     #[schemars(length(min = 1, max = 253))]
     pub load_balancer_class: Option<String>,
     /// Where the servers are reached from outside, if this cluster cannot know (a NAT before the nodes): `host` or `host:port`, one for each
-    /// server in their order; with one for all, each server's node port is put behind it.
+    /// server in their order; or, with type `NodePort`, one `host` for all, behind which each server's node port is put.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), inner(length(min = 1, max = 260)), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(schema_with = "rules::external_addresses")]
     pub external_addresses: Vec<String>,
     /// Services of a server.
     #[serde(default)]
@@ -243,7 +251,8 @@ pub struct PodTemplate {
     pub tolerations: Vec<Toleration>,
     /// Priority class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::object_name())]
     pub priority_class_name: Option<String>,
     /// Secrets to pull images with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -255,24 +264,27 @@ pub struct PodTemplate {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Toleration {
-    /// Key of the taint; empty: all.
+    /// Key of the taint; left out: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 316))]
     pub key: Option<String>,
     /// `Exists` or `Equal`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
+    #[x_kube(validation = rules::one_of(&["Exists", "Equal"]))]
     pub operator: Option<String>,
     /// Value of the taint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub value: Option<String>,
-    /// Effect of the taint; empty: all.
+    /// Effect of the taint: `NoSchedule`, `PreferNoSchedule` or `NoExecute`; left out: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::one_of(&["NoSchedule", "PreferNoSchedule", "NoExecute"]))]
     pub effect: Option<String>,
     /// For how long, with effect `NoExecute`; seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
     pub toleration_seconds: Option<i64>,
 }
 
@@ -280,13 +292,13 @@ pub struct Toleration {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// Limits.
+    /// What it may take at most, by resource: `cpu`, `memory`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 8))]
+    #[schemars(schema_with = "rules::quantities")]
     pub limits: BTreeMap<String, Quantity>,
-    /// Requests.
+    /// What is kept for it, by resource: `cpu`, `memory`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 8))]
+    #[schemars(schema_with = "rules::quantities")]
     pub requests: BTreeMap<String, Quantity>,
 }
 
@@ -298,7 +310,8 @@ pub use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 pub struct Network {
     /// Give each peer an IPv4 address of this pool too (/8 to /29), such as `100.80.0.0/16`. Default: IPv6 alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 18), regex(pattern = r"^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}/([89]|1[0-9]|2[0-9])$"))]
+    #[schemars(length(max = 18))]
+    #[x_kube(validation = rules::pool(), validation = rules::pool_is_a_network(), validation = rules::pool_is_unicast())]
     pub ipv4_pool: Option<String>,
     /// MTU of the interface, bytes.
     #[serde(default = "default_mtu")]
@@ -306,11 +319,12 @@ pub struct Network {
     pub mtu: i32,
     /// Domain of the peers' names.
     #[serde(default = "default_domain")]
-    #[schemars(length(min = 1, max = 100), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"))]
+    #[schemars(length(max = 100))]
+    #[x_kube(validation = rules::domain())]
     pub domain: String,
     /// Routes that other peers offer are taken if they lie within one of these. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 43)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(schema_with = "rules::networks")]
     pub accept_routes: Vec<String>,
 }
 
@@ -353,7 +367,7 @@ pub enum NamespacesFrom {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("(self.from == 'Selector') == has(self.selector)").message("selector goes with from: Selector"),
+    validation = Rule::new("(self.from == 'Selector') == has(self.selector)").message("from: Selector needs a selector, and nothing else may have one: give both or neither"),
 )]
 pub struct MemberNamespaces {
     /// `Same`, `Selector` or `All`.
@@ -393,7 +407,8 @@ pub struct Startup {
     pub policy: StartupPolicy,
     /// How long `Wait` waits, such as `10s`.
     #[serde(default = "default_startup_timeout")]
-    #[schemars(length(max = 8), regex(pattern = r"^[1-9][0-9]{0,2}(s|m)$"))]
+    #[schemars(length(max = 8))]
+    #[x_kube(validation = rules::duration())]
     pub timeout: String,
 }
 

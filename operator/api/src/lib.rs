@@ -11,6 +11,8 @@ mod campfire;
 #[cfg(feature = "resources")]
 mod meshpeer;
 pub mod names;
+#[cfg(feature = "resources")]
+mod rules;
 
 #[cfg(feature = "resources")]
 pub use self::campfire::*;

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Path;
+use crate::rules;
 
 /// One peer at a campfire: a pod of this cluster, a peer elsewhere that was met at the fire, or something outside that a
 /// person declares in order to get its join secret.
@@ -30,13 +31,14 @@ use crate::agent::Path;
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Key","type":"string","priority":1,"jsonPath":".status.publicKey"}"#,
-    printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
+    printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#,
+    validation = Rule::new("self.spec.type != 'External' || (has(self.spec.external) && has(self.spec.external.secretName)) || self.metadata.name.size() <= 248").message("metadata.name is too long to call the join Secret by it: give external.secretName, or a name of at most 248 characters"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self == oldSelf").message("a MeshPeer's spec cannot change: delete it and make it anew"),
-    validation = Rule::new("(self.type == 'Pod') == has(self.podRef)").message("podRef goes with type: Pod"),
-    validation = Rule::new("(self.type == 'External') == has(self.external)").message("external goes with type: External"),
+    validation = Rule::new("(self.type == 'Pod') == has(self.podRef)").message("type: Pod needs a podRef, and no other type may have one; the operator makes those of pods"),
+    validation = Rule::new("(self.type == 'External') == has(self.external)").message("type: External needs external (which may be empty), and no other type may have it"),
 )]
 pub struct MeshPeerSpec {
     /// What it is: `Pod` and `Remote` are made by the operator, `External` by people.
@@ -69,10 +71,12 @@ pub enum PeerType {
 pub struct CampfireRef {
     /// Its namespace. Default: the MeshPeer's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::label())]
     pub namespace: Option<String>,
     /// Its name.
-    #[schemars(length(min = 1, max = 40))]
+    #[schemars(length(max = 40))]
+    #[x_kube(validation = rules::label())]
     pub name: String,
 }
 
@@ -94,11 +98,13 @@ pub struct PodRef {
 pub struct External {
     /// Secret, in the MeshPeer's namespace, that the operator writes the `camp://` URI to. Default: `<name>-join`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::object_name())]
     pub secret_name: Option<String>,
     /// Its WireGuard public key (base64) once it is known, so that this object shows what the peer of this key does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 44, max = 44))]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = rules::public_key())]
     pub public_key: Option<String>,
 }
 
