@@ -33,7 +33,7 @@ fuzz: ## Every parser for SECONDS (default 60) each
 bench: ## Side by side with wireguard-go, boringtun-cli and coturn; the operator with 10,000 peers (root; long); writes target/bench/
 	@scripts/bench
 
-crds: ## CustomResourceDefinitions from the types of operator/api, into crds/ and the chart
+crds: ## CustomResourceDefinitions from the types of operator/api, into crds/ and the chart, and docs/api.md
 	CAMPFIRE_WRITE_CRDS=1 cargo test --locked -p campfire-api --test crds
 
 images: ## Container images of static programs into target/images (buildah or docker; nothing is pulled)

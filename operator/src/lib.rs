@@ -20,6 +20,7 @@ pub mod certs;
 pub mod cli;
 pub mod conditions;
 pub mod context;
+pub mod definitions;
 pub mod events;
 pub mod fire;
 pub mod health;

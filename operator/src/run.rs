@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::context::{Context, Settings, connect, listen, stopped};
 use crate::metrics::Metrics;
 use crate::state::{Pod, Reports};
-use crate::{agent, campfire, certs, fire, health, lease, meshpeer, webhook};
+use crate::{agent, campfire, certs, definitions, fire, health, lease, meshpeer, webhook};
 
 /// How long parts may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -48,6 +48,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     part(&mut parts, "http", health::serve(ctx.clone(), http));
     part(&mut parts, "lease", lease::run(ctx.clone(), leads));
     part(&mut parts, "leader", lead(ctx.clone(), queue));
+    part(&mut parts, "definitions", definitions::run(ctx.clone()));
     let bundle = certs::run(ctx.clone());
     part(&mut parts, "webhook", webhook::serve(ctx.clone(), bundle.clone(), admissions));
     part(&mut parts, "agent", agent::serve(ctx.clone(), bundle, sidecars));

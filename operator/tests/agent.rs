@@ -111,6 +111,46 @@ async fn a_pods_own_token_opens_the_agent_api_and_no_other_token_does() {
 }
 
 #[tokio::test]
+async fn neither_another_clusters_tokens_nor_a_flood_of_forged_ones_get_in_or_keep_others_out() {
+    let Some(plane) = ControlPlane::start().await else { return };
+    let Some(other) = ControlPlane::start().await else { return };
+    let operator = Operator::start(&plane.client).await;
+    let foreign = Operator::start(&other.client).await;
+    for side in [&operator, &foreign] {
+        side.namespace("shop", &json!({})).await;
+        side.campfire("shop", json!({})).await;
+    }
+    let (ours, theirs) = (operator.injected("shop", "web").await, foreign.injected("shop", "web").await);
+    operator.sees(&[&ours]).await;
+    foreign.sees(&[&theirs]).await;
+
+    // A pod of the same name, with the same issuer and audience: good there, and nothing here.
+    let token = foreign.token("shop", AGENT_AUDIENCE, Some(&theirs)).await;
+    assert_eq!(foreign.ask(SETTINGS_PATH, &token, json!({})).await.0, 200);
+    let (status, body) = operator.ask(SETTINGS_PATH, &token, json!({})).await;
+    assert_eq!((status, body.as_str()), (403, r#"{"message":"no pod shop/web of this uid has a sidecar: it is gone, or not seen yet"}"#));
+    // As if it had the uid of the pod here: the API server does not know who signed it.
+    let (status, body) = operator.ask(SETTINGS_PATH, &renamed(&token, "web", &ours.uid().unwrap()), json!({})).await;
+    let refused = "the API server of this cluster does not accept the token: it has expired, is another cluster's, or its pod is gone";
+    assert_eq!((status, body), (401, json!({ "message": refused }).to_string()));
+
+    let good = operator.token("shop", AGENT_AUDIENCE, Some(&ours)).await;
+    assert_eq!(operator.ask(SETTINGS_PATH, &good, json!({})).await.0, 200);
+    let mut answers = BTreeMap::new();
+    let (before, begun) = (operator.asked(), Instant::now());
+    for number in 0..600 {
+        let forged = changed(&good, |claims| claims["jti"] = json!(format!("forged-{number}")));
+        let (status, _) =
+            post(operator.agent, &format!("{AGENT_SERVICE}.{SYSTEM}.svc"), &operator.ca, SETTINGS_PATH, &forged, "{}".into()).await;
+        *answers.entry(status).or_insert(0) += 1;
+    }
+    let (asked, most) = (operator.asked() - before, 160 + 10 * begun.elapsed().as_secs());
+    assert!(answers.keys().all(|status| [401, 429].contains(status)) && answers.contains_key(&429), "{answers:?}");
+    assert!(asked <= most, "of one address come 150 new tokens at once, and then ten a second: {asked}, not {most}");
+    assert_eq!(operator.ask(SETTINGS_PATH, &good, json!({})).await.0, 200, "whose token is known is served all the while");
+}
+
+#[tokio::test]
 async fn pods_start_whatever_the_webhook_says_and_get_their_sidecar_where_they_can() {
     let Some(plane) = ControlPlane::start().await else { return };
     let operator = Operator::start(&plane.client).await;
@@ -349,6 +389,11 @@ impl Operator {
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
+    }
+
+    /// Times that the API server was asked about a token.
+    fn asked(&self) -> u64 {
+        self.reviews().rsplit(' ').next().unwrap().parse().unwrap()
     }
 
     fn reviews(&self) -> String {

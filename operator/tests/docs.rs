@@ -1,8 +1,11 @@
 //! The documents say all that there is: fields, reasons, alerts. And what they say to type exists.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use campfire_api::conditions::{CAMPFIRE, MESH_PEER, NOT_DIRECT};
 use serde_json::Value;
 
 #[test]
@@ -31,14 +34,116 @@ fn every_field_of_the_api_is_explained() {
 #[test]
 fn every_reason_for_which_a_pod_gets_no_sidecar_has_a_remedy() {
     let source = read("operator/src/webhook/inject.rs");
-    let reasons = source.split_once("pub enum Reason {").unwrap().1.split_once("\n}").unwrap().0;
-    let reasons: Vec<&str> =
-        reasons.lines().map(str::trim).filter_map(|line| line.strip_suffix(',')).filter(|line| !line.contains(' ')).collect();
+    let reasons: BTreeSet<String> = variants(&source, "pub enum Reason {").into_iter().filter(|reason| reason != "NotAsked").collect();
     assert!(reasons.len() > 8, "{reasons:?}");
     let text = read("docs/kubernetes.md");
-    for reason in reasons.iter().filter(|reason| **reason != "NotAsked") {
-        assert!(text.contains(&format!("`{reason}`")), "{reason}");
+    let explained: BTreeSet<String> = table(part(&text, "### Why a pod got no sidecar")).iter().flat_map(|row| quoted(&row[0])).collect();
+    assert_eq!(explained, reasons);
+}
+
+#[test]
+fn the_reasons_of_the_code_are_those_of_the_api() {
+    let mut found = BTreeSet::new();
+    for file in sources(&root().join("operator/src")) {
+        let source = std::fs::read_to_string(&file).unwrap();
+        // Up to the tests in it.
+        let source = source.split("\nmod tests {").next().unwrap_or_default();
+        for before in ["Said::yes(", "Said::no(", "Said::unknown(", "no_key(", "invalid(", "NoKey { reason: "] {
+            let literals = source.split(before).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+            found.extend(literals.map(str::to_owned));
+        }
     }
+    let known: BTreeSet<String> = CAMPFIRE.iter().chain(MESH_PEER).map(|row| row.reason.to_owned()).collect();
+    assert_eq!(found, known, "operator/api/src/conditions.rs has those of the code");
+    let paths = variants(&read("mesh/src/io.rs"), "pub enum WhyNotDirect {");
+    assert_eq!(NOT_DIRECT.iter().map(|(reason, _)| (*reason).to_owned()).collect::<BTreeSet<_>>(), paths);
+}
+
+#[test]
+fn every_condition_and_reason_has_a_remedy_and_no_other_is_spoken_of() {
+    let text = read("docs/kubernetes.md");
+    for (heading, reasons) in [("### Campfire", CAMPFIRE), ("### MeshPeer", MESH_PEER)] {
+        let mut explained = BTreeSet::new();
+        let mut condition = Vec::new();
+        for row in table(part(&text, heading)) {
+            if row.len() != 4 {
+                continue;
+            }
+            if !row[0].is_empty() {
+                condition = quoted(&row[0]);
+            }
+            for reason in quoted(&row[1]) {
+                assert!(explained.insert((condition[0].clone(), reason.clone())), "{reason} twice");
+                // What is true and has nothing to it needs no remedy.
+                assert!(!row[3].is_empty() || row[2].starts_with("true") || reason == "Gone", "{reason} has no remedy");
+            }
+        }
+        let known: BTreeSet<(String, String)> = reasons.iter().map(|row| (row.condition.to_owned(), row.reason.to_owned())).collect();
+        // A condition that is true and says no more than its name.
+        let plain: BTreeSet<_> = known.iter().filter(|(condition, reason)| condition == reason).cloned().collect();
+        assert_eq!(explained, known.difference(&plain).cloned().collect(), "{heading}");
+    }
+    let explained: BTreeSet<String> =
+        table(part(&text, "### MeshPeer")).iter().filter(|row| row.len() == 3).flat_map(|row| quoted(&row[0])).collect();
+    assert_eq!(explained, NOT_DIRECT.iter().map(|(reason, _)| (*reason).to_owned()).collect());
+}
+
+#[test]
+fn every_event_is_explained() {
+    let mut events = BTreeSet::new();
+    for file in sources(&root().join("operator/src")) {
+        let source = std::fs::read_to_string(&file).unwrap();
+        let named = source.split("EventType::Warning, \"").skip(1).filter_map(|rest| rest.split('"').next());
+        events.extend(named.map(str::to_owned));
+    }
+    assert!(events.len() > 1, "{events:?}");
+    let text = read("docs/kubernetes.md");
+    for event in events {
+        assert!(text.contains(&format!("vent `{event}`")), "{event}");
+    }
+}
+
+/// Variants of an enum without fields.
+fn variants(source: &str, begins: &str) -> BTreeSet<String> {
+    let body = source.split_once(begins).unwrap().1.split_once("\n}").unwrap().0;
+    let lines = body.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+    lines.filter_map(|line| line.strip_suffix(',')).filter(|line| !line.contains(' ')).map(str::to_owned).collect()
+}
+
+/// The program's sources, without those of tests.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if name.ends_with(".rs") && !name.contains("test") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// From a heading to the next one, whatever its level.
+fn part<'a>(text: &'a str, heading: &str) -> &'a str {
+    let body = text.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("{heading}")).1;
+    body.split("\n#").next().unwrap_or_default()
+}
+
+/// Cells of the tables' rows, without their heads.
+fn table(text: &str) -> Vec<Vec<String>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let rows = lines.iter().enumerate().filter(|(number, line)| {
+        let head = lines.get(number + 1).is_some_and(|next| next.starts_with("| ---"));
+        line.starts_with('|') && !line.starts_with("| ---") && !head
+    });
+    rows.map(|(_, line)| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+/// What stands between backticks.
+fn quoted(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 #[test]
@@ -53,7 +158,9 @@ fn every_alert_is_explained() {
 
 #[test]
 fn every_file_that_a_command_or_a_link_names_is_there() {
-    for document in ["README.md", "docs/kubernetes.md", "docs/operations.md", "docs/architecture.md", "charts/campfire/README.md"] {
+    for document in
+        ["README.md", "docs/api.md", "docs/kubernetes.md", "docs/operations.md", "docs/architecture.md", "charts/campfire/README.md"]
+    {
         let text = read(document);
         let folder = root().join(document).parent().map(Path::to_path_buf).unwrap();
         let links = text

@@ -101,7 +101,8 @@ pub struct Psk {
     /// creation only; the Secret that it names may be another one later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
-    /// What becomes of the Secret when the Campfire is deleted.
+    /// What becomes of the Secret when the Campfire is deleted. `Retain`: it stays, and a new Campfire of the name adopts it; `Delete`: it
+    /// is deleted, if the operator made it.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -143,14 +144,14 @@ pub struct Turn {
     /// How peers reach them. There is no default, so that nobody gets a public load balancer unasked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exposure: Option<Exposure>,
-    /// What they speak. Default: UDP and TCP.
+    /// What they speak: `UDP` and `TCP` on port 3478, `TLS` on port 5349, which needs `tls`.
     #[serde(default = "default_transports")]
     #[schemars(length(min = 1, max = 3), extend("x-kubernetes-list-type" = "set"))]
     pub transports: Vec<TransportName>,
     /// Certificate for TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TurnTls>,
-    /// Changes to the pods of the servers.
+    /// What is added to the pods of the servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
     /// Further servers, run elsewhere, as `[id=]host[:port]`, `turn:…` or `turns:…` (docs/protocol.md, "Servers").
@@ -205,7 +206,8 @@ pub enum ServiceLayout {
     validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'").message("loadBalancerClass needs type LoadBalancer").field_path(".loadBalancerClass"),
 )]
 pub struct Exposure {
-    /// `ClusterIP`, `NodePort`, `LoadBalancer` or `HostPort`.
+    /// `ClusterIP`: inside this cluster alone. `NodePort`: on a port of the nodes. `LoadBalancer`: by a load balancer for each server.
+    /// `HostPort`: on port 3478 (TLS: 5349) of the nodes that they run on.
     #[serde(rename = "type")]
     pub kind: ExposureType,
     /// Annotations for the Services (for a cloud's load balancer).
@@ -221,7 +223,8 @@ pub struct Exposure {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "rules::external_addresses")]
     pub external_addresses: Vec<String>,
-    /// Services of a server.
+    /// Services of a server. `PerTransport`: one for UDP and one for TCP and TLS, as many clouds take no Service of both; `Mixed`: one for
+    /// all.
     #[serde(default)]
     pub service_layout: ServiceLayout,
 }
@@ -245,7 +248,7 @@ pub struct PodTemplate {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints that they tolerate.
+    /// Taints that the pods tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub tolerations: Vec<Toleration>,
@@ -370,7 +373,7 @@ pub enum NamespacesFrom {
     validation = Rule::new("(self.from == 'Selector') == has(self.selector)").message("from: Selector needs a selector, and nothing else may have one: give both or neither"),
 )]
 pub struct MemberNamespaces {
-    /// `Same`, `Selector` or `All`.
+    /// `Same`: the Campfire's own. `Selector`: those that `selector` selects. `All`: all. Who may create pods in them holds the key.
     #[serde(default)]
     pub from: NamespacesFrom,
     /// Labels of the namespaces, with `from: Selector`.
@@ -402,7 +405,7 @@ pub enum StartupPolicy {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Startup {
-    /// `Wait` or `Require`.
+    /// `Wait`: it starts when the mesh is up, or after `timeout`. `Require`: only when the mesh is up.
     #[serde(default)]
     pub policy: StartupPolicy,
     /// How long `Wait` waits, such as `10s`.
@@ -426,7 +429,8 @@ impl Default for Startup {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sidecar {
-    /// `Auto` or `Tun`.
+    /// `Tun`: an interface, made by an init container with NET_ADMIN. `Auto`: that, where the namespace's PodSecurity level allows it; else
+    /// the pod is left alone, with an event that says why.
     #[serde(default)]
     pub mode: SidecarMode,
     /// What the app waits for.
@@ -458,7 +462,7 @@ pub struct CampfireStatus {
     /// The generation of the spec that this describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Accepted`, `KeyReady`, `TurnAvailable`, `Ready`, and others where something is wrong.
+    /// `Accepted`, `KeyReady`, `TurnAvailable`, `Joinable`, `Ready`, and others where there is something to say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -485,7 +489,8 @@ pub struct CampfireStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
     pub key_generations: Vec<KeyGeneration>,
-    /// Where a rotation stands, if one is under way.
+    /// Where a rotation stands, if one is under way. `Distribute`: everybody gets the new key; `Activate`: everybody meets under both;
+    /// `Retire`: the old one is dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
     /// Peers at the fire, in all clusters.
@@ -526,7 +531,7 @@ pub struct Endpoint {
     pub port: i32,
     /// Transport.
     pub transport: TransportName,
-    /// From where.
+    /// From where it is reached: `Cluster` (this one alone) or `External`.
     pub scope: EndpointScope,
 }
 

@@ -41,7 +41,8 @@ use crate::rules;
     validation = Rule::new("(self.type == 'External') == has(self.external)").message("type: External needs external (which may be empty), and no other type may have it"),
 )]
 pub struct MeshPeerSpec {
-    /// What it is: `Pod` and `Remote` are made by the operator, `External` by people.
+    /// `Pod`: a pod of this cluster, and `Remote`: a peer of another cluster or a machine, are made by the operator. `External`: something
+    /// outside that a person declares, for which the operator writes a join secret.
     #[serde(rename = "type")]
     pub kind: PeerType,
     /// The Campfire that it sits at.
@@ -128,14 +129,14 @@ pub struct MeshPeerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub cluster_name: Option<String>,
-    /// How its packets go.
+    /// How its packets go: `Direct`, by `Relay` (through TURN servers), `Mixed` (some links so, some so), or `None` (no link).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathName>,
-    /// Why not direct.
+    /// Why not direct, in a word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,
-    /// What is wrong, at most 8.
+    /// What is wrong, and what to do about it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub problems: Vec<PeerProblem>,

@@ -37,6 +37,8 @@ pub enum Error {
         what: String,
         /// What the API said, as far as it may be shown.
         why: String,
+        /// Its code, if it answered.
+        code: Option<u16>,
     },
     /// This operator leads no more.
     #[error("this operator leads no more")]
@@ -44,6 +46,18 @@ pub enum Error {
     /// The system has no random numbers.
     #[error("no random numbers: {0}")]
     Random(getrandom::Error),
+}
+
+impl Error {
+    /// What the API server does not allow (403), or finds invalid (422): trying again alone changes nothing.
+    pub fn refusal(&self) -> Option<(u16, String)> {
+        let (what, why, code) = match self {
+            Self::Api { what, source: kube::Error::Api(status) } => (what, &status.message, status.code),
+            Self::Secret { what, why, code: Some(code) } => (what, why, *code),
+            _ => return None,
+        };
+        matches!(code, 403 | 422).then(|| (code, format!("{what}: {why}")))
+    }
 }
 
 /// Adds what was tried to an error of the API.
@@ -55,7 +69,10 @@ pub fn during(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
 /// The same of a Secret.
 pub fn during_secret(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
     let what = what.into();
-    move |source| Error::Secret { what, why: of_secret(&source) }
+    move |source| {
+        let code = if let kube::Error::Api(status) = &source { Some(status.code) } else { None };
+        Error::Secret { what, why: of_secret(&source), code }
+    }
 }
 
 /// The same of an object of this kind.

@@ -92,7 +92,12 @@ pub fn read_psk(secret: &Secret, prefix: Option<&str>) -> Result<Held, NoKey> {
     let (network, network_kept) = match secret.data.as_ref().and_then(|data| data.get(names::NETWORK_KEY)) {
         Some(ByteString(bytes)) => {
             let network = std::str::from_utf8(bytes).ok().and_then(|text| text.trim().parse().ok());
-            let bad = || no_key("NetworkInvalid", format!("Secret {name}: under {} are 10 hex digits expected", names::NETWORK_KEY));
+            let bad = || {
+                no_key(
+                    "NetworkInvalid",
+                    format!("Secret {name}, under {}: expected 10 hex digits: put back what was edited", names::NETWORK_KEY),
+                )
+            };
             (network.ok_or_else(bad)?, true)
         }
         None => match (prefix.and_then(network_of_prefix), derived) {

@@ -13,7 +13,7 @@
 //! | [`watch`] | what makes a Campfire be looked at again |
 //!
 //! A child that a person edits is put back; what others add to it (labels, annotations, containers) is left alone. Nothing is written when nothing
-//! changed. An invalid spec is a condition, and waited on; what may pass is tried again with backoff.
+//! changed. An invalid spec is a condition, and waited on: what runs goes on meanwhile. What may pass is tried again with backoff.
 
 pub mod apply;
 pub mod children;
@@ -91,7 +91,7 @@ impl Queue {
         self.running.remove(&key);
         if let Ok(outcome) = result {
             self.failures.remove(&key);
-            if let Outcome::Done(Some(again)) = outcome {
+            if let Outcome::Done(Some(again)) | Outcome::Invalid(Some(again)) = outcome {
                 self.put(key, jittered(*again));
             }
         } else {
@@ -133,7 +133,7 @@ pub async fn run(ctx: Arc<Context>) {
                 let begun = Instant::now();
                 let result = reconcile(&ctx, &memory, &key).await;
                 let shown = match &result {
-                    Ok(Outcome::Invalid) => "invalid",
+                    Ok(Outcome::Invalid(_)) => "invalid",
                     Ok(_) => "ok",
                     Err(error) => {
                         tracing::warn!(campfire = %key, %error, "could not be reconciled; tried again");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use campfire_api::agent::ServerEntry;
-use campfire_api::{Campfire, CampfireStatus, Endpoint, EndpointScope, Rotation, names};
+use campfire_api::{Campfire, CampfireStatus, Endpoint, EndpointScope, Network, Rotation, names};
 use campfire_protocol::key::KeyMode;
 use campfire_protocol::uri::{CampUri, MAX_SERVERS};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -22,9 +22,10 @@ use super::endpoints::{self, Seen};
 use super::keys::{self, Held, NoKey, Step};
 use super::missed::Missed;
 use super::status::{self, Peers, Stated};
-use super::validate::{Invalid, KeySource, Valid, validate};
+use super::validate::{self, Invalid, KeySource, Valid, validate};
 use crate::conditions::{Said, condition, merged};
 use crate::context::Context;
+use crate::definitions::REMEDY;
 use crate::events;
 use crate::state::{Membership, ObjectKey, View};
 
@@ -36,8 +37,8 @@ const MAX_TOLD: usize = 32;
 pub enum Outcome {
     /// All is as it should be; look again after this time, if given.
     Done(Option<Duration>),
-    /// The spec, or a Secret, must change first.
-    Invalid,
+    /// The spec, or a Secret, must change first; or the API server's mind, for which it is looked again after this time.
+    Invalid(Option<Duration>),
     /// The Campfire is gone.
     Gone,
 }
@@ -75,6 +76,9 @@ pub fn peers(ctx: &Context, key: &ObjectKey) -> (Peers, usize) {
     (peers, silent.len())
 }
 
+/// How soon it is tried again what the API server refused.
+const REFUSED: Duration = Duration::from_mins(1);
+
 /// Brings one Campfire to what it should be.
 pub async fn reconcile(ctx: &Context, memory: &Memory, key: &ObjectKey) -> Result<Outcome, Error> {
     let api: Api<Campfire> = Api::namespaced(ctx.client.clone(), &key.namespace);
@@ -86,54 +90,91 @@ pub async fn reconcile(ctx: &Context, memory: &Memory, key: &ObjectKey) -> Resul
         memory.settled.forget(&key.namespace, &key.name);
         return Ok(Outcome::Gone);
     };
-    let before = campfire.status.clone().unwrap_or_default();
-    let missed = memory.missed.of(key);
-    let mut next = CampfireStatus { missed_pods: Some(missed), ..before.clone() };
-
-    let valid = match validate(&campfire, &ctx.settings) {
-        Ok(valid) => valid,
-        Err(Invalid { reason, message }) => {
-            // What runs goes on with what it has: a typing error must not part the peers.
-            let said = vec![("Accepted", Said::no(reason, message))];
-            write_status(ctx, &api, &campfire, next, said, "").await?;
-            return Ok(Outcome::Invalid);
-        }
+    let refused = match validate(&campfire, &ctx.settings) {
+        Ok(valid) => match steps(ctx, memory, &api, &campfire, &valid).await {
+            Err(error) => refused(&error, key).ok_or(error)?,
+            done => return done,
+        },
+        Err(Invalid { reason, message }) => Said::no(reason, message),
     };
+    // What runs goes on with what it has: a typing error must not part the peers.
+    let again = (refused.reason == "Forbidden" || refused.reason == "Refused").then_some(REFUSED);
+    let next = CampfireStatus { missed_pods: Some(memory.missed.of(key)), ..campfire.status.clone().unwrap_or_default() };
+    write_status(ctx, &api, &campfire, next, vec![("Accepted", refused)], "").await?;
+    match keep(ctx, &campfire).await {
+        Ok(()) => Ok(Outcome::Invalid(again)),
+        Err(error) => {
+            tracing::debug!(campfire = %key, %error, "what members are told could not be found out; tried again");
+            Ok(Outcome::Invalid(Some(REFUSED)))
+        }
+    }
+}
+
+/// What is said where the API server refuses what it is asked for: that is for a person to change.
+fn refused(error: &Error, key: &ObjectKey) -> Option<Said> {
+    let (code, why) = error.refusal()?;
+    tracing::warn!(campfire = %key, %error, "the API server refuses what a Campfire needs");
+    Some(if code == 403 {
+        let remedy = "the operator has its rights in the chart's campfireNamespaces: name this one there and run helm upgrade (again, if it was made anew)";
+        Said::no("Forbidden", format!("{why}: {remedy}"))
+    } else {
+        Said::no("Refused", format!("the API server refuses what the spec asks for; change spec.turn: {why}"))
+    })
+}
+
+/// Tells members of an invalid Campfire what holds for those who are there, should nobody have told it since this operator leads.
+async fn keep(ctx: &Context, campfire: &Campfire) -> Result<(), Error> {
+    let before = campfire.status.clone().unwrap_or_default();
+    let Some((valid, network)) = validate::known(campfire, &ctx.settings) else { return Ok(()) };
+    if before.key_fingerprint.is_none() || ctx.memberships.get(&valid.key).is_some() || claimed(ctx, campfire, &valid).is_some() {
+        return Ok(());
+    }
+    if let Ok(held) = keys::obtain(ctx, &valid, before.key_fingerprint.as_deref(), before.prefix.as_deref()).await? {
+        publish(ctx, &network, &valid, &held, &before.endpoints, before.server_list_version);
+    }
+    Ok(())
+}
+
+/// The steps after it was validated.
+async fn steps(ctx: &Context, memory: &Memory, api: &Api<Campfire>, campfire: &Campfire, valid: &Valid) -> Result<Outcome, Error> {
+    let key = &valid.key;
+    let before = campfire.status.clone().unwrap_or_default();
+    let mut next = CampfireStatus { missed_pods: Some(memory.missed.of(key)), ..before.clone() };
     let mut said = vec![("Accepted", Said::yes("Accepted", "the spec is understood"))];
-    let held = match claimed(ctx, &campfire, &valid) {
+    let held = match claimed(ctx, campfire, valid) {
         Some(refused) => Err(refused),
-        None => keys::obtain(ctx, &valid, before.key_fingerprint.as_deref(), before.prefix.as_deref()).await?,
+        None => keys::obtain(ctx, valid, before.key_fingerprint.as_deref(), before.prefix.as_deref()).await?,
     };
     let mut held = match held {
         Ok(held) => held,
         Err(NoKey { reason, message }) => {
             said.push(("KeyReady", Said::no(reason, message)));
-            write_status(ctx, &api, &campfire, next, said, "").await?;
-            return Ok(Outcome::Invalid);
+            write_status(ctx, api, campfire, next, said, "").await?;
+            return Ok(Outcome::Invalid(None));
         }
     };
     let (peers, silent) = peers(ctx, key);
     said.push(("KeyReady", Said::yes("KeyReady", format!("Secret {} holds the key", valid.source.secret()))));
-    let rotation = rotate(ctx, &valid, &mut held, &peers, silent).await?;
+    let rotation = rotate(ctx, valid, &mut held, &peers, silent).await?;
     let fingerprints = held.fingerprints();
     if let (Some(was), Some(newest)) = (&before.key_fingerprint, fingerprints.first())
         && !fingerprints.contains(was)
         && before.rotation.is_none()
     {
         let note = format!("Secret {} holds another key ({newest}) than before ({was}): members get it now", valid.source.secret());
-        events::say(ctx, &campfire, EventType::Warning, "KeyChanged", "ReadKey", &note).await;
+        events::say(ctx, campfire, EventType::Warning, "KeyChanged", "ReadKey", &note).await;
     }
 
-    let seen = make(ctx, memory, &valid, &held).await?;
-    let endpoints = endpoints::endpoints(&valid, &seen.cluster);
+    let seen = make(ctx, memory, valid, &held).await?;
+    let endpoints = endpoints::endpoints(valid, &seen.cluster);
     let published = texts(&endpoints, EndpointScope::External);
     next.server_list_version = Some(status::list_version(&before, &published, &texts(&before.endpoints, EndpointScope::External)));
-    publish(ctx, &campfire, &valid, &held, &endpoints, next.server_list_version);
+    publish(ctx, &campfire.spec.network, valid, &held, &endpoints, next.server_list_version);
 
-    let join = join_secret(ctx, memory, &valid, &held, &endpoints, &seen, before.join_secret_name.is_some(), &peers).await?;
+    let join = join_secret(ctx, memory, valid, &held, &endpoints, &seen, before.join_secret_name.is_some(), &peers).await?;
     let elsewhere = valid.servers.len() + held.servers.len();
     let trouble = endpoints::trouble(&seen.cluster);
-    let waiting = endpoints::waiting(&valid, &seen.cluster);
+    let waiting = endpoints::waiting(valid, &seen.cluster);
     said.push((
         "TurnAvailable",
         status::turn_available(valid.turn.replicas, seen.ready, elsewhere, &waiting, trouble.as_deref(), &endpoints),
@@ -161,7 +202,7 @@ pub async fn reconcile(ctx: &Context, memory: &Memory, key: &ObjectKey) -> Resul
     next.clusters = peers.clusters();
     let unsettled = said.iter().any(|(_, said)| !said.is_true());
     let message = format!("{} peers at the fire", peers.total());
-    write_status(ctx, &api, &campfire, next, said, &message).await?;
+    write_status(ctx, api, campfire, next, said, &message).await?;
     // Addresses of nodes and of load balancers come without a word to us.
     Ok(Outcome::Done(Some(if unsettled { Duration::from_secs(30) } else { Duration::from_mins(5) })))
 }
@@ -179,7 +220,7 @@ fn claimed(ctx: &Context, campfire: &Campfire, valid: &Valid) -> Option<NoKey> {
             && other.uid() != campfire.uid()
             && other.metadata.deletion_timestamp.is_none()
             && age(other) < age(campfire)
-            && matches!(validate(other, &ctx.settings), Ok(Valid { source: KeySource::Psk { secret: theirs, .. }, .. }) if theirs == *secret)
+            && matches!(validate::source(other), Ok(KeySource::Psk { secret: theirs, .. }) if theirs == *secret)
     })?;
     let message = format!(
         "Secret {secret} is the key of Campfire {} already: give this one another Secret, or let its pods be members of that one",
@@ -190,18 +231,22 @@ fn claimed(ctx: &Context, campfire: &Campfire, valid: &Valid) -> Option<NoKey> {
 
 /// Takes the next step of a rotation; says where it stands.
 async fn rotate(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers, silent: usize) -> Result<Option<Said>, Error> {
-    if valid.rotate.is_none() && held.rotation().is_none() {
+    let asked = match &valid.rotate {
+        Ok(asked) => *asked,
+        Err(Invalid { reason, message }) => return Ok(Some(Said::no(reason, message.clone()))),
+    };
+    if asked.is_none() && held.rotation().is_none() {
         return Ok(None);
     }
     if matches!(valid.source, KeySource::Join { .. }) {
         let message = "the key comes from the join Secret: rotate it in the cluster that made it, then put its new join Secret here";
-        return Ok(valid.rotate.map(|_| Said::no("RotatesElsewhere", message)));
+        return Ok(asked.map(|_| Said::no("RotatesElsewhere", message)));
     }
     let newest = held.fingerprints().into_iter().next().unwrap_or_default();
     let lacking = peers.lacking(&newest);
     let camped = ctx.sightings.get(&valid.key).camped > 0;
     let all = lacking.is_empty() && silent == 0 && camped;
-    let step = keys::next_step(valid.rotate, held.rotation(), all);
+    let step = keys::next_step(asked, held.rotation(), all);
     keys::take(ctx, valid, held, step).await?;
     let missing = || {
         let mut missing: Vec<String> = lacking
@@ -293,7 +338,7 @@ async fn make(ctx: &Context, memory: &Memory, valid: &Valid, held: &Held) -> Res
 }
 
 /// Says what members are told.
-fn publish(ctx: &Context, campfire: &Campfire, valid: &Valid, held: &Held, endpoints: &[Endpoint], version: Option<i64>) {
+fn publish(ctx: &Context, network: &Network, valid: &Valid, held: &Held, endpoints: &[Endpoint], version: Option<i64>) {
     let entry = |text: String, in_cluster| ServerEntry { text, in_cluster };
     let own = |scope| endpoints.iter().filter(move |endpoint| endpoint.scope == scope).map(endpoints::endpoint_text);
     let published: Vec<String> = own(EndpointScope::External).collect();
@@ -304,7 +349,6 @@ fn publish(ctx: &Context, campfire: &Campfire, valid: &Valid, held: &Held, endpo
             servers.push(entry(text, false));
         }
     }
-    let network = &campfire.spec.network;
     let membership = Membership {
         keys: held.told(),
         network: held.network.to_string(),
@@ -378,7 +422,7 @@ async fn write_status(
     let ready = status::ready(&said, ready_message);
     let is_ready = ready.is_true();
     said.push(("Ready", ready.clone()));
-    next.conditions = merged(&before.conditions, said, generation, Timestamp::now());
+    next.conditions = merged(&before.conditions, said.iter().cloned(), generation, Timestamp::now());
     next.observed_generation = generation;
     let (namespace, name) = (campfire.namespace().unwrap_or_default(), campfire.name_any());
     ctx.metrics.campfire(&namespace, &name, Some((is_ready, next.missed_pods.unwrap_or(0))));
@@ -398,6 +442,14 @@ async fn write_status(
     match api.patch_status(&name, &params, &Patch::Apply(&object)).await {
         // Deleted meanwhile: an apply that names the uid does not make it anew.
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return Ok(()),
+        Err(kube::Error::Api(status)) if status.message.contains("field not declared in schema") => {
+            let message = format!("the CustomResourceDefinition is older than the operator, and drops what it does not know: {REMEDY}");
+            said.push(("DefinitionCurrent", Said::no("DefinitionOutdated", message)));
+            next.conditions = merged(&before.conditions, said, generation, Timestamp::now());
+            // Without the fields that are not known there.
+            let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(json!({"status": next}))).await;
+            written.map_err(during("the status could not be written"))?;
+        }
         Err(error) => return Err(during("the status could not be written")(error)),
         Ok(_) => {}
     }

@@ -91,7 +91,10 @@ pub fn turn_available(wanted: u8, ready: i32, elsewhere: usize, waiting: &[Strin
     }
     if ready <= 0 {
         let why = trouble.map_or_else(|| "the pods of the servers are not ready yet".to_owned(), str::to_owned);
-        return Said::no("TurnNotReady", format!("0 of {wanted} servers are ready: {why}; kubectl describe shows more"));
+        return Said::no(
+            "TurnNotReady",
+            format!("0 of {wanted} servers are ready: {why}; kubectl describe pods -l app.kubernetes.io/name=campfire-turn shows more"),
+        );
     }
     if let Some(first) = waiting.first() {
         let message = format!(

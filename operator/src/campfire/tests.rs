@@ -71,7 +71,8 @@ fn what_the_api_server_cannot_refuse_is_refused_with_what_to_change() {
     assert_eq!(validate(&elsewhere, &settings()).unwrap_err().reason, "NamespaceNotServed");
     elsewhere.metadata.namespace = Some("default".into());
     elsewhere.metadata.annotations = Some([("campfire.network/rotate".to_owned(), "Now".to_owned())].into());
-    assert_eq!(validate(&elsewhere, &settings()).unwrap_err().reason, "InvalidAnnotation");
+    let rotate = validate(&elsewhere, &settings()).unwrap().rotate;
+    assert_eq!(rotate.unwrap_err().reason, "InvalidAnnotation", "a typing error there stops the rotation alone");
 }
 
 #[test]

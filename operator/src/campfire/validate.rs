@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use campfire_api::{Campfire, DeletionPolicy, Exposure, NamespacesFrom, PodTemplate, Rotation, TransportName, names};
+use campfire_api::{Campfire, DeletionPolicy, Exposure, NamespacesFrom, Network, PodTemplate, Rotation, TransportName, names};
 use campfire_protocol::server::{Server, canonical_host};
 use ipnet::IpNet;
 use kube::ResourceExt as _;
@@ -29,8 +29,8 @@ pub struct Valid {
     pub turn: Deployed,
     /// Servers run elsewhere, as given.
     pub servers: Vec<String>,
-    /// The rotation's step that is asked for.
-    pub rotate: Option<Rotation>,
+    /// The rotation's step that is asked for. One that does not exist stops nothing else.
+    pub rotate: Result<Option<Rotation>, Invalid>,
 }
 
 /// Where the key comes from.
@@ -62,7 +62,7 @@ impl KeySource {
 }
 
 /// Servers deployed here.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Deployed {
     /// How many.
     pub replicas: u8,
@@ -119,21 +119,7 @@ pub fn validate(campfire: &Campfire, settings: &Settings) -> Result<Valid, Inval
         );
     }
     let uid = campfire.uid().unwrap_or_default();
-    let source = match (&spec.join, &spec.psk) {
-        (Some(_), Some(_)) => return invalid("InvalidSpec", "spec.psk and spec.join exclude each other: the join secret carries the key"),
-        (Some(join), None) => KeySource::Join { secret: join.secret_ref.name.clone() },
-        (None, psk) => {
-            let given = psk.as_ref().and_then(|psk| psk.secret_ref.as_ref()).map(|secret| secret.name.clone());
-            KeySource::Psk {
-                made: given.is_none(),
-                secret: given.unwrap_or_else(|| names::psk_secret(&key.name)),
-                deletion: psk.as_ref().map(|psk| psk.deletion_policy).unwrap_or_default(),
-            }
-        }
-    };
-    if [names::relay_secret(&key.name), names::join_secret(&key.name)].iter().any(|own| own == source.secret()) {
-        return invalid("InvalidSpec", format!("Secret {} is one that the operator writes itself: give another name", source.secret()));
-    }
+    let source = source(campfire)?;
     let servers = spec.turn.as_ref().map(|turn| turn.servers.clone()).unwrap_or_default();
     for (index, server) in servers.iter().enumerate() {
         if let Err(error) = server.parse::<Server>() {
@@ -142,12 +128,13 @@ pub fn validate(campfire: &Campfire, settings: &Settings) -> Result<Valid, Inval
     }
     for (index, route) in spec.network.accept_routes.iter().enumerate() {
         if route.parse::<IpNet>().is_err() {
-            return invalid("InvalidNetwork", format!("spec.network.acceptRoutes[{index}]: expected a prefix such as 10.8.0.0/16"));
+            return invalid(
+                "InvalidNetwork",
+                format!("spec.network.acceptRoutes[{index}]: expected a network such as 10.8.0.0/16 or fd00:8::/32"),
+            );
         }
     }
-    if let Some(pool) = &spec.network.ipv4_pool
-        && !matches!(pool.parse::<IpNet>(), Ok(IpNet::V4(pool)) if (8..=29).contains(&pool.prefix_len()) && pool.trunc() == pool)
-    {
+    if spec.network.ipv4_pool.as_ref().is_some_and(|pool| !is_pool(pool)) {
         return invalid("InvalidNetwork", "spec.network.ipv4Pool: expected an IPv4 prefix from /8 to /29, such as 100.80.0.0/16");
     }
     let members = &spec.members.namespaces;
@@ -156,23 +143,73 @@ pub fn validate(campfire: &Campfire, settings: &Settings) -> Result<Valid, Inval
     {
         return invalid(
             "InvalidMembers",
-            "spec.members.namespaces.selector: expected labels, or expressions with In, NotIn, Exists, DoesNotExist",
+            "spec.members.namespaces.selector: expected matchLabels, or matchExpressions with operator In, NotIn, Exists or DoesNotExist",
         );
     }
-    let rotate = match campfire.annotations().get(names::ROTATE_ANNOTATION).map(|step| step.trim()) {
-        None | Some("") => None,
-        Some("Distribute") => Some(Rotation::Distribute),
-        Some("Activate") => Some(Rotation::Activate),
-        Some("Retire") => Some(Rotation::Retire),
-        Some(_) => {
-            return invalid(
-                "InvalidAnnotation",
-                format!("annotation {}: expected Distribute, Activate or Retire", names::ROTATE_ANNOTATION),
-            );
+    let cluster = cluster(campfire, settings);
+    Ok(Valid { turn: deployed(campfire, &uid)?, key, uid, source, cluster, servers, rotate: rotation(campfire) })
+}
+
+fn cluster(campfire: &Campfire, settings: &Settings) -> String {
+    campfire.spec.cluster_name.clone().unwrap_or_else(|| settings.cluster_name.clone())
+}
+
+/// Where the key comes from, whatever else is wrong.
+pub fn source(campfire: &Campfire) -> Result<KeySource, Invalid> {
+    let (spec, name) = (&campfire.spec, campfire.name_any());
+    let source = match (&spec.join, &spec.psk) {
+        (Some(_), Some(_)) => return invalid("InvalidSpec", "spec.psk and spec.join exclude each other: the join secret carries the key"),
+        (Some(join), None) => KeySource::Join { secret: join.secret_ref.name.clone() },
+        (None, psk) => {
+            let given = psk.as_ref().and_then(|psk| psk.secret_ref.as_ref()).map(|secret| secret.name.clone());
+            KeySource::Psk {
+                made: given.is_none(),
+                secret: given.unwrap_or_else(|| names::psk_secret(&name)),
+                deletion: psk.as_ref().map(|psk| psk.deletion_policy).unwrap_or_default(),
+            }
         }
     };
-    let cluster = spec.cluster_name.clone().unwrap_or_else(|| settings.cluster_name.clone());
-    Ok(Valid { turn: deployed(campfire, &uid)?, key, uid, source, cluster, servers, rotate })
+    if [names::relay_secret(&name), names::join_secret(&name)].iter().any(|own| own == source.secret()) {
+        return invalid("InvalidSpec", format!("Secret {} is one that the operator writes itself: give another name", source.secret()));
+    }
+    Ok(source)
+}
+
+/// The step of a rotation that is asked for.
+fn rotation(campfire: &Campfire) -> Result<Option<Rotation>, Invalid> {
+    match campfire.annotations().get(names::ROTATE_ANNOTATION).map(|step| step.trim()) {
+        None | Some("") => Ok(None),
+        Some("Distribute") => Ok(Some(Rotation::Distribute)),
+        Some("Activate") => Ok(Some(Rotation::Activate)),
+        Some("Retire") => Ok(Some(Rotation::Retire)),
+        Some(_) => {
+            invalid("InvalidAnnotation", format!("annotation {}: expected Distribute, Activate or Retire", names::ROTATE_ANNOTATION))
+        }
+    }
+}
+
+/// What can be understood of a Campfire that is invalid, for members that are there already: no servers here, whose children are left
+/// as they are; of the lists what can be read. `None`, if it is not even known whose key it is.
+pub fn known(campfire: &Campfire, settings: &Settings) -> Option<(Valid, Network)> {
+    let key = ObjectKey::new(campfire.namespace().unwrap_or_default(), campfire.name_any());
+    let valid = Valid {
+        source: source(campfire).ok().filter(|_| settings.serves(&key.namespace))?,
+        cluster: cluster(campfire, settings),
+        turn: Deployed::default(),
+        servers: campfire.spec.turn.iter().flat_map(|turn| &turn.servers).filter(|text| text.parse::<Server>().is_ok()).cloned().collect(),
+        rotate: Ok(None),
+        uid: campfire.uid().unwrap_or_default(),
+        key,
+    };
+    let mut network = campfire.spec.network.clone();
+    network.accept_routes.retain(|route| route.parse::<IpNet>().is_ok());
+    network.ipv4_pool = network.ipv4_pool.filter(|pool| is_pool(pool));
+    Some((valid, network))
+}
+
+/// Whether a text is an IPv4 network from /8 to /29.
+fn is_pool(text: &str) -> bool {
+    matches!(text.parse::<IpNet>(), Ok(IpNet::V4(pool)) if (8..=29).contains(&pool.prefix_len()) && pool.trunc() == pool)
 }
 
 fn deployed(campfire: &Campfire, uid: &str) -> Result<Deployed, Invalid> {
@@ -201,7 +238,9 @@ fn deployed(campfire: &Campfire, uid: &str) -> Result<Deployed, Invalid> {
             None => {
                 return invalid(
                     "InvalidExternalAddress",
-                    format!("spec.turn.exposure.externalAddresses[{index}]: expected host or host:port, an IPv6 address in brackets"),
+                    format!(
+                        "spec.turn.exposure.externalAddresses[{index}]: expected host or host:port, a port from 1 to 65535, an IPv6 address in brackets"
+                    ),
                 );
             }
         }

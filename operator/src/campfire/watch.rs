@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::children::{MANAGED_BY, MANAGER};
-use super::validate::{KeySource, validate};
+use super::validate::source;
 use crate::context::{Context, key};
 use crate::state::ObjectKey;
 
@@ -77,8 +77,8 @@ fn concerned<K: Resource<DynamicType = ()>>(ctx: &Context, object: &PartialObjec
             continue;
         }
         let own = key(campfire.as_ref());
-        let source = validate(&campfire, &ctx.settings).map(|valid| valid.source);
-        let named = matches!(&source, Ok(KeySource::Psk { secret, .. } | KeySource::Join { secret }) if *secret == name);
+        // Also one that is invalid otherwise.
+        let named = source(&campfire).is_ok_and(|source| source.secret() == name);
         if named && !keys.contains(&own) {
             keys.push(own);
         }

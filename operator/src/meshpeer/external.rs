@@ -66,9 +66,7 @@ async fn write(ctx: &Context, peer: &MeshPeer) -> kube::Result<Said> {
     let source =
         source.filter(|secret| secret.owner_references().iter().any(|owner| owner.kind == "Campfire" && owner.name == campfire.name));
     let Some(uri) = source.and_then(|secret| secret.data.unwrap_or_default().remove(names::URI_KEY)) else {
-        let why = format!(
-            "Campfire {campfire} has no join secret yet: none of its servers can be reached from outside; see turn.exposure and its condition"
-        );
+        let why = format!("Campfire {campfire} has no join secret yet: its condition Joinable says why");
         return Ok(Said::no("NoExternalEndpoint", why));
     };
     let target: Api<Secret> = Api::namespaced(ctx.client.clone(), &namespace);

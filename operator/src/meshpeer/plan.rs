@@ -196,7 +196,7 @@ impl Reconciler {
     fn accepted(&self, campfire: &ObjectKey, namespace: &str) -> Said {
         let Some(found) = cached(&self.ctx.campfires, campfire) else {
             let served = if self.ctx.settings.serves(&campfire.namespace) {
-                "make it, or name another one by the annotation campfire.network/campfire and begin the pod anew"
+                "make it, or name another one (a pod by annotation campfire.network/campfire, an External in spec.campfireRef) and make this anew"
             } else {
                 "the operator serves no Campfires of this namespace: add it to campfireNamespaces of the chart"
             };

@@ -114,6 +114,12 @@ fn ports<const N: usize>() -> [u16; N] {
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
+/// Another of Kubernetes' programs, where it is beside them.
+#[allow(dead_code, reason = "not every test runs a program")]
+pub fn program(name: &str) -> Option<PathBuf> {
+    binaries().map(|dir| dir.join(name)).filter(|path| path.is_file())
+}
+
 fn binaries() -> Option<PathBuf> {
     let complete = |dir: &PathBuf| dir.join("etcd").is_file() && dir.join("kube-apiserver").is_file();
     if let Some(dir) = std::env::var_os("CAMPFIRE_KUBERNETES_BIN") {
