@@ -4,10 +4,8 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use campfire_api::{Campfire, MeshPeer};
 use campfire_operator::cli::{BAD_USAGE, Cli, Command, FAILED, LogFormat};
 use clap::Parser as _;
-use kube::CustomResourceExt as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -53,8 +51,8 @@ fn ended(result: Result<()>) -> ExitCode {
 }
 
 fn crds() -> Result<()> {
-    let campfires = serde_yaml::to_string(&Campfire::crd())?;
-    let peers = serde_yaml::to_string(&MeshPeer::crd())?;
+    let [campfires, peers] = campfire_api::definitions();
+    let (campfires, peers) = (serde_yaml::to_string(&campfires)?, serde_yaml::to_string(&peers)?);
     write!(std::io::stdout(), "---\n{campfires}---\n{peers}").context("standard output")
 }
 

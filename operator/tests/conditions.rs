@@ -210,6 +210,8 @@ async fn a_namespace_without_rights_says_so_and_one_that_is_not_served_too() {
         apply(&Api::<Namespace>::all(world.client.clone()), namespace, &object).await;
     }
     let operator = world.with_rights_in("default").await;
+    let mut open = reached();
+    open["members"] = json!({ "namespaces": { "from": "All" } });
     let _operator = Operator::start(&operator, &["default", "forbidden"]).await;
     let spec = json!({ "turn": { "exposure": { "type": "ClusterIP" } } });
     let table = [
@@ -235,6 +237,17 @@ async fn a_namespace_without_rights_says_so_and_one_that_is_not_served_too() {
         apply(&campfires, "fire", &campfire("fire", &spec)).await;
         assert_eq!(campfire_says(&campfires, "fire", kind, reason).await, expected);
     }
+
+    world.campfire("open", open).await;
+    campfire_says(&world.campfires(), "open", "Joinable", "Joinable").await;
+    let peers = Api::<MeshPeer>::namespaced(world.client.clone(), "forbidden");
+    let spec = json!({ "type": "External", "campfireRef": { "name": "open", "namespace": "default" }, "external": {} });
+    let peer = json!({ "apiVersion": "campfire.network/v1alpha1", "kind": "MeshPeer", "metadata": { "name": "laptop" }, "spec": spec });
+    apply(&peers, "laptop", &peer).await;
+    assert_eq!(
+        peer_says(&peers, "laptop", "Accepted", "SecretForbidden").await,
+        "False: the operator may not read or write Secrets of this namespace: add it to campfireNamespaces of the chart"
+    );
 }
 
 #[tokio::test]
@@ -312,6 +325,8 @@ async fn a_meshpeer_that_is_not_accepted_says_what_to_change() {
         .campfire("open", json!({ "turn": { "exposure": { "type": "ClusterIP" } }, "members": { "namespaces": { "from": "All" } } }))
         .await;
     world.secret("mine", json!({ "a": "b" })).await;
+    world.campfire("reached", reached()).await;
+    campfire_says(&world.campfires(), "reached", "Joinable", "Joinable").await;
     let external =
         |campfire: &str| json!({ "type": "External", "campfireRef": { "name": campfire, "namespace": "default" }, "external": {} });
     let table = [
@@ -350,6 +365,12 @@ async fn a_meshpeer_that_is_not_accepted_says_what_to_change() {
             external("fire"),
             "NoExternalEndpoint",
             "False: Campfire default/fire has no join secret yet: its condition Joinable says why",
+        ),
+        (
+            "default",
+            json!({ "type": "External", "campfireRef": { "name": "reached" }, "external": { "secretName": "mine" } }),
+            "SecretExists",
+            "False: Secret mine exists and is not this object's: delete it, or name another one in spec.external.secretName",
         ),
     ];
     let mut found = Vec::new();
@@ -433,6 +454,11 @@ impl World {
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
         Client::try_from(config).unwrap()
     }
+}
+
+/// A Campfire that others can join.
+fn reached() -> Value {
+    json!({ "turn": { "exposure": { "type": "NodePort", "externalAddresses": ["203.0.113.7"] } } })
 }
 
 fn campfire(name: &str, spec: &Value) -> Value {

@@ -20,7 +20,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client, CustomResourceExt, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -84,7 +84,7 @@ fn of_this_run(cell: &str) -> bool {
 /// The quickstart's Campfire with two pods, a laptop, and a pod of another cluster, as if all of them ran.
 async fn quickstart(client: &Client) -> Operator {
     let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-    for definition in [Campfire::crd(), MeshPeer::crd()] {
+    for definition in campfire_api::definitions() {
         apply(&definitions, &definition.name_any(), &definition).await;
     }
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });

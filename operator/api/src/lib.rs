@@ -20,3 +20,33 @@ mod rules;
 pub use self::campfire::*;
 #[cfg(feature = "resources")]
 pub use self::meshpeer::*;
+
+/// The CustomResourceDefinitions as they are applied: those of the types, each description on one line, which `kubectl explain` breaks as
+/// it needs.
+#[cfg(feature = "resources")]
+pub fn definitions() -> [k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition; 2] {
+    use kube::CustomResourceExt as _;
+    [Campfire::crd(), MeshPeer::crd()].map(|definition| {
+        let mut value = serde_json::to_value(&definition).unwrap_or_default();
+        unbroken(&mut value);
+        serde_json::from_value(value).unwrap_or(definition)
+    })
+}
+
+/// Takes line breaks out of descriptions.
+#[cfg(feature = "resources")]
+fn unbroken(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::String(text) if name == "description" => *text = text.replace('\n', " "),
+                    field => unbroken(field),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(unbroken),
+        _ => {}
+    }
+}

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::agent::Path;
 use crate::rules;
 
-/// One peer at a campfire: a pod of this cluster, a peer elsewhere that was met at the fire, or something outside that a
-/// person declares in order to get its join secret.
+/// Who it is and where it sits: a pod of this cluster, a peer elsewhere that was met at the fire, or something outside that a person
+/// declares in order to get its join secret.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "campfire.network",

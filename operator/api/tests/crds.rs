@@ -4,12 +4,9 @@ mod reference;
 
 use std::path::Path;
 
-use campfire_api::{Campfire, MeshPeer};
-use kube::CustomResourceExt as _;
-
 #[test]
 fn definitions_and_their_reference_in_the_repository_are_those_of_the_types() {
-    let (campfire, peer) = (Campfire::crd(), MeshPeer::crd());
+    let [campfire, peer] = campfire_api::definitions();
     let mut files = vec![("docs/api.md".to_owned(), reference::document(&campfire, &peer))];
     for (plural, definition) in [("campfires", campfire), ("meshpeers", peer)] {
         let text = serde_yaml::to_string(&definition).unwrap();
