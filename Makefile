@@ -40,7 +40,7 @@ images: ## Container images of static programs into target/images (buildah or do
 	@scripts/images
 
 cluster: ## A Kubernetes cluster to play with (kind; made here where there is no docker): kind-tests/cluster run play kubectl …
-	@kind-tests/cluster up play --publish 30478/udp --publish 30478
+	@kind-tests/cluster up play --node-ports 30470-30477
 
 clean-clusters: ## Remove all clusters of ours, and the docker made for them
 	@kind-tests/cluster clean

@@ -6,6 +6,8 @@
 #![allow(clippy::print_stdout)]
 #![forbid(unsafe_code)]
 
+pub mod mesh;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,8 +19,8 @@ use serde_json::Value;
 /// The image that stories' own pods run: a static busybox.
 pub const TEST_APP: &str = "localhost/campfire-test-app:1";
 
-/// A port that the second cluster publishes on its host: NodePorts of this number are reached from the first at the gateway's address.
-pub const PUBLISHED_PORT: u16 = 30478;
+/// The first of the second cluster's NodePorts, all of which are published on its host.
+pub const NODE_PORT_OF_TWO: u16 = 30410;
 
 /// A cluster that runs.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ pub struct Cluster {
 }
 
 /// The namespaces in which stories have Campfires: the operator has rights in these alone.
-const WITH_CAMPFIRES: [&str; 2] = ["mesh", "job"];
+const WITH_CAMPFIRES: [&str; 5] = ["mesh", "job", "join", "lifecycle", "outages"];
 
 static ONE: OnceLock<Option<Cluster>> = OnceLock::new();
 static TWO: OnceLock<Option<Cluster>> = OnceLock::new();
@@ -36,14 +38,13 @@ static TWO: OnceLock<Option<Cluster>> = OnceLock::new();
 impl Cluster {
     /// The cluster that all stories share. `None`, and a line that says why, where clusters cannot be made.
     pub fn one() -> Option<&'static Self> {
-        ONE.get_or_init(|| Self::start("one", &["--publish", "30477/udp", "--publish", "30477"])).as_ref()
+        ONE.get_or_init(|| Self::start("one", &["--node-ports", "30400-30407"])).as_ref()
     }
 
     /// A second one, which shares nothing with the first but the machine: a docker network of its own, the same pod and service addresses.
-    /// It publishes [`PUBLISHED_PORT`] (UDP and TCP).
     pub fn two() -> Option<&'static Self> {
-        let (udp, tcp) = (format!("{PUBLISHED_PORT}/udp"), PUBLISHED_PORT.to_string());
-        TWO.get_or_init(|| Self::start("two", &["--network", "campfire-two", "--publish", &udp, "--publish", &tcp])).as_ref()
+        let ports = format!("{NODE_PORT_OF_TWO}-{}", NODE_PORT_OF_TWO + 7);
+        TWO.get_or_init(|| Self::start("two", &["--network", "campfire-two", "--node-ports", &ports])).as_ref()
     }
 
     fn start(name: &'static str, options: &[&str]) -> Option<Self> {
@@ -86,9 +87,11 @@ impl Cluster {
         let chart = root().join("charts/campfire");
         let namespaces = format!("campfireNamespaces={{{}}}", WITH_CAMPFIRES.join(","));
         let cluster = format!("clusterName={}", self.name);
+        // A story does not wait ten minutes for it.
+        let linger = "remotePeers.lingerSeconds=10";
         let args = ["upgrade", "--install", "campfire", &chart.to_string_lossy(), "-n", "campfire-system", "--create-namespace"];
         println!("[{}] installing the chart", self.name);
-        self.helm(&[&args[..], &["--set", &namespaces, "--set", &cluster]].concat());
+        self.helm(&[&args[..], &["--set", &namespaces, "--set", &cluster, "--set", linger]].concat());
         // The tag stays the same while what is in it changes.
         self.kubectl(&["rollout", "restart", "-n", "campfire-system", "deployment", "-l", "app.kubernetes.io/name=campfire-operator"]);
         let rolled_out = || self.try_kubectl(&["rollout", "status", "-n", "campfire-system", "deployment", "--timeout=5s"]).ok();
@@ -219,14 +222,27 @@ impl Cluster {
         all
     }
 
-    /// The address at which pods of the first cluster reach what `other` publishes: its network's gateway.
-    pub fn gateway_of(&self, other: &Self) -> String {
-        let node = format!("campfire-{}-control-plane", other.name);
+    /// The address at which this cluster's pods reach what another publishes: the gateway of their own network (answers to UDP that was sent to
+    /// any other address of the host would come from this one).
+    pub fn gateway(&self) -> String {
+        let node = self.node();
         let format = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}";
         let output = Command::new(script()).args(["docker", "inspect", "--format", format, &node]).output();
         let output = output.unwrap_or_else(|error| panic!("docker inspect {node}: {error}"));
         assert!(output.status.success(), "docker inspect {node}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Runs a shell line on the cluster's node.
+    pub fn on_node(&self, line: &str) -> String {
+        let output = Command::new(script()).args(["docker", "exec", &self.node(), "sh", "-c", line]).output();
+        let output = output.unwrap_or_else(|error| panic!("docker exec: {error}"));
+        assert!(output.status.success(), "on the node: {line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn node(&self) -> String {
+        format!("campfire-{}-control-plane", self.name)
     }
 
     /// A node's address on its docker network.

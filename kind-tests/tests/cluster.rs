@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use campfire_kind_tests::{Cluster, PUBLISHED_PORT, TEST_APP};
+use campfire_kind_tests::{Cluster, NODE_PORT_OF_TWO, TEST_APP};
 
 fn app(name: &str, line: &str) -> String {
     format!(
@@ -81,20 +81,20 @@ fn two_clusters_have_the_same_addresses_and_reach_each_other_only_by_published_p
     two.apply(
         ns,
         &format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: server}}\nspec: {{type: NodePort, selector: {{app: server}}, ports: [{{port: 80, targetPort: 8080, nodePort: {PUBLISHED_PORT}}}]}}\n"
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: server}}\nspec: {{type: NodePort, selector: {{app: server}}, ports: [{{port: 80, targetPort: 8080, nodePort: {NODE_PORT_OF_TWO}}}]}}\n"
         ),
     );
     one.apply(ns, &app("client", "sleep 100000"));
     one.ready(ns, "client");
     two.ready(ns, "server");
     let ask = |address: &str, port: u16| one.exec(ns, "client", "app", &["sh", "-c", &format!("echo | nc -w 2 {address} {port}")]);
-    let gateway = one.gateway_of(two);
+    let gateway = one.gateway();
     let answer = one.wait_for("an answer of the second cluster by its published port", ns, Duration::from_secs(30), || {
-        ask(&gateway, PUBLISHED_PORT).ok().filter(|answer| !answer.is_empty())
+        ask(&gateway, NODE_PORT_OF_TWO).ok().filter(|answer| !answer.is_empty())
     });
     assert_eq!(answer.trim(), "hello from the second");
     let node = two.node_address();
-    assert!(ask(&node, PUBLISHED_PORT).is_err(), "{node}, the other's node, answers: the clusters are not apart");
+    assert!(ask(&node, NODE_PORT_OF_TWO).is_err(), "{node}, the other's node, answers: the clusters are not apart");
     let pod_cidr = |cluster: &Cluster| cluster.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].spec.podCIDR}"]);
     assert_eq!(pod_cidr(one), pod_cidr(two));
     for cluster in [one, two] {

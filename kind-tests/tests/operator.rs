@@ -4,49 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use campfire_kind_tests::{Cluster, TEST_APP, condition, is_ready};
+use campfire_kind_tests::mesh::{campfire, deployment, name};
+use campfire_kind_tests::{Cluster, TEST_APP, condition};
 use serde_json::Value;
 
-const CAMPFIRE: &str = "
-apiVersion: campfire.network/v1alpha1
-kind: Campfire
-metadata: {name: main}
-spec:
-  turn:
-    exposure: {type: ClusterIP}
-";
-
-fn deployment(replicas: u32) -> String {
-    format!(
-        "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: hello}}
-spec:
-  replicas: {replicas}
-  selector: {{matchLabels: {{app: hello}}}}
-  template:
-    metadata: {{labels: {{app: hello, campfire.network/inject: enabled}}}}
-    spec:
-      terminationGracePeriodSeconds: 3
-      containers:
-      - name: app
-        image: {TEST_APP}
-        imagePullPolicy: Never
-        command: [sh, -c, 'trap exit TERM; while true; do hostname | nc -l -p 7000 & wait; done']
-"
-    )
-}
-
-fn mesh_address(cluster: &Cluster, ns: &str, pod: &str) -> Option<String> {
-    let text = cluster.exec(ns, pod, "app", &["ip", "-6", "addr", "show", "dev", "campfire0", "scope", "global"]).ok()?;
-    let address = text.split_whitespace().skip_while(|word| *word != "inet6").nth(1)?;
-    Some(address.split('/').next()?.to_owned())
-}
-
-fn name(object: &Value) -> &str {
-    object["metadata"]["name"].as_str().unwrap()
-}
+const SPEC: &str = "{turn: {exposure: {type: ClusterIP}}}";
 
 /// From a pod's creation to its app's start, in seconds (whole ones: the API has no finer).
 fn seconds_to_start(cluster: &Cluster, ns: &str, pod: &str) -> f64 {
@@ -63,40 +25,22 @@ fn seconds_to_start(cluster: &Cluster, ns: &str, pod: &str) -> f64 {
 fn three_labelled_pods_mesh_through_the_deployed_turn_server_and_directly() {
     let Some(cluster) = Cluster::one() else { return };
     let ns = cluster.with_operator("mesh");
-    cluster.apply(ns, CAMPFIRE);
-    cluster.wait_for("the Campfire's TURN server to be available", ns, Duration::from_mins(1), || {
-        cluster.get(ns, "campfire", "main").filter(|campfire| condition(campfire, "TurnAvailable").is_some_and(|it| it["status"] == "True"))
-    });
+    cluster.apply(ns, &campfire(SPEC));
+    cluster.campfire_ready(ns);
 
-    cluster.apply(ns, &deployment(3));
-    let pods = cluster.wait_for("three pods with sidecars to be ready", ns, Duration::from_mins(2), || {
-        let pods = cluster.list(ns, "pods", "app=hello");
-        (pods.len() == 3 && pods.iter().all(is_ready)).then_some(pods)
-    });
+    cluster.apply(ns, &deployment("hello", 3, "{}"));
+    let pods = cluster.pods(ns, "hello", 3);
     let names: Vec<&str> = pods.iter().map(name).collect();
     for pod in &pods {
         let inits: Vec<&str> = pod["spec"]["initContainers"].as_array().unwrap().iter().map(name_of_container).collect();
         assert_eq!(inits, ["campfire-init", "campfire"], "{}", name(pod));
         println!("{}: {} s from created to the app's start", name(pod), seconds_to_start(cluster, ns, name(pod)));
     }
-    let addresses: Vec<String> = names
-        .iter()
-        .map(|pod| {
-            let what = format!("the mesh address of {pod}");
-            cluster.wait_for(&what, ns, Duration::from_secs(30), || mesh_address(cluster, ns, pod))
-        })
-        .collect();
+    let addresses: Vec<String> = names.iter().map(|pod| cluster.mesh_address(ns, pod)).collect();
     let start = Instant::now();
     for (from, here) in names.iter().enumerate() {
         for (to, there) in names.iter().enumerate().filter(|(to, _)| *to != from) {
-            let line = format!("echo | nc -w 2 {} 7000", addresses[to]);
-            let answer = cluster.wait_for(
-                &format!("the app in {here} to talk to the one in {there} over the mesh"),
-                ns,
-                Duration::from_secs(30),
-                || cluster.exec(ns, here, "app", &["sh", "-c", &line]).ok().filter(|answer| !answer.is_empty()),
-            );
-            assert_eq!(answer.trim(), *there);
+            cluster.talks(ns, here, &addresses[to], there);
         }
     }
     println!("all six pairs talked within {:.1} s", start.elapsed().as_secs_f64());
@@ -116,7 +60,7 @@ fn three_labelled_pods_mesh_through_the_deployed_turn_server_and_directly() {
         of_pods(&pods, &peers).then_some(peers)
     });
     for peer in &peers {
-        let shown = mesh_address(cluster, ns, name(peer)).unwrap();
+        let shown = cluster.mesh_address(ns, name(peer));
         assert_eq!(peer["status"]["addresses"][0], shown.as_str(), "{peer}");
     }
     println!("{}", cluster.kubectl(&["get", "-n", ns, "campfires,meshpeers", "-o", "wide"]));
@@ -152,10 +96,8 @@ fn name_of_container(container: &Value) -> &str {
 fn a_job_with_the_sidecar_completes() {
     let Some(cluster) = Cluster::one() else { return };
     let ns = cluster.with_operator("job");
-    cluster.apply(ns, CAMPFIRE);
-    cluster.wait_for("the Campfire's TURN server to be available", ns, Duration::from_mins(1), || {
-        cluster.get(ns, "campfire", "main").filter(|campfire| condition(campfire, "TurnAvailable").is_some_and(|it| it["status"] == "True"))
-    });
+    cluster.apply(ns, &campfire(SPEC));
+    cluster.campfire_ready(ns);
     cluster.apply(
         ns,
         &format!(

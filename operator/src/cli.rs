@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use campfire_api::{Resources, names};
@@ -74,6 +75,10 @@ pub struct Run {
     /// How this cluster is called in names and tables, unless a Campfire says otherwise.
     #[arg(long, env = "CAMPFIRE_CLUSTER_NAME", value_name = "NAME", default_value = "", help_heading = "What it looks at")]
     cluster_name: String,
+    /// Seconds for which the MeshPeer of a peer of another cluster stays after the peer left.
+    #[arg(long, env = "CAMPFIRE_REMOTE_PEERS_LINGER", value_name = "SECONDS", default_value_t = 600,
+          value_parser = clap::value_parser!(u32).range(10..=86_400), help_heading = "What it looks at")]
+    remote_peers_linger: u32,
 
     /// Namespace that it runs in: of its Lease, its CA and its Services.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", default_value = "campfire-system", help_heading = "Who it is")]
@@ -133,6 +138,7 @@ impl Run {
             sidecar_resources,
             cluster_name: self.cluster_name.clone(),
             campfire_namespaces: self.campfire_namespaces.iter().filter(|name| !name.is_empty()).cloned().collect(),
+            remote_peers_linger: Duration::from_secs(self.remote_peers_linger.into()),
             http_port: self.http_port,
             agent_port: self.agent_port,
             webhook_port: self.webhook_port,

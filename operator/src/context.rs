@@ -44,6 +44,8 @@ pub struct Settings {
     pub cluster_name: String,
     /// Namespaces that may hold Campfires; empty: all.
     pub campfire_namespaces: Vec<String>,
+    /// How long the MeshPeer of a peer elsewhere stays after the peer left.
+    pub remote_peers_linger: Duration,
     /// Port of health and metrics.
     pub http_port: u16,
     /// Port of the agent API.

@@ -286,6 +286,7 @@ fn settings() -> Settings {
         turn_image: "campfire-turn:0".into(),
         image_pull_policy: "IfNotPresent".into(),
         cluster_name: "here".into(),
+        remote_peers_linger: Duration::from_mins(10),
         ..Settings::default()
     }
 }

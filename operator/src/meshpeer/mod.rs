@@ -94,11 +94,12 @@ pub async fn run(ctx: Arc<Context>, mut reports: mpsc::Receiver<Pod>) {
     let (mut pods, mut peers) = (ctx.changes.pods.subscribe(), ctx.changes.peers.subscribe());
     let (mut campfires, mut namespaces) = (ctx.changes.campfires.subscribe(), ctx.changes.namespaces.subscribe());
     let now = Instant::now();
+    let remotes = Remotes::new(ctx.settings.remote_peers_linger);
     let mut reconciler = Reconciler {
         ctx,
         began: now,
         queue: Queue::new(now),
-        remotes: Remotes::default(),
+        remotes,
         external: HashMap::new(),
         sent: HashMap::new(),
         views: HashMap::new(),

@@ -9,8 +9,6 @@ use crate::state::{ObjectKey, Sighting, View};
 
 /// Remote peers of one Campfire that are shown as objects.
 pub const MOST: usize = 200;
-/// How long a peer that left is still shown.
-pub const LINGER: Duration = Duration::from_mins(10);
 /// How long somebody who says that it is of this cluster, and is no pod that is known, may turn out to be one.
 const DOUBT: Duration = Duration::from_mins(2);
 
@@ -26,8 +24,10 @@ pub struct Remote {
 }
 
 /// All remote peers, by the keys of their MeshPeers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Remotes {
+    /// How long a peer that left is still shown.
+    linger: Duration,
     shown: HashMap<ObjectKey, Remote>,
     doubtful: HashMap<(ObjectKey, String), Instant>,
 }
@@ -44,6 +44,11 @@ pub enum Kin {
 }
 
 impl Remotes {
+    /// Nobody yet. Who left is shown for `linger` more.
+    pub fn new(linger: Duration) -> Self {
+        Self { linger, shown: HashMap::new(), doubtful: HashMap::new() }
+    }
+
     /// An object that was there before this operator led.
     pub fn adopt(&mut self, peer: ObjectKey, campfire: ObjectKey, now: Instant) {
         self.shown.entry(peer).or_insert(Remote { campfire, identity: None, left: Some(now) });
@@ -99,7 +104,7 @@ impl Remotes {
 
     /// Forgets all of a Campfire, or those that left long ago. Gives the keys of their MeshPeers.
     pub fn sweep(&mut self, now: Instant, keep: impl Fn(&ObjectKey) -> bool) -> Vec<ObjectKey> {
-        let over = |remote: &Remote| remote.left.is_some_and(|left| left + LINGER <= now) || !keep(&remote.campfire);
+        let over = |remote: &Remote| remote.left.is_some_and(|left| left + self.linger <= now) || !keep(&remote.campfire);
         let gone: Vec<ObjectKey> = self.shown.iter().filter(|(_, remote)| over(remote)).map(|(key, _)| key.clone()).collect();
         for key in &gone {
             self.shown.remove(key);
@@ -127,10 +132,12 @@ mod tests {
 
     use super::*;
 
+    const LINGER: Duration = Duration::from_mins(10);
+
     #[test]
-    fn a_peer_is_shown_until_ten_minutes_after_it_left_and_not_forgotten_when_we_do_not_sit_there() {
+    fn a_peer_is_shown_for_a_while_after_it_left_and_not_forgotten_when_we_do_not_sit_there() {
         let start = Instant::now();
-        let mut remotes = Remotes::default();
+        let mut remotes = Remotes::new(LINGER);
         let key = mesh_peer(1);
         assert_eq!(look(&mut remotes, &[1], start), (vec![key.clone()], false));
         assert_eq!(look(&mut remotes, &[1], start), (vec![], false), "the same again concerns nobody");
@@ -146,7 +153,7 @@ mod tests {
     #[test]
     fn who_comes_back_in_time_keeps_its_object() {
         let start = Instant::now();
-        let mut remotes = Remotes::default();
+        let mut remotes = Remotes::new(LINGER);
         look(&mut remotes, &[1], start);
         look(&mut remotes, &[], start);
         assert_eq!(look(&mut remotes, &[1], start + LINGER / 2).0, [mesh_peer(1)]);
@@ -155,7 +162,7 @@ mod tests {
 
     #[test]
     fn no_more_than_two_hundred_are_shown() {
-        let mut remotes = Remotes::default();
+        let mut remotes = Remotes::new(LINGER);
         let all: Vec<u32> = (0..250).collect();
         let (concerned, truncated) = look(&mut remotes, &all, Instant::now());
         assert_eq!((concerned.len(), truncated), (MOST, true));
@@ -165,7 +172,7 @@ mod tests {
     #[test]
     fn who_says_that_it_is_of_this_cluster_has_time_to_turn_out_as_a_pod() {
         let start = Instant::now();
-        let mut remotes = Remotes::default();
+        let mut remotes = Remotes::new(LINGER);
         let view = view(&[1]);
         assert_eq!(remotes.look(&fire(), &view, start, |_| Kin::Claimed).0, []);
         assert_eq!(remotes.look(&fire(), &view, start + DOUBT / 2, |_| Kin::Ours).0, [], "its report came");
@@ -175,7 +182,7 @@ mod tests {
     #[test]
     fn objects_of_an_earlier_leader_are_kept_while_their_peers_are_there() {
         let start = Instant::now();
-        let mut remotes = Remotes::default();
+        let mut remotes = Remotes::new(LINGER);
         remotes.adopt(mesh_peer(1), fire(), start);
         remotes.adopt(mesh_peer(2), fire(), start);
         look(&mut remotes, &[1], start);
@@ -186,7 +193,7 @@ mod tests {
     fn operators_are_no_peers() {
         let mut view = view(&[1]);
         view.seen.values_mut().for_each(|sighting| sighting.origin = true);
-        assert_eq!(Remotes::default().look(&fire(), &view, Instant::now(), |_| Kin::Foreign).0, []);
+        assert_eq!(Remotes::new(LINGER).look(&fire(), &view, Instant::now(), |_| Kin::Foreign).0, []);
     }
 
     fn look(remotes: &mut Remotes, peers: &[u32], now: Instant) -> (Vec<ObjectKey>, bool) {

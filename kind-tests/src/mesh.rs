@@ -1,0 +1,182 @@
+//! What stories about meshes share: apps with the label, who they are in the mesh, and traffic that counts what it loses.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{Cluster, TEST_APP, condition, is_ready};
+
+/// How often [`Traffic`] asks.
+const PING_EVERY: Duration = Duration::from_millis(100);
+
+/// A Deployment of pods with the label: `app` answers each connection to port 7000 with its pod's name. `annotations` are the pods' own, as YAML
+/// (`{a: b}`).
+pub fn deployment(name: &str, replicas: u32, annotations: &str) -> String {
+    format!(
+        "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}, campfire.network/inject: enabled}}, annotations: {annotations}}}
+    spec:
+      terminationGracePeriodSeconds: 3
+      containers:
+      - name: app
+        image: {TEST_APP}
+        imagePullPolicy: Never
+        command: [sh, -c, 'trap exit TERM; while true; do hostname | nc -l -p 7000 & wait; done']
+"
+    )
+}
+
+/// A Campfire `main` whose spec is this YAML (in one line: `{turn: …}`).
+pub fn campfire(spec: &str) -> String {
+    format!("apiVersion: campfire.network/v1alpha1\nkind: Campfire\nmetadata: {{name: main}}\nspec: {spec}\n")
+}
+
+/// The name of an object.
+pub fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+/// Whether a condition of an object is true for its present generation.
+pub fn is_true(object: &Value, kind: &str) -> bool {
+    let current = |it: &Value| it["observedGeneration"].is_null() || it["observedGeneration"] == object["metadata"]["generation"];
+    condition(object, kind).is_some_and(|it| it["status"] == "True" && current(it))
+}
+
+impl Cluster {
+    /// Waits until Campfire `main` is as its spec asks.
+    pub fn campfire_ready(&self, namespace: &str) -> Value {
+        self.wait_for("Campfire main to be Ready", namespace, Duration::from_mins(1), || {
+            self.get(namespace, "campfire", "main").filter(|campfire| is_true(campfire, "Ready"))
+        })
+    }
+
+    /// Changes Campfire `main` (a JSON merge patch) and waits until the operator has done it.
+    pub fn change(&self, namespace: &str, patch: &str) -> Value {
+        self.kubectl(&["patch", "-n", namespace, "campfire", "main", "--type=merge", "-p", patch]);
+        self.campfire_ready(namespace)
+    }
+
+    /// Waits until an app has so many pods, all ready and none on its way out.
+    pub fn pods(&self, namespace: &str, app: &str, count: usize) -> Vec<Value> {
+        self.wait_for(&format!("{count} pods of {app} to be ready"), namespace, Duration::from_mins(2), || {
+            let pods = self.list(namespace, "pods", &format!("app={app}"));
+            (pods.len() == count && pods.iter().all(|pod| is_ready(pod) && pod["metadata"]["deletionTimestamp"].is_null())).then_some(pods)
+        })
+    }
+
+    /// The address of a pod in the mesh, as its interface has it.
+    pub fn mesh_address(&self, namespace: &str, pod: &str) -> String {
+        self.wait_for(&format!("the mesh address of {pod}"), namespace, Duration::from_secs(30), || {
+            let text = self.exec(namespace, pod, "app", &["ip", "-6", "addr", "show", "dev", "campfire0", "scope", "global"]).ok()?;
+            let address = text.split_whitespace().skip_while(|word| *word != "inet6").nth(1)?;
+            Some(address.split('/').next()?.to_owned())
+        })
+    }
+
+    /// Waits until the app in a pod is answered by `name` at a mesh address.
+    pub fn talks(&self, namespace: &str, pod: &str, address: &str, name: &str) {
+        let line = format!("echo | nc -w 2 {address} 7000");
+        let answer =
+            self.wait_for(&format!("the app in {pod} to talk to {name} over the mesh"), namespace, Duration::from_secs(30), || {
+                self.exec(namespace, pod, "app", &["sh", "-c", &line]).ok().filter(|answer| !answer.is_empty())
+            });
+        assert_eq!(answer.trim(), name);
+    }
+
+    /// What the sidecar of a pod says of itself and its peers.
+    pub fn status(&self, namespace: &str, pod: &str) -> Value {
+        let text = self.exec(namespace, pod, "campfire", &["/campfire", "status", "--json"]);
+        let text = text.unwrap_or_else(|error| panic!("campfire status in {pod}: {error}"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("campfire status in {pod}: {error}: {text}"))
+    }
+
+    /// Begins to ping a mesh address from a pod, ten times a second, in the pod itself: whatever happens to the API server.
+    pub fn traffic<'a>(&'a self, namespace: &'a str, pod: &str, address: &str) -> Traffic<'a> {
+        let line = format!("ping -i {} {address} >/tmp/ping 2>&1 & echo $! >/tmp/ping.pid", PING_EVERY.as_secs_f64());
+        let begun = self.exec(namespace, pod, "app", &["sh", "-c", &line]);
+        begun.unwrap_or_else(|error| panic!("ping in {pod}: {error}"));
+        let traffic = Traffic { cluster: self, namespace, pod: pod.to_owned() };
+        self.wait_for(&format!("{pod} to be answered"), namespace, Duration::from_secs(10), || {
+            (traffic.so_far().answered > 0).then_some(())
+        });
+        traffic
+    }
+}
+
+/// Pings that go on until they are stopped.
+#[derive(Debug)]
+pub struct Traffic<'a> {
+    cluster: &'a Cluster,
+    namespace: &'a str,
+    pod: String,
+}
+
+/// What became of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Loss {
+    /// Pings that were answered.
+    pub answered: u32,
+    /// Pings that were not, of those before the last that was.
+    pub lost: u32,
+    /// The longest time without an answer.
+    pub gap: Duration,
+}
+
+impl Traffic<'_> {
+    /// What became of the pings so far.
+    pub fn so_far(&self) -> Loss {
+        loss(&self.cluster.exec(self.namespace, &self.pod, "app", &["cat", "/tmp/ping"]).unwrap_or_default())
+    }
+
+    /// Ends it, once the way is open (again).
+    pub fn stop(self) -> Loss {
+        let before = self.so_far().answered;
+        let again = || (self.so_far().answered > before).then_some(());
+        self.cluster.wait_for("pings to be answered still", self.namespace, Duration::from_secs(10), again);
+        let ended = self.cluster.exec(self.namespace, &self.pod, "app", &["sh", "-c", "kill $(cat /tmp/ping.pid)"]);
+        ended.unwrap_or_else(|error| panic!("kill ping in {}: {error}", self.pod));
+        let loss = self.so_far();
+        println!("[{}] {} pings answered, {} lost, longest gap {} ms", self.cluster.name(), loss.answered, loss.lost, loss.gap.as_millis());
+        loss
+    }
+}
+
+/// Reads what busybox's ping prints: `64 bytes from fd00::1: seq=3 ttl=64 time=0.412 ms`.
+fn loss(text: &str) -> Loss {
+    let mut loss = Loss::default();
+    let mut next = 0;
+    for word in text.split_whitespace().filter_map(|word| word.strip_prefix("seq=")) {
+        let Ok(seq) = word.parse::<u32>() else { continue };
+        // Duplicates, and answers that overtook each other, change nothing.
+        if seq < next {
+            continue;
+        }
+        let missing = seq - next;
+        loss.answered += 1;
+        loss.lost += missing;
+        if missing > 0 {
+            loss.gap = loss.gap.max(PING_EVERY * (missing + 1));
+        }
+        next = seq + 1;
+    }
+    loss
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ping_prints_is_counted() {
+        let lines = [0, 1, 4, 5].map(|seq| format!("64 bytes from fd00::1: seq={seq} ttl=64 time=0.4 ms\n")).concat();
+        let loss = loss(&lines);
+        assert_eq!((loss.answered, loss.lost, loss.gap), (4, 2, Duration::from_millis(300)));
+    }
+}
