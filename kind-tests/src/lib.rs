@@ -75,6 +75,11 @@ impl Cluster {
         namespace
     }
 
+    /// Brings the operator in again, after a story took it away.
+    pub fn reinstall(&self) {
+        self.install();
+    }
+
     fn install(&self) {
         for name in ["campfire-operator", "campfire", "campfire-turn"] {
             self.load(&image(name));
@@ -128,7 +133,12 @@ impl Cluster {
 
     /// `helm ARGS`, which has to work.
     pub fn helm(&self, args: &[&str]) -> String {
-        self.run("helm", args, None).unwrap_or_else(|error| panic!("helm {}: {error}", args.join(" ")))
+        self.try_helm(args).unwrap_or_else(|error| panic!("helm {}: {error}", args.join(" ")))
+    }
+
+    /// The same, where it need not.
+    pub fn try_helm(&self, args: &[&str]) -> Result<String, String> {
+        self.run("helm", args, None)
     }
 
     /// An object as JSON; `None` when it is not there (or cannot be read: then the wait that asks says so in the end).

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::{BASE64_STANDARD as STANDARD, BASE64_URL_SAFE_NO_PAD as URL_SAFE_NO_PAD};
 use serde_json::Value;
 
 use crate::{Cluster, TEST_APP, condition, is_ready};
@@ -95,6 +97,59 @@ impl Cluster {
         let text = self.exec(namespace, pod, "campfire", &["/campfire", "status", "--json"]);
         let text = text.unwrap_or_else(|error| panic!("campfire status in {pod}: {error}"));
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("campfire status in {pod}: {error}: {text}"))
+    }
+
+    /// All keys that the Secrets of the operator hold in a namespace, in each form in which they could be shown: to look for, not to print.
+    pub fn keys(&self, namespace: &str) -> Vec<String> {
+        let text = self.kubectl(&["get", "-n", namespace, "secrets", "-l", "app.kubernetes.io/managed-by=campfire-operator", "-o", "json"]);
+        let list: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("kubectl get secrets: {error}"));
+        let mut keys = Vec::new();
+        for data in list["items"].as_array().into_iter().flatten().filter_map(|secret| secret["data"].as_object()) {
+            // The network id is no secret.
+            for encoded in data.iter().filter(|(key, _)| *key != "network").filter_map(|(_, value)| value.as_str()) {
+                keys.push(encoded.to_owned());
+                let plain = STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+                // Lists of keys, and URIs, hold them between other text.
+                for word in plain.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_').filter(|word| word.len() >= 32) {
+                    keys.push(word.to_owned());
+                    let bytes = URL_SAFE_NO_PAD.decode(word).unwrap_or_default();
+                    keys.push(
+                        bytes
+                            .iter()
+                            .flat_map(|byte| [byte >> 4, byte & 15])
+                            .filter_map(|digit| char::from_digit(digit.into(), 16))
+                            .collect(),
+                    );
+                }
+            }
+        }
+        keys.retain(|key| key.len() >= 32);
+        keys
+    }
+
+    /// All that somebody may read who may not read Secrets: objects of all kinds, logs of all containers, metrics, the chart's manifests.
+    pub fn everything_readable(&self) -> String {
+        let kinds = self.kubectl(&["api-resources", "--verbs=list", "-o", "name"]);
+        let kinds: Vec<&str> = kinds.lines().filter(|kind| *kind != "secrets" && !kind.contains("metrics.k8s.io")).collect();
+        let mut all = self.kubectl(&["get", "-A", &kinds.join(","), "-o", "yaml", "--ignore-not-found"]);
+        let pods =
+            self.kubectl(&["get", "pods", "-A", "-o", "jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{\"\\n\"}{end}"]);
+        for (namespace, pod) in pods.lines().filter_map(|line| line.split_once(' ')) {
+            for more in [&[][..], &["--previous"]] {
+                let args = [&["logs", "-n", namespace, pod, "--all-containers", "--ignore-errors"][..], more].concat();
+                all.push_str(&self.try_kubectl(&args).unwrap_or_default());
+            }
+            for port in [8080, 9641] {
+                let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/metrics");
+                if pod.starts_with("campfire-operator") || pod.contains("-turn-") {
+                    all.push_str(&self.try_kubectl(&["get", "--raw", &path]).unwrap_or_default());
+                }
+            }
+        }
+        for what in ["manifest", "values", "notes"] {
+            all.push_str(&self.try_helm(&["get", what, "campfire", "-n", "campfire-system"]).unwrap_or_default());
+        }
+        all
     }
 
     /// Begins to ping a mesh address from a pod, ten times a second, in the pod itself: whatever happens to the API server.
