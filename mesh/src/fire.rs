@@ -466,6 +466,14 @@ impl Fire {
         self.sh.rooms.iter().filter(|room| room.leaving.is_none()).map(|room| (room.number, &*room.keys))
     }
 
+    /// The servers on which we sit, with the key of the room: a server that does not know a key yet is not among those of that key.
+    pub fn seated(&self, now: Time) -> impl Iterator<Item = (&Keys, &str)> {
+        self.keys().flat_map(move |(room, keys)| {
+            let there = self.conversations.values().filter(move |conversation| conversation.seated(now, room));
+            there.map(move |conversation| (keys, conversation.server.id.as_str()))
+        })
+    }
+
     /// Our own run.
     pub fn session(&self) -> Session {
         self.sh.own.session()

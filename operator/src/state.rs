@@ -200,6 +200,8 @@ pub struct View {
     pub seen: BTreeMap<String, Sighting>,
     /// Servers that other clusters' operators published, as texts.
     pub foreign_servers: Vec<String>,
+    /// Ids of the servers on which it sits, by the fingerprint of the key under which it does.
+    pub seated: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// The views of all fires.

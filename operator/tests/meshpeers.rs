@@ -106,7 +106,7 @@ async fn peers_of_elsewhere_have_objects_and_a_pods_own_peer_is_not_taken_for_on
     for sighting in seen.values_mut() {
         sighting.origin = sighting.name == "operator";
     }
-    let view = View { camped: 1, members: 3, seen, foreign_servers: Vec::new() };
+    let view = View { camped: 1, members: 3, seen, ..View::default() };
     operator.ctx.sightings.publish(&Operator::home(), view.clone());
     let remote = format!("home-r-{}", &identity(2)[..20]);
     let peer = operator.peer_until(&remote, |peer| reason(peer, "Ready") == "AtTheFire").await;

@@ -160,6 +160,9 @@ pub struct Report {
     pub sidecar_version: String,
 }
 
+/// Reason of the problem of a peer that no TURN server answers, and of its MeshPeer.
+pub const FIRE_UNREACHABLE: &str = "FireUnreachable";
+
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

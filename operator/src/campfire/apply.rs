@@ -7,7 +7,8 @@ use std::sync::PoisonError;
 use campfire_api::names;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions, TypeMeta};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy, TypeMeta};
+use kube::core::Status;
 use kube::{Api, ResourceExt as _};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -23,7 +24,7 @@ pub const APPLIED: &str = "campfire.network/applied";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API refused or did not answer.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", of_api(source))]
     Api {
         /// What was tried.
         what: String,
@@ -57,6 +58,14 @@ impl Error {
             _ => return None,
         };
         matches!(code, 403 | 422).then(|| (code, format!("{what}: {why}")))
+    }
+}
+
+/// What the API said, and nothing around it.
+fn of_api(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -157,10 +166,10 @@ pub async fn apply(
         }
     }
     let id = (child.kind, ObjectKey::new(namespace, &child.name));
-    if let Some(live) = live {
-        let differs = differences(&desired, &value(&live));
+    if let Some(live) = &live {
+        let differs = differences(&desired, &value(live));
         if differs.is_empty() || settled.is(&id, &hash, &differs) {
-            return Ok(live);
+            return Ok(live.clone());
         }
         tracing::debug!(kind = ?child.kind, %namespace, name = %child.name, fields = ?differs, "is put right");
     }
@@ -169,21 +178,41 @@ pub async fn apply(
     }
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
     let applied = api(ctx, child.kind, namespace).patch(&child.name, &params, &Patch::Apply(&desired)).await;
+    let applied = match (applied, live) {
+        (Err(kube::Error::Api(status)), Some(live)) if immutable(&status) => {
+            // Servers go on meanwhile, and the StatefulSet that comes takes them over.
+            tracing::info!(kind = ?child.kind, %namespace, name = %child.name, why = %status.message, "is made anew");
+            delete(ctx, child.kind, &live, namespace, PropagationPolicy::Orphan).await?;
+            // While something holds the old one (a load balancer that is taken down) this fails, and is tried again.
+            api(ctx, child.kind, namespace).patch(&child.name, &params, &Patch::Apply(&desired)).await
+        }
+        (applied, _) => applied,
+    };
     let applied = applied.map_err(during_on(child.kind, format!("{:?} {} could not be applied", child.kind, child.name)))?;
     settled.put(id, hash, differences(&desired, &value(&applied)));
     Ok(applied)
 }
 
-/// Deletes a child, if it is still the one that was seen.
-pub async fn delete(ctx: &Context, kind: Kind, live: &DynamicObject, namespace: &str) -> Result<(), Error> {
+/// Whether the API refuses nothing but that a field changes which cannot: the class of a load balancer, or what another version of this
+/// operator gave a StatefulSet.
+fn immutable(status: &Status) -> bool {
+    let fixed = |message: &str| {
+        ["may not change once set", "field is immutable", "updates to statefulset spec"].iter().any(|text| message.contains(text))
+    };
+    let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+    status.code == 422 && !causes.is_empty() && causes.iter().all(|cause| fixed(&cause.message))
+}
+
+/// Deletes a child, if it is still the one that was seen. `of_it`: what becomes of what belongs to it.
+pub async fn delete(ctx: &Context, kind: Kind, live: &DynamicObject, namespace: &str, of_it: PropagationPolicy) -> Result<(), Error> {
     if live.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
     if !ctx.fence.open() {
         return Err(Error::Fenced);
     }
-    let params =
-        DeleteParams { preconditions: Some(Preconditions { uid: live.uid(), resource_version: None }), ..DeleteParams::background() };
+    let preconditions = Some(Preconditions { uid: live.uid(), resource_version: None });
+    let params = DeleteParams { preconditions, propagation_policy: Some(of_it), ..DeleteParams::default() };
     match api(ctx, kind, namespace).delete(&live.name_any(), &params).await {
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
         Err(error) => Err(during_on(kind, format!("{kind:?} {} could not be deleted", live.name_any()))(error)),

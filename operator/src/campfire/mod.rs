@@ -31,6 +31,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kube::runtime::events::EventType;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -38,6 +39,7 @@ use tokio::task::JoinSet;
 use self::apply::Error;
 use self::reconcile::{Memory, Outcome, reconcile};
 use crate::context::{Context, key};
+use crate::events;
 use crate::state::ObjectKey;
 
 /// Campfires that are reconciled at the same time.
@@ -48,6 +50,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 const PEERS: Duration = Duration::from_secs(5);
 /// Longest wait after an error.
 const MAX_BACKOFF: Duration = Duration::from_mins(2);
+/// Failures in a row after which an event tells of them: about ten seconds.
+const FAILURES_SAID: u32 = 4;
 /// The controller's name in metrics.
 const CONTROLLER: &str = "campfire";
 
@@ -76,6 +80,11 @@ impl Queue {
         self.due.remove(&key);
         self.running.insert(key.clone());
         Some(key)
+    }
+
+    /// How often it failed since it last did not.
+    fn failures(&self, key: &ObjectKey) -> u32 {
+        self.failures.get(key).copied().unwrap_or(0)
     }
 
     /// When the next one is due.
@@ -128,7 +137,7 @@ pub async fn run(ctx: Arc<Context>) {
     peers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         while let Some(key) = queue.take(Instant::now()) {
-            let (ctx, memory) = (ctx.clone(), memory.clone());
+            let (ctx, memory, failures) = (ctx.clone(), memory.clone(), queue.failures(&key));
             tasks.spawn(async move {
                 let begun = Instant::now();
                 let result = reconcile(&ctx, &memory, &key).await;
@@ -137,6 +146,13 @@ pub async fn run(ctx: Arc<Context>) {
                     Ok(_) => "ok",
                     Err(error) => {
                         tracing::warn!(campfire = %key, %error, "could not be reconciled; tried again");
+                        // What passes by itself is no event, and what stays is one.
+                        if failures + 1 == FAILURES_SAID
+                            && let Some(campfire) = ctx.campfires.find(|campfire| crate::context::key(campfire) == key)
+                        {
+                            let note = format!("{error}; tried again, ever more seldom");
+                            events::say(&ctx, campfire.as_ref(), EventType::Warning, "ReconcileFailed", "Reconcile", &note).await;
+                        }
                         "error"
                     }
                 };

@@ -11,7 +11,7 @@ use campfire_protocol::key::KeyMode;
 use campfire_protocol::uri::{CampUri, MAX_SERVERS};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PropagationPolicy};
 use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
@@ -24,7 +24,7 @@ use super::missed::Missed;
 use super::status::{self, Peers, Stated};
 use super::validate::{self, Invalid, KeySource, Valid, validate};
 use crate::conditions::{Said, condition, merged};
-use crate::context::Context;
+use crate::context::{Context, cached};
 use crate::definitions::REMEDY;
 use crate::events;
 use crate::state::{Membership, ObjectKey, View};
@@ -55,14 +55,17 @@ pub struct Memory {
 /// Who is known to be at a Campfire, and pods of which nothing is known yet.
 pub fn peers(ctx: &Context, key: &ObjectKey) -> (Peers, usize) {
     let view = ctx.sightings.get(key);
-    let mut peers = Peers { counted: view.members, ..Peers::default() };
-    for (identity, seen) in view.seen.iter().filter(|(_, seen)| !seen.origin) {
+    let (origins, others): (Vec<_>, Vec<_>) = view.seen.iter().partition(|(_, seen)| seen.origin);
+    let mut peers = Peers { counted: view.members.saturating_sub(origins.len()), ..Peers::default() };
+    for (identity, seen) in others {
         peers.known.insert(identity.clone(), (seen.cluster.clone(), seen.fingerprints.clone()));
     }
     let cluster = ctx.memberships.get(key).map(|membership| membership.cluster.clone()).unwrap_or_default();
     let mut reported = BTreeSet::new();
     ctx.reports.for_each(|pod, said| {
-        if said.campfire == *key {
+        // What a pod that is gone said last would keep a rotation waiting for it.
+        let is_there = || cached(&ctx.pods, &pod.key).and_then(|seen| seen.uid()).as_ref() == Some(&pod.uid);
+        if said.campfire == *key && is_there() {
             reported.insert(pod.key.clone());
             if said.report.camped {
                 peers.known.insert(said.report.identity.clone(), (cluster.clone(), said.report.fingerprints.iter().cloned().collect()));
@@ -244,8 +247,12 @@ async fn rotate(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers, si
     }
     let newest = held.fingerprints().into_iter().next().unwrap_or_default();
     let lacking = peers.lacking(&newest);
-    let camped = ctx.sightings.get(&valid.key).camped > 0;
-    let all = lacking.is_empty() && silent == 0 && camped;
+    let view = ctx.sightings.get(&valid.key);
+    let camped = view.camped > 0;
+    // A server that knows the old key alone would be lost with it: kubelets bring new Secrets to pods within a minute or two.
+    let know = view.seated.get(&newest).cloned().unwrap_or_default();
+    let unaware: Vec<&str> = view.seated.values().flatten().filter(|server| !know.contains(*server)).map(String::as_str).collect();
+    let all = lacking.is_empty() && silent == 0 && !know.is_empty() && unaware.is_empty();
     let step = keys::next_step(asked, held.rotation(), all);
     keys::take(ctx, valid, held, step).await?;
     let missing = || {
@@ -256,6 +263,9 @@ async fn rotate(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers, si
             .collect();
         if silent > 0 {
             missing.push(format!("{silent} pods that have not reported"));
+        }
+        if !unaware.is_empty() {
+            missing.push(format!("server {} (those of this cluster learn it within two minutes)", unaware.join(", ")));
         }
         if !camped {
             missing.push("who is elsewhere is not known, as the operator is not at the fire".into());
@@ -318,7 +328,7 @@ async fn make(ctx: &Context, memory: &Memory, valid: &Valid, held: &Held) -> Res
             }
         }
         for orphan in live.values() {
-            delete(ctx, kind, orphan, namespace).await?;
+            delete(ctx, kind, orphan, namespace, PropagationPolicy::Background).await?;
         }
     }
     if valid.turn.replicas > 0 {

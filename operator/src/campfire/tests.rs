@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use campfire_api::agent::Report;
 use campfire_api::{Campfire, CampfireStatus, EndpointScope, Rotation};
 use campfire_protocol::key::KeyMode;
 use campfire_protocol::key::Psk;
@@ -12,10 +13,13 @@ use serde_json::{Value, json};
 use super::children::{self, Kind};
 use super::endpoints::{Seen, endpoints, external_servers, waiting};
 use super::keys::{Step, next_step, parse_keys, read_join, read_psk};
+use super::reconcile::peers;
 use super::status::{self, Peers};
 use super::validate::{Valid, validate};
 use crate::conditions::{Said, merged};
 use crate::context::Settings;
+use crate::state::{self, ObjectKey, Reported};
+use crate::testing::Rig;
 
 fn settings() -> Settings {
     Settings {
@@ -262,4 +266,24 @@ fn servers_that_wait_say_what_for() {
     assert_eq!(said(2, &[], None).reason, "NoEndpoints");
     assert_eq!(status::turn_available(0, 0, 0, &[], None, &[]).reason, "NoServers");
     assert!(status::turn_available(0, 0, 2, &[], None, &[]).is_true());
+}
+
+#[tokio::test]
+async fn what_a_pod_said_counts_as_long_as_the_pod_is_there() {
+    let mut world = Rig::new(|_, _, _| (404, json!({})));
+    let fire = ObjectKey::new("default", "fire");
+    for (name, uid) in [("a", "1"), ("b", "2")] {
+        world.pod("default", name, uid, &json!({ campfire_api::names::CAMPFIRE_ANNOTATION: "default/fire" }));
+        let report = Report { identity: name.into(), camped: true, fingerprints: vec!["old".into()], ..Report::default() };
+        let pod = state::Pod { key: ObjectKey::new("default", name), uid: uid.into() };
+        world.ctx.reports.put(pod, Reported { campfire: fire.clone(), report, at: std::time::Instant::now() });
+    }
+    assert_eq!(peers(&world.ctx, &fire).0.total(), 2);
+    world.delete_pod("default", "a", "1");
+    let (known, silent) = peers(&world.ctx, &fire);
+    assert_eq!(
+        (known.total(), known.lacking("new").values().sum::<usize>(), silent),
+        (1, 1, 0),
+        "a rotation waits for no pod that is gone"
+    );
 }

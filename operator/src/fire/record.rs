@@ -1,6 +1,6 @@
 //! Memberships in the terms of the fire, and what is seen there in those of the operator. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -196,11 +196,16 @@ fn text(server: &Server, address: &ServerAddress) -> String {
 pub(super) fn view(fire: &Fire, now: Time, plan: &Plan, own: &PublicKey, origins: &Origins) -> View {
     let camped = fire.servers(now).iter().filter(|server| server.state == ServerState::Camped).count();
     let seen = fire.peers().filter(|announcement| announcement.public_key != *own).take(MAX_SEEN);
+    let mut seated: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (keys, server) in fire.seated(now) {
+        seated.entry(keys.fingerprint.to_string()).or_default().insert(server.to_owned());
+    }
     View {
         camped,
         members: fire.members().saturating_sub(1),
         seen: seen.map(|announcement| (announcement.public_key.to_string(), sighting(announcement, plan))).collect(),
         foreign_servers: origins.servers(),
+        seated,
     }
 }
 

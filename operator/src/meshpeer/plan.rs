@@ -158,7 +158,7 @@ impl Reconciler {
             return None;
         }
         let accepted = Said::yes("Accepted", "it holds the key of the Campfire");
-        let absent = Said::no("Left", "it is no longer at the fire; this object is removed 10 minutes after that");
+        let absent = Said::no("Left", "it is no longer at the fire; this object is removed some minutes after that");
         write(peer, status::of_sighting(peer, accepted, absent, sighting, Timestamp::now()))
     }
 

@@ -224,6 +224,6 @@ mod tests {
             origin: false,
         };
         let seen: BTreeMap<String, Sighting> = peers.iter().map(|n| (identity(*n), sighting(n))).collect();
-        View { camped: 1, members: seen.len(), seen, foreign_servers: Vec::new() }
+        View { camped: 1, members: seen.len(), seen, ..View::default() }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use campfire_api::agent::{HEARTBEAT, MAX_PROBLEMS, Path, Report};
+use campfire_api::agent::{FIRE_UNREACHABLE, HEARTBEAT, MAX_PROBLEMS, Path, Report};
 use campfire_api::{MeshPeer, MeshPeerStatus, PeerProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
@@ -93,8 +93,13 @@ fn ready(heard: Heard<'_>, connected: &Said) -> Said {
     match heard {
         Heard::Fresh(report) if report.camped && report.ready => Said::yes("Ready", "the peer can be used"),
         Heard::Fresh(report) if report.ready => Said::no(
-            "FireUnreachable",
-            "the app was started without the mesh, for no TURN server is reached; it joins as soon as one is: see the problems",
+            FIRE_UNREACHABLE,
+            "no TURN server is reached any more: direct sessions go on, nobody new is found until one is reached; see the problems",
+        ),
+        Heard::Fresh(report) if report.problems.iter().any(|problem| problem.reason == FIRE_UNREACHABLE) => Said::no(
+            FIRE_UNREACHABLE,
+            "no TURN server is reached: the app starts without the mesh when its startup timeout is over (policy Wait), and the peer joins as soon \
+             as a server is reached; see the problems",
         ),
         Heard::Fresh(_) => Said::no("Starting", "the sidecar has not joined yet"),
         Heard::Stale(_) | Heard::Nothing | Heard::Wait => connected.clone(),
@@ -201,6 +206,18 @@ mod tests {
             .collect();
         assert_eq!(times, [(ACCEPTED, "Accepted", 10), (CONNECTED, "NotCamped", 30), (READY, "FireUnreachable", 30)]);
         assert!(later.conditions.iter().all(|condition| condition.observed_generation == Some(3)));
+    }
+
+    #[test]
+    fn a_peer_that_never_joined_starts_until_it_says_that_no_server_answers() {
+        let peer = peer();
+        let starting = Report { camped: false, ready: false, path: Path::None, ..report() };
+        let alone =
+            Report { problems: vec![Problem { reason: FIRE_UNREACHABLE.into(), message: "fire-0: no answer".into() }], ..starting.clone() };
+        for (report, reason) in [(starting, "Starting"), (alone, FIRE_UNREACHABLE)] {
+            let status = of_pod(&peer, accepted(), "east", Heard::Fresh(&report), at(10));
+            assert_eq!(condition(Some(&status), READY).unwrap().reason, reason);
+        }
     }
 
     #[test]

@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use campfire_api::agent::{KeyMode as AgentKeyMode, MAX_ANSWER, MAX_PROBLEMS, Path as AgentPath, Problem, Report, Settings};
+use campfire_api::agent::{
+    FIRE_UNREACHABLE, KeyMode as AgentKeyMode, MAX_ANSWER, MAX_PROBLEMS, Path as AgentPath, Problem, Report, Settings,
+};
 use campfire_mesh::config::{Config, DirectPolicy, KeyEntry, KeyMode, Reconfigure};
 use campfire_mesh::status::PathKind;
 use campfire_protocol::identity::NetworkId;
@@ -47,6 +49,8 @@ pub struct Link {
 }
 
 /// Longest pause between two tries to reach the operator.
+/// How long a peer that starts may try before it is a problem that no server answers.
+const STARTING: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Least time between two questions.
@@ -311,10 +315,10 @@ pub fn report(own: &Own, before: Option<&Report>) -> Report {
     let known = u32::try_from(own.status.peers.len()).unwrap_or(u32::MAX);
     let camped = own.camped();
     let mut problems = Vec::new();
-    if !camped {
+    if !camped && (own.ready || Duration::from_millis(own.uptime_ms) > STARTING) {
         let why = own.status.servers.iter().find_map(|server| server.problem.as_ref().map(|problem| format!("{}: {problem}", server.id)));
         let message = why.unwrap_or_else(|| "no TURN server answers: look at the Campfire's endpoints and at network policies".into());
-        problems.push(Problem { reason: "FireUnreachable".into(), message: message.chars().take(256).collect() });
+        problems.push(Problem { reason: FIRE_UNREACHABLE.into(), message: message.chars().take(256).collect() });
     }
     problems.truncate(MAX_PROBLEMS);
     Report {
