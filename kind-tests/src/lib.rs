@@ -22,6 +22,12 @@ pub const TEST_APP: &str = "localhost/campfire-test-app:1";
 /// The first of the second cluster's NodePorts, all of which are published on its host.
 pub const NODE_PORT_OF_TWO: u16 = 30410;
 
+/// The operator's namespace.
+pub const SYSTEM: &str = "campfire-system";
+
+/// What the chart defines.
+pub const CRDS: [&str; 2] = ["campfires.campfire.network", "meshpeers.campfire.network"];
+
 /// A cluster that runs.
 #[derive(Debug)]
 pub struct Cluster {
@@ -80,10 +86,24 @@ impl Cluster {
         self.install();
     }
 
-    fn install(&self) {
+    /// Loads the images that `make images` made.
+    pub fn load_images(&self) {
         for name in ["campfire-operator", "campfire", "campfire-turn"] {
             self.load(&image(name));
         }
+    }
+
+    /// Takes the chart, its CRDs, all Campfires and its namespace away, whatever there is of them.
+    pub fn uninstall(&self) {
+        if self.helm(&["list", "-n", SYSTEM, "-q"]).contains("campfire") {
+            self.helm(&["uninstall", "campfire", "-n", SYSTEM, "--wait", "--timeout", "120s"]);
+        }
+        self.kubectl(&["delete", "crd", CRDS[0], CRDS[1], "--ignore-not-found", "--timeout=60s"]);
+        self.kubectl(&["delete", "namespace", SYSTEM, "--ignore-not-found", "--timeout=60s"]);
+    }
+
+    fn install(&self) {
+        self.load_images();
         for namespace in WITH_CAMPFIRES {
             if self.try_kubectl(&["get", "namespace", namespace]).is_err() {
                 self.kubectl(&["create", "namespace", namespace]);
@@ -94,19 +114,19 @@ impl Cluster {
         let cluster = format!("clusterName={}", self.name);
         // A story does not wait ten minutes for it.
         let linger = "remotePeers.lingerSeconds=10";
-        let args = ["upgrade", "--install", "campfire", &chart.to_string_lossy(), "-n", "campfire-system", "--create-namespace"];
+        let args = ["upgrade", "--install", "campfire", &chart.to_string_lossy(), "-n", SYSTEM, "--create-namespace"];
         println!("[{}] installing the chart", self.name);
         self.helm(&[&args[..], &["--set", &namespaces, "--set", &cluster, "--set", linger]].concat());
         // The tag stays the same while what is in it changes.
-        self.kubectl(&["rollout", "restart", "-n", "campfire-system", "deployment", "-l", "app.kubernetes.io/name=campfire-operator"]);
-        let rolled_out = || self.try_kubectl(&["rollout", "status", "-n", "campfire-system", "deployment", "--timeout=5s"]).ok();
-        self.wait_for("the operator to be ready", "campfire-system", Duration::from_mins(2), rolled_out);
+        self.kubectl(&["rollout", "restart", "-n", SYSTEM, "deployment", "-l", "app.kubernetes.io/name=campfire-operator"]);
+        let rolled_out = || self.try_kubectl(&["rollout", "status", "-n", SYSTEM, "deployment", "--timeout=5s"]).ok();
+        self.wait_for("the operator to be ready", SYSTEM, Duration::from_mins(2), rolled_out);
         let admits = || {
             let text = self.try_kubectl(&["get", "mutatingwebhookconfigurations", "campfire-injection", "-o", "json"]).ok()?;
             let configuration: Value = serde_json::from_str(&text).ok()?;
             configuration["webhooks"].as_array()?.iter().all(|webhook| webhook["clientConfig"]["caBundle"].is_string()).then_some(())
         };
-        self.wait_for("the webhook to have its CA", "campfire-system", Duration::from_mins(1), admits);
+        self.wait_for("the webhook to have its CA", SYSTEM, Duration::from_mins(1), admits);
     }
 
     /// Its name for `kind-tests/cluster run`.
@@ -170,6 +190,14 @@ impl Cluster {
         let mut args = vec!["exec", "-n", namespace, pod, "-c", container, "--"];
         args.extend_from_slice(line);
         self.try_kubectl(&args)
+    }
+
+    /// Runs a line of bash as a person would who talks to this cluster, in the checkout. `more`: environment.
+    pub fn bash(&self, line: &str, more: &[(&str, &str)]) -> Result<String, String> {
+        let variables: Vec<String> = more.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut args: Vec<&str> = variables.iter().map(String::as_str).collect();
+        args.extend(["bash", "-euo", "pipefail", "-c", line]);
+        self.run("env", &args, None)
     }
 
     /// What a container of a pod has logged.

@@ -5,10 +5,7 @@
 
 use std::time::Duration;
 
-use campfire_kind_tests::{Cluster, image, root};
-
-const NAMESPACE: &str = "campfire-system";
-const CRDS: [&str; 2] = ["campfires.campfire.network", "meshpeers.campfire.network"];
+use campfire_kind_tests::{CRDS, Cluster, SYSTEM as NAMESPACE, image, root};
 
 #[test]
 fn the_chart_is_installed_tests_itself_is_upgraded_and_leaves_nothing_stuck() {
@@ -17,10 +14,8 @@ fn the_chart_is_installed_tests_itself_is_upgraded_and_leaves_nothing_stuck() {
         println!("SKIPPED: no images: make images first");
         return;
     }
-    for name in ["campfire-operator", "campfire", "campfire-turn"] {
-        cluster.load(&image(name));
-    }
-    clean(cluster);
+    cluster.load_images();
+    cluster.uninstall();
     cluster.namespace(NAMESPACE);
     cluster.kubectl(&["label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"]);
     let chart = root().join("charts/campfire");
@@ -87,15 +82,5 @@ fn the_chart_is_installed_tests_itself_is_upgraded_and_leaves_nothing_stuck() {
     assert!(cluster.get("", "mutatingwebhookconfiguration", "campfire-injection").is_none());
     println!("[{}] waiting for helm install over what was kept", cluster.name());
     cluster.helm(&["install", "campfire", chart, "-n", NAMESPACE, "--wait", "--timeout", "120s", "--set", "operator.replicas=1"]);
-    clean(cluster);
-}
-
-/// Takes the chart, its CRDs and its namespace away, whatever there is of them.
-fn clean(cluster: &Cluster) {
-    let releases = cluster.helm(&["list", "-n", NAMESPACE, "-q"]);
-    if releases.contains("campfire") {
-        cluster.helm(&["uninstall", "campfire", "-n", NAMESPACE, "--wait", "--timeout", "120s"]);
-    }
-    cluster.kubectl(&["delete", "crd", CRDS[0], CRDS[1], "--ignore-not-found", "--timeout=60s"]);
-    cluster.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=60s"]);
+    cluster.uninstall();
 }

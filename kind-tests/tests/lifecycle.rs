@@ -114,7 +114,7 @@ fn every_field_changes_and_the_key_is_rotated_under_traffic_and_what_is_deleted_
             "get",
             "-n",
             ns,
-            "statefulsets,services,secrets,meshpeers",
+            "statefulsets,services,secrets",
             "-l",
             "app.kubernetes.io/managed-by=campfire-operator",
             "-o",
@@ -124,6 +124,7 @@ fn every_field_changes_and_the_key_is_rotated_under_traffic_and_what_is_deleted_
     });
 
     // A namespace with a mesh in it goes as any other.
+    cluster.kubectl(&["rollout", "restart", "-n", ns, "deployment/hello"]);
     cluster.apply(ns, &campfire("{turn: {exposure: {type: ClusterIP}}}"));
     cluster.campfire_ready(ns);
     cluster.kubectl(&["delete", "namespace", ns, "--wait", "--timeout=90s"]);
