@@ -75,10 +75,14 @@ fn the_commands_of_the_documentation_work_as_they_stand() {
     let before = fingerprint(berlin);
     let rotate = &commands(&operations, "Rotating the key")[0];
     typed(berlin, rotate, &[]);
+    let of_join = || berlin.bash("kubectl get secret main-join -o jsonpath='{.data.uri}'", &[]).unwrap();
+    let was = of_join();
+    berlin.wait_for("the join Secret to have the new key", "default", Duration::from_mins(3), || (of_join() != was).then_some(()));
     berlin.wait_for("the rotation to wait for the cluster that joined", "default", Duration::from_mins(1), || {
         let campfire = berlin.get("default", "campfire", "main")?;
         let rotated = condition(&campfire, "Rotated")?;
-        (rotated["reason"] == "WaitingForPeers" && rotated["message"].as_str()?.contains("paris")).then_some(())
+        let message = rotated["message"].as_str()?;
+        (rotated["reason"] == "WaitingForPeers" && message.contains("3 in cluster paris") && !message.contains("server ")).then_some(())
     });
     let copy: Vec<&str> = join.lines().filter(|line| !line.contains("examples/join.yaml")).collect();
     typed(berlin, &copy.join("\n"), &[("KUBECONFIG", &contexts)]);

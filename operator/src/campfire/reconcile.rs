@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use campfire_api::agent::ServerEntry;
 use campfire_api::{Campfire, CampfireStatus, Endpoint, EndpointScope, Network, Rotation, names};
-use campfire_protocol::key::KeyMode;
+use campfire_protocol::key::{KeyMode, MAX_KEYS, Psk};
 use campfire_protocol::uri::{CampUri, MAX_SERVERS};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
@@ -68,6 +68,7 @@ pub fn peers(ctx: &Context, key: &ObjectKey) -> (Peers, usize) {
         if said.campfire == *key && is_there() {
             reported.insert(pod.key.clone());
             if said.report.camped {
+                peers.here.insert(said.report.identity.clone());
                 peers.known.insert(said.report.identity.clone(), (cluster.clone(), said.report.fingerprints.iter().cloned().collect()));
             }
         }
@@ -157,6 +158,7 @@ async fn steps(ctx: &Context, memory: &Memory, api: &Api<Campfire>, campfire: &C
         }
     };
     let (peers, silent) = peers(ctx, key);
+    hold_on(ctx, valid, &mut held, &peers);
     said.push(("KeyReady", Said::yes("KeyReady", format!("Secret {} holds the key", valid.source.secret()))));
     let rotation = rotate(ctx, valid, &mut held, &peers, silent).await?;
     let fingerprints = held.fingerprints();
@@ -232,6 +234,27 @@ fn claimed(ctx: &Context, campfire: &Campfire, valid: &Valid) -> Option<NoKey> {
     Some(NoKey { reason: "KeyClaimed", message })
 }
 
+/// Servers on which the operator sits, and not under this key. A server that knows an old key alone would be lost with it: kubelets bring new
+/// Secrets to pods within a minute or two.
+fn unaware<'a>(view: &'a View, fingerprint: &str) -> BTreeSet<&'a str> {
+    let know = view.seated.get(fingerprint);
+    let all = view.seated.values().flatten();
+    all.filter(|server| know.is_none_or(|know| !know.contains(*server))).map(String::as_str).collect()
+}
+
+/// The key of a join Secret may be another than before: those of before are held as long as somebody at the fire lacks it, as its own cluster
+/// does when it rotates.
+pub(super) fn hold_on(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers) {
+    let Some(newest) = held.fingerprints().into_iter().next() else { return };
+    if !matches!(valid.source, KeySource::Join { .. }) || peers.lacking(&newest).is_empty() {
+        return;
+    }
+    let Some(before) = ctx.memberships.get(&valid.key).filter(|before| before.network == held.network.to_string()) else { return };
+    let old = before.keys.iter().filter_map(|key| key.psk.parse::<Psk>().ok()).filter(|psk| psk.derive().fingerprint.to_string() != newest);
+    held.keys.extend(old.map(|psk| (psk, KeyMode::Announce)));
+    held.keys.truncate(MAX_KEYS);
+}
+
 /// Takes the next step of a rotation; says where it stands.
 async fn rotate(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers, silent: usize) -> Result<Option<Said>, Error> {
     let asked = match &valid.rotate {
@@ -249,10 +272,8 @@ async fn rotate(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers, si
     let lacking = peers.lacking(&newest);
     let view = ctx.sightings.get(&valid.key);
     let camped = view.camped > 0;
-    // A server that knows the old key alone would be lost with it: kubelets bring new Secrets to pods within a minute or two.
-    let know = view.seated.get(&newest).cloned().unwrap_or_default();
-    let unaware: Vec<&str> = view.seated.values().flatten().filter(|server| !know.contains(*server)).map(String::as_str).collect();
-    let all = lacking.is_empty() && silent == 0 && !know.is_empty() && unaware.is_empty();
+    let unaware = unaware(&view, &newest);
+    let all = lacking.is_empty() && silent == 0 && camped && unaware.is_empty();
     let step = keys::next_step(asked, held.rotation(), all);
     keys::take(ctx, valid, held, step).await?;
     let missing = || {
@@ -265,7 +286,8 @@ async fn rotate(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers, si
             missing.push(format!("{silent} pods that have not reported"));
         }
         if !unaware.is_empty() {
-            missing.push(format!("server {} (those of this cluster learn it within two minutes)", unaware.join(", ")));
+            let servers = unaware.iter().copied().collect::<Vec<_>>().join(", ");
+            missing.push(format!("server {servers} (those of this cluster learn it within two minutes)"));
         }
         if !camped {
             missing.push("who is elsewhere is not known, as the operator is not at the fire".into());
@@ -405,8 +427,13 @@ async fn join_secret(
                        spec.turn.servers make one; there is no join Secret until then";
         return Ok(Some(Said::no("NoExternalEndpoint", message)));
     }
-    // Who joins while the key rotates gets the new one as soon as everybody here holds it.
-    let newest = held.keys.first().filter(|(psk, _)| peers.lacking(&psk.derive().fingerprint.to_string()).is_empty());
+    // Who joins while the key rotates gets the new one as soon as everybody here holds it, and the servers: other clusters get it in no
+    // other way, so they are not waited for.
+    let view = ctx.sightings.get(&valid.key);
+    let newest = held.keys.first().filter(|(psk, _)| {
+        let fingerprint = psk.derive().fingerprint.to_string();
+        held.keys.len() == 1 || peers.lacking_here(&fingerprint) == 0 && view.camped > 0 && unaware(&view, &fingerprint).is_empty()
+    });
     let Some((psk, _)) = newest.or_else(|| held.keys.iter().find(|(_, mode)| *mode == KeyMode::Announce)) else {
         return Ok(Some(Said::no("NoKey", "no key is in use by everybody yet")));
     };

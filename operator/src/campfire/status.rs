@@ -34,6 +34,8 @@ pub fn list_version(before: &CampfireStatus, published: &BTreeSet<String>, publi
 pub struct Peers {
     /// By identity: cluster and fingerprints.
     pub known: BTreeMap<String, (String, BTreeSet<String>)>,
+    /// Those of them that are pods of this cluster.
+    pub here: BTreeSet<String>,
     /// Members in all, where the room is too large to know each.
     pub counted: usize,
 }
@@ -68,6 +70,11 @@ impl Peers {
                 peers: i32::try_from(holders(fingerprint)).unwrap_or(i32::MAX),
             })
             .collect()
+    }
+
+    /// How many pods of this cluster lack this key.
+    pub fn lacking_here(&self, fingerprint: &str) -> usize {
+        self.here.iter().filter_map(|identity| self.known.get(identity)).filter(|(_, held)| !held.contains(fingerprint)).count()
     }
 
     /// Clusters with peers that lack this key, and how many.

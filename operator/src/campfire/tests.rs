@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use super::children::{self, Kind};
 use super::endpoints::{Seen, endpoints, external_servers, waiting};
 use super::keys::{Step, next_step, parse_keys, read_join, read_psk};
-use super::reconcile::peers;
+use super::reconcile::{hold_on, peers};
 use super::status::{self, Peers};
 use super::validate::{Valid, validate};
 use crate::conditions::{Said, merged};
 use crate::context::Settings;
-use crate::state::{self, ObjectKey, Reported};
+use crate::state::{self, Membership, ObjectKey, Reported};
 use crate::testing::Rig;
 
 fn settings() -> Settings {
@@ -286,4 +286,28 @@ async fn what_a_pod_said_counts_as_long_as_the_pod_is_there() {
         (1, 1, 0),
         "a rotation waits for no pod that is gone"
     );
+}
+
+#[tokio::test]
+async fn a_joined_cluster_holds_the_old_key_until_nobody_at_the_fire_lacks_the_new_one() {
+    let rig = Rig::new(|_, _, _| (404, json!({})));
+    let valid = valid(json!({"join": {"secretRef": {"name": "s"}}}));
+    let (old, new) = (Psk::from_bytes([1; 32]), Psk::from_bytes([2; 32]));
+    let fingerprint = |psk: &Psk| psk.derive().fingerprint.to_string();
+    let network = "0102030405";
+    let joined =
+        |psk: &Psk| read_join(&secret(json!({"uri": base64(&format!("camp://192.0.2.1?net={network}#{}", &*psk.to_text()))}))).unwrap();
+    let before = Membership { keys: joined(&old).told(), network: network.into(), ..Membership::default() };
+    rig.ctx.memberships.publish(&valid.key, before);
+    let mut peers = Peers::default();
+    peers.known.insert("elsewhere".into(), ("west".into(), [fingerprint(&old)].into()));
+
+    let mut held = joined(&new);
+    hold_on(&rig.ctx, &valid, &mut held, &peers);
+    assert_eq!(held.fingerprints(), [fingerprint(&new), fingerprint(&old)]);
+    rig.ctx.memberships.publish(&valid.key, Membership { keys: held.told(), network: network.into(), ..Membership::default() });
+    peers.known.insert("elsewhere".into(), ("west".into(), [fingerprint(&new), fingerprint(&old)].into()));
+    let mut held = joined(&new);
+    hold_on(&rig.ctx, &valid, &mut held, &peers);
+    assert_eq!(held.fingerprints(), [fingerprint(&new)]);
 }
