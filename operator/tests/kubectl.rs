@@ -127,7 +127,7 @@ async fn quickstart(client: &Client) -> Operator {
     }
     seen.insert(identity(3), sighting(3, "laptop", ""));
     seen.insert(identity(4), sighting(4, "shop-7c9d6b5f4-m2x8v", "paris"));
-    operator.ctx.sightings.publish(&ObjectKey::new("default", "main"), View { camped: 1, members: 4, seen, foreign_servers: Vec::new() });
+    operator.ctx.sightings.publish(&ObjectKey::new("default", "main"), View { camped: 1, members: 4, seen, ..View::default() });
     let mut laptop = example("external-peer");
     laptop["spec"]["external"]["publicKey"] = json!(public_key(3));
     // Once there is something to copy.
