@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use campfire_kind_tests::mesh::{campfire, deployment, name};
@@ -48,6 +50,8 @@ fn three_labelled_pods_mesh_through_the_deployed_turn_server_and_directly() {
     println!("{status}");
     assert!(!status.is_empty());
 
+    println!("{}", wg_show(names[0]));
+
     // What the operator says of them is so, and follows them through a rollout.
     let ready = |peer: &Value| condition(peer, "Ready").is_some_and(|it| it["status"] == "True");
     let linked = |peer: &Value| ["Direct", "Relay", "Mixed"].iter().any(|path| peer["status"]["path"] == *path);
@@ -86,6 +90,25 @@ fn three_labelled_pods_mesh_through_the_deployed_turn_server_and_directly() {
         let left = cluster.kubectl(&["get", "-n", ns, "statefulsets,services,pods", "-o", "name"]);
         left.trim().is_empty().then_some(())
     });
+}
+
+/// What the real `wg show` says in a pod: its sidecar's control socket, as this machine sees it.
+fn wg_show(pod: &str) -> String {
+    let of_pod = |root: &Path| std::fs::read_to_string(root.join("etc/hostname")).is_ok_and(|name| name.trim() == pod);
+    let roots = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path().join("root")));
+    let socket = roots.filter(|root| of_pod(root)).map(|root| root.join("var/run/wireguard/campfire0.sock")).find(|socket| socket.exists());
+    let socket = socket.unwrap_or_else(|| panic!("no process of {pod} with a WireGuard control socket"));
+    let here = Path::new("/var/run/wireguard/campfire-story.sock");
+    std::fs::create_dir_all(here.parent().unwrap()).unwrap();
+    let _ = std::fs::remove_file(here);
+    std::os::unix::fs::symlink(socket, here).unwrap();
+    let output = Command::new("wg").args(["show", "campfire-story"]).output().unwrap();
+    std::fs::remove_file(here).unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "wg show: {}", String::from_utf8_lossy(&output.stderr));
+    let count = |what: &str| shown.lines().filter(|line| line.trim().starts_with(what)).count();
+    assert_eq!((count("peer: "), count("endpoint: "), count("latest handshake: ")), (2, 2, 2), "{shown}");
+    shown
 }
 
 fn name_of_container(container: &Value) -> &str {

@@ -19,7 +19,7 @@ use crate::webhook::containers::Defaults;
 use crate::webhook::inject::{Decision, Namespace, decide};
 
 /// Time between looks.
-pub const EVERY: Duration = Duration::from_mins(1);
+pub const EVERY: Duration = Duration::from_secs(30);
 /// Younger pods are left out: the watch may not have shown them yet.
 const SETTLED: i64 = 10;
 /// Pods of one page.
