@@ -187,22 +187,29 @@ impl Context {
             watch_objects(Api::<Campfire>::all(client.clone()), watcher::Config::default()),
             campfire_changes.clone(),
             readiness.gate("campfires"),
+            lean,
         );
         let peers = reflect(
             watch_objects(Api::<MeshPeer>::all(client.clone()), watcher::Config::default()),
             peer_changes.clone(),
             readiness.gate("meshpeers"),
+            lean_peer,
         );
         let namespaces = reflect(
             watch_objects(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), watcher::Config::default()),
             namespace_changes.clone(),
             readiness.gate("namespaces"),
+            lean,
         );
         let injected = format!("{}={}", names::INJECTED_LABEL, names::ENABLED);
         // Pods that have ended leave the cache, and so lose their MeshPeers: their phase is not in the metadata.
         let living = watcher::Config::default().labels(&injected).fields("status.phase!=Succeeded,status.phase!=Failed");
-        let pods =
-            reflect(watch_objects(Api::<PartialObjectMeta<Pod>>::all(client.clone()), living), pod_changes.clone(), readiness.gate("pods"));
+        let pods = reflect(
+            watch_objects(Api::<PartialObjectMeta<Pod>>::all(client.clone()), living),
+            pod_changes.clone(),
+            readiness.gate("pods"),
+            lean_pod,
+        );
         Self {
             recorder: Recorder::new(client.clone(), reporter),
             client,
@@ -245,20 +252,14 @@ fn reflect<K>(
     stream: impl futures_util::Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
     changes: broadcast::Sender<ObjectKey>,
     synced: crate::health::Gate,
+    lean: fn(&mut K),
 ) -> Store<K>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store::<K>();
-    // What nobody reads is not kept: at 10,000 pods it would be most of the memory.
-    let lean = stream.default_backoff().modify(|object| {
-        object.managed_fields_mut().clear();
-        let annotations = object.annotations_mut();
-        annotations.remove(names::CA_ANNOTATION);
-        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-    });
     tokio::spawn(async move {
-        let mut events = std::pin::pin!(reflector::reflector(writer, lean));
+        let mut events = std::pin::pin!(reflector::reflector(writer, stream.default_backoff().modify(lean)));
         let mut listed = Vec::new();
         while let Some(event) = events.next().await {
             match event {
@@ -282,6 +283,30 @@ where
         }
     });
     store
+}
+
+// What nobody reads is not kept: of 10,000 pods it would be most of the memory (a map of labels alone takes 550 bytes, however few they
+// are).
+
+fn lean<K: Resource>(object: &mut K) {
+    let metadata = object.meta_mut();
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
+
+fn lean_peer(peer: &mut MeshPeer) {
+    let metadata = peer.meta_mut();
+    (metadata.managed_fields, metadata.labels, metadata.annotations) = (None, None, None);
+}
+
+fn lean_pod(pod: &mut PartialObjectMeta<Pod>) {
+    let metadata = pod.meta_mut();
+    (metadata.managed_fields, metadata.labels, metadata.owner_references, metadata.generate_name) = (None, None, None, None);
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|name, _| name == names::CAMPFIRE_ANNOTATION || name.starts_with(names::CONFIG_PREFIX));
+    }
 }
 
 /// Namespace and name of an object.

@@ -56,6 +56,9 @@ pub struct Arguments {
     /// How long sidecars do what they do all day, seconds. Answers about tokens are remembered for five minutes.
     #[arg(long, default_value_t = 240, value_name = "SECONDS")]
     steady: u64,
+    /// The program that is measured. [default: the one that was built with this bench]
+    #[arg(long, value_name = "FILE")]
+    operator: Option<PathBuf>,
     /// The program `campfire-turn`; without it nobody is at the fires.
     #[arg(long, value_name = "FILE")]
     turn: Option<PathBuf>,

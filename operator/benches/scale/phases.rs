@@ -35,7 +35,7 @@ pub async fn run(arguments: &Arguments, peers: usize) -> Result<Option<Run>> {
     let mut run = Run { campfires: arguments.campfires, peers, ..Run::default() };
 
     say("an operator makes what the Campfires consist of");
-    let first = Operator::start(cluster.plane.kubeconfig(), &log)?;
+    let first = Operator::start(arguments.operator.as_deref(), cluster.plane.kubeconfig(), &log)?;
     let begun = Instant::now();
     cluster.settle().await?;
     run.campfires_made_seconds = begun.elapsed().as_secs_f64();
@@ -59,13 +59,13 @@ pub async fn run(arguments: &Arguments, peers: usize) -> Result<Option<Run>> {
 
     say("the operator starts");
     let before = cluster.counted().await?;
-    let mut operator = Operator::start(cluster.plane.kubeconfig(), &log)?;
+    let mut operator = Operator::start(arguments.operator.as_deref(), cluster.plane.kubeconfig(), &log)?;
     run.ready_seconds = operator.ready().await?;
     run.synced_seconds = operator.synced(arguments.campfires).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     run.sync_writes = named(&cluster.counted().await?.writes(&before));
     run.after_sync_mib = operator.memory()?;
-    say(&format!("  in {:.1} s, {:.1} MiB", run.synced_seconds, run.after_sync_mib[0]));
+    eprintln!("  in {:.1} s; resident: {:.1} MiB", run.synced_seconds, run.after_sync_mib[0]);
 
     let members = if turn.is_some() {
         say("peers come to the fires");
@@ -76,6 +76,7 @@ pub async fn run(arguments: &Arguments, peers: usize) -> Result<Option<Run>> {
         None
     };
     run.with_members_mib = operator.memory()?;
+    eprintln!("  resident: {:.1} MiB", run.with_members_mib[0]);
 
     say(&format!("nothing changes for {} s", arguments.idle));
     run.idle = quiet(&cluster, &operator, Duration::from_secs(arguments.idle)).await?;
@@ -93,6 +94,7 @@ pub async fn run(arguments: &Arguments, peers: usize) -> Result<Option<Run>> {
     say("all report to a leader who knows none of them");
     let before = cluster.counted().await?;
     run.arrival_seconds = sidecars.arrive().await?;
+    eprintln!("  within {:.0} s; resident: {:.1} MiB", run.arrival_seconds, operator.memory()?[0]);
     run.arrival_reviews = reviews(&cluster.counted().await?, &before);
     ensure!(sidecars.len() == peers, "there are {} sidecars", sidecars.len());
     say(&format!("reports as fast as they are taken, for {} s", arguments.flood));
@@ -115,6 +117,7 @@ pub async fn run(arguments: &Arguments, peers: usize) -> Result<Option<Run>> {
     run.steady_settings_per_second = (day.settings.load(Ordering::Relaxed) - settings) as f64 / seconds;
     run.steady_failed = day.failed.load(Ordering::Relaxed);
     run.steady_mib = operator.memory()?;
+    eprintln!("  resident: {:.1} MiB", run.steady_mib[0]);
     drop(living);
     drop(members);
     operator.end().await?;

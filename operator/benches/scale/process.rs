@@ -41,10 +41,10 @@ impl Used {
 }
 
 impl Operator {
-    pub fn start(kubeconfig: &Path, log: &Path) -> Result<Self> {
+    pub fn start(program: Option<&Path>, kubeconfig: &Path, log: &Path) -> Result<Self> {
         let [http, agent, webhook] = ports()?;
         let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_campfire-operator"));
+        let mut command = Command::new(program.unwrap_or(Path::new(env!("CARGO_BIN_EXE_campfire-operator"))));
         command.args(["run", "--namespace", SYSTEM, "--campfire-namespaces", CAMP, "--cluster-name", CLUSTER]);
         command.args(["--pod-name", "bench-0", "--pod-ip", "127.0.0.1", "--log", "warn"]);
         for (flag, port) in [("--http-port", http), ("--agent-port", agent), ("--webhook-port", webhook)] {

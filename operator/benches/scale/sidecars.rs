@@ -182,10 +182,13 @@ impl Sidecars {
                             counted.reports.fetch_add(1, Ordering::Relaxed);
                             Duration::from_secs(HEARTBEAT)
                         }
-                        Ok(Some(wait)) => wait,
-                        Err(_) => {
+                        Ok(Some(wait)) => {
                             counted.failed.fetch_add(1, Ordering::Relaxed);
-                            Duration::from_secs(5)
+                            wait
+                        }
+                        Err(error) => {
+                            eprintln!("  {error:#}");
+                            return;
                         }
                     };
                     tokio::time::sleep(wait).await;
@@ -222,10 +225,12 @@ impl Sidecars {
 
     /// `Some`: not now, but in so long.
     async fn report(&self, sidecar: &Sidecar) -> Result<Option<Duration>> {
-        match self.ask(sidecar, REPORT_PATH, sidecar.report.clone()).await? {
-            Answer { status: 204, .. } => Ok(None),
-            Answer { retry_after: Some(seconds), .. } => Ok(Some(Duration::from_secs(seconds))),
-            Answer { status, body, .. } => bail!("a report was refused: {status} {}", String::from_utf8_lossy(&body)),
+        match self.ask(sidecar, REPORT_PATH, sidecar.report.clone()).await {
+            // No connection: there are bounds on them.
+            Err(_) => Ok(Some(Duration::from_secs(2))),
+            Ok(Answer { status: 204, .. }) => Ok(None),
+            Ok(Answer { retry_after: Some(seconds), .. }) => Ok(Some(Duration::from_secs(seconds))),
+            Ok(Answer { status, body, .. }) => bail!("a report was refused: {status} {}", String::from_utf8_lossy(&body)),
         }
     }
 

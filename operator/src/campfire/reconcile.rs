@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use campfire_api::agent::ServerEntry;
-use campfire_api::{Campfire, CampfireStatus, Endpoint, EndpointScope, Network, Rotation, names};
+use campfire_api::{Campfire, CampfireStatus, Endpoint, EndpointScope, ExposureType, Network, Rotation, names};
 use campfire_protocol::key::{KeyMode, MAX_KEYS, Psk};
 use campfire_protocol::uri::{CampUri, MAX_SERVERS};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -205,7 +205,9 @@ async fn steps(ctx: &Context, memory: &Memory, api: &Api<Campfire>, campfire: &C
     next.rotation = held.rotation();
     next.peers = Some(peers.total());
     next.clusters = peers.clusters();
-    let unsettled = said.iter().any(|(_, said)| !said.is_true());
+    // Where nothing is exposed no address outside comes by itself: 200 such Campfires would be looked at 7 times a second for nothing.
+    let inside = valid.turn.exposure.as_ref().is_none_or(|exposure| exposure.kind == ExposureType::ClusterIp);
+    let unsettled = said.iter().any(|(kind, said)| !said.is_true() && !(inside && *kind == "Joinable"));
     let message = format!("{} peers at the fire", peers.total());
     write_status(ctx, api, campfire, next, said, &message).await?;
     // Addresses of nodes and of load balancers come without a word to us.

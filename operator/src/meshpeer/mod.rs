@@ -75,6 +75,15 @@ enum Done {
     Failed(String),
 }
 
+/// Who at a fire is known to be of here.
+#[derive(Default)]
+struct Ours {
+    /// Identities, as pods' sidecars reported them.
+    reported: HashSet<String>,
+    /// Public keys of what people declared.
+    declared: HashSet<String>,
+}
+
 struct Reconciler {
     ctx: Arc<Context>,
     began: Instant,
@@ -258,6 +267,7 @@ impl Reconciler {
 
     /// Looks at the fires whose view changed.
     fn look(&mut self, now: Instant) {
+        let mut shown: HashMap<ObjectKey, (Arc<View>, Ours)> = HashMap::new();
         for campfire in self.ctx.campfires.state().iter().map(|campfire| key(&**campfire)) {
             let view = self.ctx.sightings.get(&campfire);
             let same = self.views.get(&campfire).is_some_and(|held| Arc::ptr_eq(held, &view));
@@ -266,35 +276,39 @@ impl Reconciler {
             }
             self.views.insert(campfire.clone(), view.clone());
             if self.shows_remotes(&campfire) {
-                let concerned = self.look_at(&campfire, &view, now);
-                for key in concerned {
-                    self.hint(&key, now);
-                }
+                shown.insert(campfire, (view, Ours::default()));
             } else {
                 self.ctx.sightings.set_truncated(&campfire, false);
             }
         }
-    }
-
-    fn look_at(&mut self, campfire: &ObjectKey, view: &View, now: Instant) -> Vec<ObjectKey> {
-        let mut local: HashMap<String, Pod> = HashMap::new();
-        self.ctx.reports.for_each(|pod, reported| {
-            if reported.campfire == *campfire {
-                local.insert(reported.report.identity.clone(), pod.clone());
+        if shown.is_empty() {
+            return;
+        }
+        // Once for all of them: after a sweep that is every fire.
+        self.ctx.reports.for_each(|_, reported| {
+            if let Some((_, ours)) = shown.get_mut(&reported.campfire) {
+                ours.reported.insert(reported.report.identity.clone());
             }
         });
-        let declared: HashSet<String> = self
-            .ctx
-            .peers
-            .state()
-            .iter()
-            .filter(|peer| campfire_of(peer) == *campfire)
-            .filter_map(|peer| peer.spec.external.as_ref()?.public_key.clone())
-            .collect();
+        for peer in self.ctx.peers.state() {
+            if let Some(declared) = peer.spec.external.as_ref().and_then(|external| external.public_key.clone())
+                && let Some((_, ours)) = shown.get_mut(&campfire_of(&peer))
+            {
+                ours.declared.insert(declared);
+            }
+        }
+        for (campfire, (view, ours)) in shown {
+            for key in self.look_at(&campfire, &view, &ours, now) {
+                self.hint(&key, now);
+            }
+        }
+    }
+
+    fn look_at(&mut self, campfire: &ObjectKey, view: &View, ours: &Ours, now: Instant) -> Vec<ObjectKey> {
         let own = self.cluster(campfire);
         let ctx = self.ctx.clone();
         let kin = |sighting: &Sighting| {
-            if local.contains_key(&sighting.identity) || declared.contains(&sighting.public_key) {
+            if ours.reported.contains(&sighting.identity) || ours.declared.contains(&sighting.public_key) {
                 return Kin::Ours;
             }
             if sighting.cluster != own {
