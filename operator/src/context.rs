@@ -178,10 +178,11 @@ impl Context {
     ) -> Self {
         let reporter = Reporter { controller: names::FIELD_MANAGER.into(), instance: Some(settings.pod_name.clone()) };
         let readiness = Arc::new(Readiness::default());
-        let campfire_changes = broadcast::Sender::new(4_096);
-        let peer_changes = broadcast::Sender::new(16_384);
-        let namespace_changes = broadcast::Sender::new(4_096);
-        let pod_changes = broadcast::Sender::new(16_384);
+        // Room is taken at once, for all that may wait; who lags behind looks at everything.
+        let campfire_changes = broadcast::Sender::new(1_024);
+        let peer_changes = broadcast::Sender::new(2_048);
+        let namespace_changes = broadcast::Sender::new(1_024);
+        let pod_changes = broadcast::Sender::new(2_048);
 
         let campfires = reflect(
             watch_objects(Api::<Campfire>::all(client.clone()), watcher::Config::default()),
@@ -299,9 +300,16 @@ fn lean<K: Resource>(object: &mut K) {
 fn lean_peer(peer: &mut MeshPeer) {
     let metadata = peer.meta_mut();
     (metadata.managed_fields, metadata.labels, metadata.annotations) = (None, None, None);
+    // A reader leaves room for four.
+    metadata.owner_references.iter_mut().for_each(Vec::shrink_to_fit);
+    if let Some(status) = &mut peer.status {
+        status.conditions.shrink_to_fit();
+        status.addresses.shrink_to_fit();
+    }
 }
 
 fn lean_pod(pod: &mut PartialObjectMeta<Pod>) {
+    pod.types = None;
     let metadata = pod.meta_mut();
     (metadata.managed_fields, metadata.labels, metadata.owner_references, metadata.generate_name) = (None, None, None, None);
     if let Some(annotations) = &mut metadata.annotations {

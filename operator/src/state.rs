@@ -130,7 +130,7 @@ pub struct Reported {
 /// The last report of each pod.
 #[derive(Debug)]
 pub struct Reports {
-    inner: Mutex<HashMap<Pod, Reported>>,
+    inner: Mutex<HashMap<Pod, Arc<Reported>>>,
     changed: mpsc::Sender<Pod>,
 }
 
@@ -142,10 +142,13 @@ impl Reports {
     }
 
     /// Takes a report in. If the queue is full the pod is found by the next sweep.
-    pub fn put(&self, pod: Pod, reported: Reported) {
+    pub fn put(&self, pod: Pod, mut reported: Reported) {
+        // A reader leaves room for four: for 10,000 pods that adds up.
+        reported.report.addresses.shrink_to_fit();
+        reported.report.fingerprints.shrink_to_fit();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let same = inner.get(&pod).is_some_and(|held| held.report == reported.report && held.campfire == reported.campfire);
-        inner.insert(pod.clone(), reported);
+        inner.insert(pod.clone(), Arc::new(reported));
         if !same {
             // A full queue loses a hint, not the report.
             let _ = self.changed.try_send(pod);
@@ -153,7 +156,7 @@ impl Reports {
     }
 
     /// The last report of a pod.
-    pub fn get(&self, pod: &Pod) -> Option<Reported> {
+    pub fn get(&self, pod: &Pod) -> Option<Arc<Reported>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).get(pod).cloned()
     }
 
@@ -184,7 +187,7 @@ pub struct Sighting {
     /// Addresses in the mesh.
     pub addresses: Vec<String>,
     /// Fingerprints of the keys that it holds.
-    pub fingerprints: BTreeSet<String>,
+    pub fingerprints: Vec<String>,
     /// It has no tunnel: an operator, which counts as no peer.
     pub origin: bool,
 }

@@ -273,7 +273,7 @@ fn sighting(n: u8, name: &str, cluster: &str) -> Sighting {
         namespace: "shop".into(),
         cluster: cluster.into(),
         addresses: vec!["fd00::2".into()],
-        fingerprints: BTreeSet::new(),
+        fingerprints: Vec::new(),
         origin: false,
     }
 }

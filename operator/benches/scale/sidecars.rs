@@ -30,6 +30,8 @@ use super::cluster::{Cluster, Peer, SYSTEM, at_once};
 
 /// Requests at once, where they come as fast as they are taken.
 const AT_ONCE: usize = 64;
+/// The first pause of a sidecar that got no answer; the next is twice that.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// The sidecars of all pods.
 pub struct Sidecars {
@@ -108,8 +110,13 @@ impl Sidecars {
                 // As the real one: within five seconds, not all in the same moment.
                 tokio::time::sleep(Duration::from_millis(random(5_000))).await;
                 let sidecar = sidecars.get(index)?;
-                while let Some(wait) = sidecars.report(sidecar).await? {
-                    tokio::time::sleep(wait + Duration::from_millis(random(1_000))).await;
+                let mut pause = FIRST_PAUSE;
+                while let Some(asked) = sidecars.report(sidecar).await? {
+                    // As the real one.
+                    let wait =
+                        asked.map_or(pause / 2, |asked| asked) + Duration::from_millis(random(asked.unwrap_or(pause).as_millis() as u64));
+                    pause = (pause * 2).min(Duration::from_mins(1));
+                    tokio::time::sleep(wait).await;
                 }
                 heard.fetch_add(1, Ordering::Relaxed);
                 anyhow::Ok(())
@@ -184,7 +191,7 @@ impl Sidecars {
                         }
                         Ok(Some(wait)) => {
                             counted.failed.fetch_add(1, Ordering::Relaxed);
-                            wait
+                            wait.unwrap_or(Duration::from_secs(5))
                         }
                         Err(error) => {
                             eprintln!("  {error:#}");
@@ -223,13 +230,13 @@ impl Sidecars {
         }
     }
 
-    /// `Some`: not now, but in so long.
-    async fn report(&self, sidecar: &Sidecar) -> Result<Option<Duration>> {
+    /// `Some`: not now, but, if that was said, in so long.
+    async fn report(&self, sidecar: &Sidecar) -> Result<Option<Option<Duration>>> {
         match self.ask(sidecar, REPORT_PATH, sidecar.report.clone()).await {
             // No connection: there are bounds on them.
-            Err(_) => Ok(Some(Duration::from_secs(2))),
+            Err(_) => Ok(Some(None)),
             Ok(Answer { status: 204, .. }) => Ok(None),
-            Ok(Answer { retry_after: Some(seconds), .. }) => Ok(Some(Duration::from_secs(seconds))),
+            Ok(Answer { retry_after: Some(seconds), .. }) => Ok(Some(Some(Duration::from_secs(seconds)))),
             Ok(Answer { status, body, .. }) => bail!("a report was refused: {status} {}", String::from_utf8_lossy(&body)),
         }
     }

@@ -46,6 +46,8 @@ const BURST: f64 = 400.0;
 /// The same of one address (a node with 110 pods, if addresses are translated).
 const RATE_ADDRESS: f64 = 10.0;
 const BURST_ADDRESS: f64 = 150.0;
+/// Nobody is told to come again later than this.
+const LONGEST: Duration = Duration::from_mins(1);
 /// Longest wait for the API server.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -166,6 +168,17 @@ struct Memory {
     refused: Recent<[u8; 32], (Refusal, Instant)>,
     addresses: Recent<IpAddr, Bucket>,
     all: Bucket,
+    /// When the last of those has a place who were told to come again.
+    booked: Instant,
+}
+
+impl Memory {
+    /// When there is a place for one more: of thousands who were told "in a second" thousands would be back in a second, and their
+    /// handshakes leave no time for anything else.
+    fn place(&mut self, now: Instant) -> Duration {
+        self.booked = (self.booked.max(now) + Duration::from_secs_f64(1.0 / RATE)).min(now + LONGEST);
+        self.booked.saturating_duration_since(now)
+    }
 }
 
 /// Takes tokens for pods.
@@ -184,6 +197,7 @@ impl Tokens {
             refused: Recent::new(REFUSED),
             addresses: Recent::new(ADDRESSES),
             all: Bucket::new(BURST, Instant::now()),
+            booked: Instant::now(),
         };
         Self { reviewer, memory: Arc::new(Mutex::new(memory)), asked: Counter::default() }
     }
@@ -232,7 +246,7 @@ impl Tokens {
             memory.addresses.insert(from, Bucket::new(BURST_ADDRESS, now));
         }
         let address = memory.addresses.get(&from).map_or(Ok(()), |bucket| bucket.take(now, RATE_ADDRESS, BURST_ADDRESS));
-        address.and_then(|()| memory.all.take(now, RATE, BURST)).map_err(|wait| {
+        address.and_then(|()| memory.all.take(now, RATE, BURST).map_err(|_| memory.place(now))).map_err(|wait| {
             Refusal::later(StatusCode::TOO_MANY_REQUESTS, "too many new tokens at once: try again later", wait.as_secs() + 1)
         })?;
         let asker = watch::Sender::new(None);
@@ -305,4 +319,28 @@ fn proven(status: &TokenReviewStatus) -> Result<Pod, Refusal> {
     let name = one("authentication.kubernetes.io/pod-name")?;
     let uid = one("authentication.kubernetes.io/pod-uid")?;
     Ok(Pod { key: ObjectKey::new(namespace, name), uid })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_no_room_is_told_to_come_when_there_is_some_for_it_within_a_minute() {
+        struct Nobody;
+        impl Reviewer for Nobody {
+            fn review(&self, _: Zeroizing<String>) -> Pin<Box<dyn Future<Output = Result<TokenReviewStatus, String>> + Send>> {
+                Box::pin(async { Err("nobody is asked".into()) })
+            }
+        }
+        let tokens = Tokens::new(Arc::new(Nobody));
+        let mut memory = tokens.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let places: Vec<u64> = (0..100_000).map(|_| memory.place(now).as_secs()).collect();
+        for second in 0..59 {
+            assert!((199..=201).contains(&places.iter().filter(|place| **place == second).count()), "in second {second}");
+        }
+        assert_eq!(places.last(), Some(&60));
+        assert!(memory.place(now + LONGEST) < Duration::from_secs(1), "their time has come and gone");
+    }
 }

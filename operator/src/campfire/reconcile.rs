@@ -58,7 +58,7 @@ pub fn peers(ctx: &Context, key: &ObjectKey) -> (Peers, usize) {
     let (origins, others): (Vec<_>, Vec<_>) = view.seen.iter().partition(|(_, seen)| seen.origin);
     let mut peers = Peers { counted: view.members.saturating_sub(origins.len()), ..Peers::default() };
     for (identity, seen) in others {
-        peers.known.insert(identity.clone(), (seen.cluster.clone(), seen.fingerprints.clone()));
+        peers.known.insert(identity.clone(), (seen.cluster.clone(), seen.fingerprints.iter().cloned().collect()));
     }
     let cluster = ctx.memberships.get(key).map(|membership| membership.cluster.clone()).unwrap_or_default();
     let mut reported = BTreeSet::new();
@@ -207,7 +207,8 @@ async fn steps(ctx: &Context, memory: &Memory, api: &Api<Campfire>, campfire: &C
     next.clusters = peers.clusters();
     // Where nothing is exposed no address outside comes by itself: 200 such Campfires would be looked at 7 times a second for nothing.
     let inside = valid.turn.exposure.as_ref().is_none_or(|exposure| exposure.kind == ExposureType::ClusterIp);
-    let unsettled = said.iter().any(|(kind, said)| !said.is_true() && !(inside && *kind == "Joinable"));
+    let final_word = |kind: &str| inside && kind == "Joinable";
+    let unsettled = said.iter().any(|(kind, said)| !said.is_true() && !final_word(kind));
     let message = format!("{} peers at the fire", peers.total());
     write_status(ctx, api, campfire, next, said, &message).await?;
     // Addresses of nodes and of load balancers come without a word to us.

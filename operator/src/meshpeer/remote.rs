@@ -220,7 +220,7 @@ mod tests {
             namespace: String::new(),
             cluster: "west".into(),
             addresses: Vec::new(),
-            fingerprints: std::collections::BTreeSet::new(),
+            fingerprints: Vec::new(),
             origin: false,
         };
         let seen: BTreeMap<String, Sighting> = peers.iter().map(|n| (identity(*n), sighting(n))).collect();
