@@ -5,7 +5,7 @@
 mod control_plane;
 mod in_process;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -202,7 +202,7 @@ fn sighting(number: u8, name: &str, cluster: &str) -> Sighting {
         namespace: "default".into(),
         cluster: cluster.into(),
         addresses: vec![address(number)],
-        fingerprints: BTreeSet::from([fingerprint()]),
+        fingerprints: vec![fingerprint()],
         origin: false,
     }
 }

@@ -44,7 +44,7 @@ impl Operator {
     pub fn start(program: Option<&Path>, kubeconfig: &Path, log: &Path) -> Result<Self> {
         let [http, agent, webhook] = ports()?;
         let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
-        let mut command = Command::new(program.unwrap_or(Path::new(env!("CARGO_BIN_EXE_campfire-operator"))));
+        let mut command = program_of(program.unwrap_or(Path::new(env!("CARGO_BIN_EXE_campfire-operator"))));
         command.args(["run", "--namespace", SYSTEM, "--campfire-namespaces", CAMP, "--cluster-name", CLUSTER]);
         command.args(["--pod-name", "bench-0", "--pod-ip", "127.0.0.1", "--log", "warn"]);
         for (flag, port) in [("--http-port", http), ("--agent-port", agent), ("--webhook-port", webhook)] {
@@ -147,7 +147,7 @@ impl Turn {
     /// With the relay secrets of this directory.
     pub fn start(program: &Path, secrets: &Path, log: &Path) -> Result<Self> {
         let log = fs::File::create(log)?;
-        let mut command = Command::new(program);
+        let mut command = program_of(program);
         command.args(["--listen", "0.0.0.0:3478", "--enable-campfire", "--log", "error", "--secrets-dir"]).arg(secrets);
         let command = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(Self(command.spawn().with_context(|| format!("cannot run {}", program.display()))?))
@@ -159,6 +159,13 @@ impl Drop for Turn {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Ends with this program, should that be killed.
+fn program_of(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
 }
 
 fn memory(process: u32) -> Result<[f64; 3]> {
