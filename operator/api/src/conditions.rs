@@ -90,7 +90,7 @@ pub const MESH_PEER: &[Reason] = &[
     row("Connected", "Unknown", "NoPublicKey", "which peer an `External` one is is not known"),
     row("Ready", "True", "Ready", "it can be used"),
     row("Ready", "False", "Starting", "the sidecar is on its way"),
-    row("Ready", "False", "FireUnreachable", "the app was started without the mesh, after the timeout"),
+    row("Ready", "False", "FireUnreachable", "no TURN server is reached, or none any more"),
 ];
 
 /// Why a path is not direct, in a MeshPeer's `status.reason`.

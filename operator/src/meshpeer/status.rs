@@ -93,11 +93,11 @@ fn ready(heard: Heard<'_>, connected: &Said) -> Said {
     match heard {
         Heard::Fresh(report) if report.camped && report.ready => Said::yes("Ready", "the peer can be used"),
         Heard::Fresh(report) if report.ready => Said::no(
-            FIRE_UNREACHABLE,
+            "FireUnreachable",
             "no TURN server is reached any more: direct sessions go on, nobody new is found until one is reached; see the problems",
         ),
         Heard::Fresh(report) if report.problems.iter().any(|problem| problem.reason == FIRE_UNREACHABLE) => Said::no(
-            FIRE_UNREACHABLE,
+            "FireUnreachable",
             "no TURN server is reached: the app starts without the mesh when its startup timeout is over (policy Wait), and the peer joins as soon \
              as a server is reached; see the problems",
         ),
