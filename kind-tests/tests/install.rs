@@ -52,6 +52,11 @@ fn the_chart_is_installed_tests_itself_is_upgraded_and_leaves_nothing_stuck() {
     let exec = cluster.try_kubectl(&["auth", "can-i", "create", "pods", "--subresource=exec", "-n", "default", operator]);
     assert!(exec.is_err(), "{exec:?}");
 
+    let listed = cluster.kubectl(&["auth", "can-i", "--list", "-n", "kube-system", operator]);
+    let resources: Vec<&str> = listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(resources.contains(&"pods") && !resources.iter().any(|resource| *resource == "secrets" || resource.contains("*.")), "{listed}");
+    assert!(!listed.contains("[*]"), "a wildcard: {listed}");
+
     for file in std::fs::read_dir(root().join("examples")).unwrap() {
         let file = file.unwrap().path();
         cluster.kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", file.to_str().unwrap()]);

@@ -31,13 +31,28 @@ pub struct TurnServer {
     pub host: Host,
     child: Option<Child>,
     secrets: PathBuf,
+    certificate: Option<Certificate>,
+}
+
+/// What a server shows over TLS: PEM files.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The certificate.
+    pub chain: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 impl TurnServer {
     /// Starts one that serves the campfires whose relay secrets are in folder `secrets`, on UDP and TCP 3478 and
     /// TCP 443.
     pub fn start(host: Host, secrets: &Path) -> Result<Self> {
-        let mut server = Self { host, child: None, secrets: secrets.to_owned() };
+        Self::start_with(host, secrets, None)
+    }
+
+    /// The same; with a certificate TCP 443 is TLS.
+    pub fn start_with(host: Host, secrets: &Path, certificate: Option<Certificate>) -> Result<Self> {
+        let mut server = Self { host, child: None, secrets: secrets.to_owned(), certificate };
         server.restart()?;
         Ok(server)
     }
@@ -49,7 +64,11 @@ impl TurnServer {
         let mut command = self.host.command(binary("campfire-turn")?);
         command.args(["--enable-campfire", "--secrets-dir"]).arg(&self.secrets);
         for address in [self.host.ipv4.map(|a| a.to_string()), self.host.ipv6.map(|a| format!("[{a}]"))].into_iter().flatten() {
-            command.args(["--listen", &format!("{address}:3478"), "--listen", &format!("tcp://{address}:443")]);
+            let scheme = if self.certificate.is_some() { "tls" } else { "tcp" };
+            command.args(["--listen", &format!("{address}:3478"), "--listen", &format!("{scheme}://{address}:443")]);
+        }
+        if let Some(Certificate { chain, key }) = &self.certificate {
+            command.arg("--tls-cert").arg(chain).arg("--tls-key").arg(key);
         }
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.child = Some(child);

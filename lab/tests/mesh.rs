@@ -5,7 +5,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use campfire_lab::peer::{INTERFACE, Keys};
+use campfire_lab::peer::{Certificate, INTERFACE, Keys};
 use campfire_lab::{Gateway, Host, Nat, Peer, PeerOptions, TurnServer, World};
 use serde_json::Value;
 
@@ -72,6 +72,27 @@ fn a_peer_without_udp_camps_over_tcp() {
     let seen = lab.settled(&p, "q");
     assert_eq!((seen["path"].as_str(), seen["why_not_direct"].as_str()), (Some("Relay"), Some("UDPBlocked")), "{seen}");
     assert_eq!(lab.status(&p)["servers"][0]["transport"], "tcp");
+}
+
+#[test]
+fn a_peer_that_gets_out_on_tcp_443_alone_camps_over_tls_with_a_server_that_it_knows() {
+    needs_namespaces!();
+    let mut lab = Lab::new("tls", 0);
+    let host = lab.world.server("srv0").unwrap();
+    let address = host.address();
+    let made = rcgen::generate_simple_self_signed(vec![address.to_string()]).unwrap();
+    let certificate = Certificate { chain: lab.world.state().join("cert.pem"), key: lab.world.state().join("key.pem") };
+    std::fs::write(&certificate.chain, made.cert.pem()).unwrap();
+    std::fs::write(&certificate.key, made.signing_key.serialize_pem()).unwrap();
+    lab.options.servers = vec![format!("srv0={address}:3478"), format!("srv0=turns:{address}:443")];
+    lab.options.extra = vec!["--ca-file".into(), certificate.chain.display().to_string()];
+    lab.servers.push(TurnServer::start_with(host, &lab.keys.secrets, Some(certificate)).unwrap());
+    let (mut one, mut two) = (lab.gateway("a", Nat::OnlyTcp443), lab.gateway("b", Nat::Masquerade));
+    let (p, q) = (lab.peer(&mut one, "p"), lab.peer(&mut two, "q"));
+    lab.all_ping(&[&p, &q]);
+    assert_eq!(lab.settled(&p, "q")["why_not_direct"], "UDPBlocked");
+    assert_eq!(lab.status(&p)["servers"][0]["transport"], "tls");
+    assert_eq!(lab.status(&q)["servers"][0]["transport"], "udp");
 }
 
 #[test]
