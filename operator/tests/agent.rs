@@ -11,18 +11,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use campfire_api::Campfire;
 use campfire_api::agent::{Key, KeyMode, REPORT_PATH, SETTINGS_PATH, Settings as Told};
 use campfire_api::names::{
     AGENT_AUDIENCE, AGENT_SERVICE, CA_SECRET, CAMPFIRE_ANNOTATION, ENABLED, INIT_CONTAINER, INJECT_LABEL, INJECT_PATH, INJECTED_LABEL,
     SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE,
 };
-use campfire_api::{Campfire, MeshPeer};
 use campfire_operator::certs::{self, Authority, Bundle, Times};
 use campfire_operator::context::{Context, Settings};
 use campfire_operator::metrics::Metrics;
 use campfire_operator::state::{Membership, ObjectKey, Pod as Who, Reports};
 use campfire_operator::{agent, webhook};
-use control_plane::{ControlPlane, apply};
+use control_plane::{ControlPlane, apply, define};
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -31,9 +31,8 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client, CustomResourceExt, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -277,10 +276,7 @@ struct Operator {
 
 impl Operator {
     async fn start(client: &Client) -> Self {
-        let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-        for definition in [Campfire::crd(), MeshPeer::crd()] {
-            apply(&definitions, &definition.name_any(), &definition).await;
-        }
+        define(client).await;
         Self::run(client, true).await
     }
 

@@ -9,16 +9,15 @@ use std::future::Future;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use campfire_api::{Campfire, MeshPeer};
+use campfire_api::Campfire;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client, CustomResourceExt, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use self::control_plane::ControlPlane;
+use self::control_plane::{ControlPlane, define};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -88,17 +87,11 @@ impl World {
     async fn new(namespace: &str) -> Option<Self> {
         let plane = ControlPlane::start().await?;
         let client = plane.client.clone();
-        let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-        for definition in [Campfire::crd(), MeshPeer::crd()] {
-            let params = PatchParams::apply("test").force();
-            definitions.patch(&definition.name_any(), &params, &Patch::Apply(&definition)).await.unwrap();
-        }
+        define(&client).await;
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
         let _ = namespaces.create(&PostParams::default(), &object).await;
-        let world = Self { client, plane, namespace: namespace.into() };
-        eventually("the CRDs are served", || async { world.campfires().list(&ListParams::default()).await.is_ok() }).await;
-        Some(world)
+        Some(Self { client, plane, namespace: namespace.into() })
     }
 
     fn campfires(&self) -> Api<Campfire> {

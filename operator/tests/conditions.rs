@@ -10,7 +10,7 @@ use std::time::Duration;
 use campfire_api::names::ROTATE_ANNOTATION;
 use campfire_api::{Campfire, MeshPeer};
 use campfire_operator::definitions::lacking;
-use control_plane::{ControlPlane, apply};
+use control_plane::{ControlPlane, apply, define};
 use in_process::{Operator, campfire_says, eventually, peer_says};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
@@ -397,17 +397,8 @@ impl World {
     async fn start() -> Option<Self> {
         let plane = ControlPlane::start().await?;
         let client = plane.client.clone();
-        let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-        for definition in [Campfire::crd(), MeshPeer::crd()] {
-            apply(&definitions, &definition.name_any(), &definition).await;
-        }
-        let world = Self { plane, client };
-        eventually("the definitions are served", async || {
-            let peers = Api::<MeshPeer>::all(world.client.clone());
-            world.campfires().list(&ListParams::default()).await.is_ok() && peers.list(&ListParams::default()).await.is_ok()
-        })
-        .await;
-        Some(world)
+        define(&client).await;
+        Some(Self { plane, client })
     }
 
     fn campfires(&self) -> Api<Campfire> {

@@ -15,11 +15,10 @@ use campfire_operator::context::{Context, Settings};
 use campfire_operator::meshpeer;
 use campfire_operator::metrics::Metrics;
 use campfire_operator::state::{ObjectKey, Pod as Who, Reported, Reports, Sighting, View};
-use control_plane::{ControlPlane, apply};
+use control_plane::{ControlPlane, apply, define};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, PostParams};
-use kube::{Api, Client, CustomResourceExt, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -160,10 +159,7 @@ struct Operator {
 
 impl Operator {
     async fn start(client: &Client) -> Self {
-        let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-        for definition in [Campfire::crd(), MeshPeer::crd()] {
-            apply(&definitions, &definition.name_any(), &definition).await;
-        }
+        define(client).await;
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } });
         apply(&Api::<Namespace>::all(client.clone()), "shop", &namespace).await;
         let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });

@@ -16,12 +16,11 @@ use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
-use kube::{Api, Client, CustomResourceExt, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
-use self::control_plane::{ControlPlane, apply};
+use self::control_plane::{ControlPlane, apply, define};
 
 const HERE: &str = "two";
 const FIRES: usize = 5;
@@ -259,16 +258,11 @@ where
 }
 
 async fn prepare(client: &Client) {
-    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-    for definition in [Campfire::crd(), MeshPeer::crd()] {
-        apply(&definitions, &definition.name_any(), &definition).await;
-    }
+    define(client).await;
     let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": HERE } });
     apply(&Api::<Namespace>::all(client.clone()), HERE, &namespace).await;
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
     apply(&Api::<ServiceAccount>::namespaced(client.clone(), HERE), "default", &account).await;
-    let served = async || Api::<MeshPeer>::namespaced(client.clone(), HERE).list(&ListParams::default()).await.ok();
-    until("the definitions are served", served).await;
 }
 
 /// Who holds the Lease.

@@ -5,13 +5,11 @@
 mod control_plane;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use campfire_api::names::{GROUP, VERSION};
 use campfire_api::{Campfire, MeshPeer};
-use control_plane::{ControlPlane, apply};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{Api, Client, CustomResourceExt, ResourceExt};
+use control_plane::{ControlPlane, define};
+use kube::{Client, CustomResourceExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -92,18 +90,8 @@ impl Server {
     async fn start() -> Option<Self> {
         let plane = ControlPlane::start().await?;
         let client = plane.client.clone();
-        let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-        for definition in [Campfire::crd(), MeshPeer::crd()] {
-            apply(&definitions, &definition.name_any(), &definition).await;
-        }
-        let server = Self { client, _plane: plane };
-        for kind in ["Campfire", "MeshPeer"] {
-            // They take a moment to be served.
-            while server.send("GET", &path(kind), &json!({})).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-        Some(server)
+        define(&client).await;
+        Some(Self { client, _plane: plane })
     }
 
     /// What it says to an object that `kubectl create` brings, or nothing; it is not kept.

@@ -16,14 +16,13 @@ use campfire_protocol::identity::Identity;
 use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
-use kube::{Api, Client, CustomResourceExt as _, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::control_plane::{ControlPlane, apply};
+use super::control_plane::{ControlPlane, apply, define};
 
 /// Namespace of the operator.
 pub const SYSTEM: &str = "campfire-system";
@@ -62,10 +61,7 @@ impl Cluster {
     pub async fn start(campfires: usize) -> Result<Option<Self>> {
         let Some(plane) = ControlPlane::start().await else { return Ok(None) };
         let client = plane.client.clone();
-        let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-        for definition in [Campfire::crd(), MeshPeer::crd()] {
-            apply(&definitions, &definition.name_any(), &definition).await;
-        }
+        define(&client).await;
         for name in [SYSTEM.to_owned(), CAMP.to_owned()].into_iter().chain((0..SHOPS).map(shop)) {
             let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
             apply(&Api::<Namespace>::all(client.clone()), &name, &namespace).await;

@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy, TypeMeta};
 use kube::core::Status;
+use kube::core::response::StatusCause;
 use kube::{Api, ResourceExt as _};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -166,13 +167,17 @@ pub async fn apply(
         }
     }
     let id = (child.kind, ObjectKey::new(namespace, &child.name));
-    if let Some(live) = &live {
-        let differs = differences(&desired, &value(live));
-        if differs.is_empty() || settled.is(&id, &hash, &differs) {
-            return Ok(live.clone());
+    let live = match live {
+        Some(live) => {
+            let differs = differences(&desired, &value(&live));
+            if differs.is_empty() || settled.is(&id, &hash, &differs) {
+                return Ok(live);
+            }
+            tracing::debug!(kind = ?child.kind, %namespace, name = %child.name, fields = ?differs, "is put right");
+            Some(live)
         }
-        tracing::debug!(kind = ?child.kind, %namespace, name = %child.name, fields = ?differs, "is put right");
-    }
+        None => None,
+    };
     if !ctx.fence.open() {
         return Err(Error::Fenced);
     }
@@ -181,7 +186,8 @@ pub async fn apply(
     let applied = match (applied, live) {
         (Err(kube::Error::Api(status)), Some(live)) if immutable(&status) => {
             // Servers go on meanwhile, and the StatefulSet that comes takes them over.
-            tracing::info!(kind = ?child.kind, %namespace, name = %child.name, why = %status.message, "is made anew");
+            let fields = causes(&status).iter().map(|cause| cause.field.as_str()).collect::<Vec<_>>().join(", ");
+            tracing::info!(kind = ?child.kind, %namespace, name = %child.name, fields, "is made anew, as these cannot be changed");
             delete(ctx, child.kind, &live, namespace, PropagationPolicy::Orphan).await?;
             // While something holds the old one (a load balancer that is taken down) this fails, and is tried again.
             api(ctx, child.kind, namespace).patch(&child.name, &params, &Patch::Apply(&desired)).await
@@ -199,8 +205,11 @@ fn immutable(status: &Status) -> bool {
     let fixed = |message: &str| {
         ["may not change once set", "field is immutable", "updates to statefulset spec"].iter().any(|text| message.contains(text))
     };
-    let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
-    status.code == 422 && !causes.is_empty() && causes.iter().all(|cause| fixed(&cause.message))
+    status.code == 422 && !causes(status).is_empty() && causes(status).iter().all(|cause| fixed(&cause.message))
+}
+
+fn causes(status: &Status) -> &[StatusCause] {
+    status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default()
 }
 
 /// Deletes a child, if it is still the one that was seen. `of_it`: what becomes of what belongs to it.

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use campfire_api::{Campfire, MeshPeer};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client, Config, CustomResourceExt as _, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -145,6 +147,22 @@ fn kubeconfig_of(port: u16) -> serde_json::Value {
         "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "admin" } }],
         "current-context": "test",
     })
+}
+
+/// Applies our definitions; back when they are served.
+#[allow(dead_code, reason = "one test defines others")]
+pub async fn define(client: &Client) {
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    for definition in [Campfire::crd(), MeshPeer::crd()] {
+        apply(&definitions, &definition.name_any(), &definition).await;
+    }
+    let one = ListParams::default().limit(1);
+    let (campfires, peers) = (Api::<Campfire>::all(client.clone()), Api::<MeshPeer>::all(client.clone()));
+    let started = Instant::now();
+    while campfires.list(&one).await.is_err() || peers.list(&one).await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(30), "the definitions are not served");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Applies an object, as `kubectl apply --server-side` does.
