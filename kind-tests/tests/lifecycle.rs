@@ -74,9 +74,6 @@ fn every_field_changes_and_the_key_is_rotated_under_traffic_and_what_is_deleted_
 
     // The three steps of a rotation.
     let before = cluster.get(ns, "campfire", "main").unwrap()["status"]["keyFingerprint"].as_str().unwrap().to_owned();
-    let handshake = || {
-        cluster.status(ns, name(&pods[0]))["peers"].as_array().unwrap().iter().map(|peer| peer["history"].to_string()).collect::<String>()
-    };
     for (step, reason) in [("Distribute", "Distributed"), ("Activate", "Activated"), ("Retire", "Retired")] {
         cluster.kubectl(&["annotate", "-n", ns, "campfire", "main", &format!("campfire.network/rotate={step}"), "--overwrite"]);
         cluster.wait_for(&format!("rotation step {step}"), ns, Duration::from_mins(2), || {
@@ -91,7 +88,12 @@ fn every_field_changes_and_the_key_is_rotated_under_traffic_and_what_is_deleted_
         let held = |pod: &Value| cluster.status(ns, name(pod))["self"]["fingerprints"] == serde_json::json!([after]);
         now.iter().all(held).then_some(())
     });
-    assert!(!handshake().contains("lost"), "a session was dropped: {}", handshake());
+    let status = cluster.status(ns, name(&pods[0]));
+    let history: String = status["peers"].as_array().unwrap().iter().map(|peer| peer["history"].to_string()).collect();
+    assert!(history.contains("session established"), "{history}");
+    for end in ["session expired", "the direct path died", "it started anew"] {
+        assert!(!history.contains(end), "a session was dropped: {history}");
+    }
 
     // The mesh does without its operator, and so does deletion.
     cluster.helm(&["uninstall", "campfire", "-n", "campfire-system", "--wait", "--timeout", "120s"]);
@@ -101,6 +103,10 @@ fn every_field_changes_and_the_key_is_rotated_under_traffic_and_what_is_deleted_
     cluster.reinstall();
     let shown = shown + &cluster.everything_readable();
     assert!(keys.len() >= 4, "too few keys to look for: {}", keys.len());
+    // Of all that was to be searched there is something: objects, logs of sidecars and operators, metrics.
+    for part in ["kind: Campfire", "campfire_sidecar::control", "campfire_operator::", "campfire_operator_leader"] {
+        assert!(shown.contains(part), "nothing of {part} was read");
+    }
     for key in &keys {
         assert!(!shown.contains(key.as_str()), "a key stands where anybody may read it; it is {} characters long", key.len());
     }
