@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use campfire_api::{Campfire, MeshPeer, names};
-use kube::{Client, CustomResourceExt as _};
+use campfire_api::{definitions, names};
+use kube::Client;
 use serde_json::Value;
 
 use crate::context::{Context, stopped};
@@ -52,7 +52,7 @@ pub async fn lacking(client: &Client) -> kube::Result<Option<String>> {
         answer => answer?,
     };
     let mut unknown = Vec::new();
-    for definition in [Campfire::crd(), MeshPeer::crd()] {
+    for definition in definitions() {
         let kind = definition.spec.names.kind.clone();
         let schemas = served.pointer("/components/schemas").and_then(Value::as_object);
         let Some(known) = schemas.into_iter().flatten().find_map(|(name, schema)| name.ends_with(&format!(".{kind}")).then_some(schema))

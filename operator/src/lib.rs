@@ -9,6 +9,7 @@
 //! | [`webhook`] | injects the sidecar into new pods |
 //! | [`certs`] | the operator's own CA and its certificates |
 //! | [`conditions`] | what statuses say, by the conventions |
+//! | [`definitions`] | whether the API server's are those of this operator |
 //! | [`state`] | what the parts above tell each other: they know this, not one another |
 
 #![forbid(unsafe_code)]

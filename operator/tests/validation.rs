@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use campfire_api::names::{GROUP, VERSION};
 use campfire_api::{Campfire, MeshPeer};
 use control_plane::{ControlPlane, define};
-use kube::{Client, CustomResourceExt};
+use kube::Client;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ async fn what_cannot_be_is_refused_with_what_to_change_and_its_neighbours_are_ta
 fn every_rule_of_the_definitions_is_broken_by_a_row_of_the_table() {
     let refused: Vec<String> = table().into_iter().map(|row| row.refused).collect();
     let mut messages = BTreeSet::new();
-    for definition in [Campfire::crd(), MeshPeer::crd()] {
+    for definition in campfire_api::definitions() {
         rules(&serde_json::to_value(definition).unwrap(), &mut messages);
     }
     assert!(messages.len() > 20, "{messages:?}");

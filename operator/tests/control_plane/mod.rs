@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, CustomResourceExt as _, ResourceExt as _};
+use kube::{Api, Client, Config, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -153,7 +153,7 @@ fn kubeconfig_of(port: u16) -> serde_json::Value {
 #[allow(dead_code, reason = "one test defines others")]
 pub async fn define(client: &Client) {
     let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-    for definition in [Campfire::crd(), MeshPeer::crd()] {
+    for definition in campfire_api::definitions() {
         apply(&definitions, &definition.name_any(), &definition).await;
     }
     let one = ListParams::default().limit(1);
