@@ -113,6 +113,26 @@ fn the_drain_ends_at_its_timeout_or_at_the_second_signal() {
     assert!(server.ended().success());
 }
 
+#[test]
+fn a_drain_does_not_wait_for_members_that_have_nowhere_to_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = keys(1);
+    write_secret(&dir.path().join("blue"), &secret_line(&keys));
+    let mut server = campfire(dir.path(), &["--drain-timeout", "1h"]);
+    let mut leaves = Camper::new(Link::udp(server.udp[0]), keys.clone());
+    leaves.camp().unwrap();
+    let mut stays = Camper::new(Link::udp(server.udp[0]), keys);
+    stays.camp().unwrap();
+    server.signal("TERM");
+    server.wait_for_log("draining");
+    std::thread::sleep(Duration::from_secs(2));
+    leaves.leave();
+    std::thread::sleep(Duration::from_secs(9));
+    assert!(server.runs(), "the last that left began the wait anew");
+    assert!(server.ended().success());
+    server.wait_for_log("who is left has nowhere to go");
+}
+
 fn campfire(dir: &std::path::Path, arguments: &[&str]) -> Server {
     let all = ["--enable-campfire", "--secrets-dir", dir.to_str().unwrap()];
     Server::start(&[&all, arguments].concat())

@@ -28,8 +28,8 @@ Examples:
     campfire-turn --config turn.toml --check
 
 Secrets are read from files alone, never from flags or the environment. They are loaded again when they change, and on
-SIGHUP. SIGTERM drains: the server turns unready, tells members to move, and leaves when they have (or after
---drain-timeout); a second SIGTERM ends it at once.";
+SIGHUP. SIGTERM drains: the server turns unready, tells members to move, and leaves when they have (when those who are
+left have nowhere to go, so that none has left for 10 s; or after --drain-timeout); a second SIGTERM ends it at once.";
 
 /// The TURN server that campfires burn on: RFC 8656 over UDP, TCP and TLS, and rooms in which peers meet.
 ///
@@ -167,7 +167,7 @@ pub struct Options {
     #[arg(long, env = "CAMPFIRE_TURN_HANDSHAKE_TIMEOUT", value_name = "DURATION", help_heading = "Limits")]
     pub handshake_timeout: Option<String>,
 
-    /// How long SIGTERM waits for members to move elsewhere. [default: 60s]
+    /// How long SIGTERM waits at most for members to move elsewhere, and for allocations to end. [default: 60s]
     #[arg(long, env = "CAMPFIRE_TURN_DRAIN_TIMEOUT", value_name = "DURATION", help_heading = "Operation")]
     pub drain_timeout: Option<String>,
 

@@ -55,6 +55,10 @@ pub struct Report {
     pub metrics: Vec<Metric>,
     /// A drain is over.
     pub idle: bool,
+    /// Clients that hold a seat or an allocation.
+    pub clients: u64,
+    /// Allocations (RFC 8656).
+    pub allocations: u64,
 }
 
 /// What a stream's task tells the packet thread.
@@ -239,7 +243,8 @@ impl Engine {
                 Command::Drain => self.server.handle(now.time, now.wall, Input::Drain),
                 Command::Report(reply) => {
                     let stats = self.server.stats();
-                    let _ = reply.send(Report { metrics: stats.metrics().collect(), idle: self.server.is_idle() });
+                    let (clients, allocations, metrics) = (stats.clients, stats.allocations, stats.metrics().collect());
+                    let _ = reply.send(Report { metrics, idle: self.server.is_idle(), clients, allocations });
                 }
                 Command::Stop => self.stopped = true,
             }

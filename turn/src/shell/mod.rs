@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
@@ -39,6 +39,8 @@ use tls::Identity;
 const BAD_CONFIGURATION: u8 = 64;
 /// How often files are looked at for changes.
 const LOOK: Duration = Duration::from_secs(1);
+/// A member that is told to move, and can, has left after a few round trips.
+const NOWHERE: Duration = Duration::from_secs(10);
 
 /// Runs the program; its exit status.
 pub fn main() -> u8 {
@@ -219,7 +221,7 @@ impl Prepared {
             _ = terminate.recv() => tracing::info!("a second signal: ending at once"),
             _ = interrupt.recv() => tracing::info!("a second signal: ending at once"),
             () = tokio::time::sleep(settings.drain_timeout) => tracing::info!("the drain timeout is over"),
-            () = drained(&handle) => tracing::info!("nobody is left"),
+            why = drained(&handle) => tracing::info!("the drain is over: {why}"),
         }
         handle.command(Command::Stop);
         let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
@@ -228,11 +230,21 @@ impl Prepared {
     }
 }
 
-/// Waits until no seat and no allocation is left.
-async fn drained(handle: &Handle) {
+/// Waits until there is nothing more to wait for, and says what that is: no seat and no allocation is left, or members alone of whom none has
+/// left for [`NOWHERE`]. Those have no other server, and the sooner this one is back the better: until then newcomers are refused.
+async fn drained(handle: &Handle) -> &'static str {
+    let (mut fewest, mut since) = (u64::MAX, Instant::now());
     loop {
-        if handle.report().await.is_some_and(|report| report.idle) {
-            return;
+        if let Some(report) = handle.report().await {
+            if report.idle {
+                return "nobody is left";
+            }
+            if report.clients < fewest || report.allocations > 0 {
+                (fewest, since) = (report.clients, Instant::now());
+            }
+            if since.elapsed() >= NOWHERE {
+                return "who is left has nowhere to go";
+            }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
