@@ -121,12 +121,6 @@ impl Cluster {
         self.kubectl(&["rollout", "restart", "-n", SYSTEM, "deployment", "-l", "app.kubernetes.io/name=campfire-operator"]);
         let rolled_out = || self.try_kubectl(&["rollout", "status", "-n", SYSTEM, "deployment", "--timeout=5s"]).ok();
         self.wait_for("the operator to be ready", SYSTEM, Duration::from_mins(2), rolled_out);
-        let admits = || {
-            let text = self.try_kubectl(&["get", "mutatingwebhookconfigurations", "campfire-injection", "-o", "json"]).ok()?;
-            let configuration: Value = serde_json::from_str(&text).ok()?;
-            configuration["webhooks"].as_array()?.iter().all(|webhook| webhook["clientConfig"]["caBundle"].is_string()).then_some(())
-        };
-        self.wait_for("the webhook to have its CA", SYSTEM, Duration::from_mins(1), admits);
     }
 
     /// Its name for `kind-tests/cluster run`.
@@ -235,14 +229,16 @@ impl Cluster {
                 return answer;
             }
             if start.elapsed() > timeout {
-                println!("{}", self.state_of(namespace));
+                for cluster in [&ONE, &TWO].into_iter().filter_map(|cluster| cluster.get()?.as_ref()) {
+                    println!("{}", cluster.state_of(namespace));
+                }
                 panic!("[{}] not within {} s: {what} (its state is above)", self.name, timeout.as_secs());
             }
             std::thread::sleep(Duration::from_millis(250));
         }
     }
 
-    /// What a person would look at: objects, events and the ends of the logs of a namespace.
+    /// What a person would look at: objects, events and the ends of the logs of a namespace, and of the operator.
     pub fn state_of(&self, namespace: &str) -> String {
         let mut all = format!("===== cluster {}, namespace {namespace} =====\n", self.name);
         let mut show = |args: &[&str]| {
@@ -251,11 +247,14 @@ impl Cluster {
         };
         show(&["get", "nodes,pods", "-A", "-o", "wide"]);
         show(&["get", "-n", namespace, "all,campfires,meshpeers", "-o", "wide"]);
+        show(&["get", "-n", namespace, "campfires", "-o", "yaml"]);
+        show(&["logs", "-n", SYSTEM, "-l", "app.kubernetes.io/name=campfire-operator", "--prefix", "--tail=60"]);
         show(&["get", "-n", namespace, "events", "--sort-by=.lastTimestamp"]);
         let pods = self.try_kubectl(&["get", "-n", namespace, "pods", "-o", "name"]).unwrap_or_default();
         for pod in pods.lines().take(10) {
             show(&["describe", "-n", namespace, pod]);
             show(&["logs", "-n", namespace, pod, "--all-containers", "--prefix", "--tail=30"]);
+            show(&["exec", "-n", namespace, pod, "-c", "campfire", "--", "/campfire", "status"]);
         }
         all
     }

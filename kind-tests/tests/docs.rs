@@ -84,7 +84,7 @@ fn the_commands_of_the_documentation_work_as_they_stand() {
         let message = rotated["message"].as_str()?;
         (rotated["reason"] == "WaitingForPeers" && message.contains("3 in cluster paris") && !message.contains("server ")).then_some(())
     });
-    let copy: Vec<&str> = join.lines().filter(|line| !line.contains("examples/join.yaml")).collect();
+    let copy: Vec<&str> = join.lines().take_while(|line| !line.contains("examples/join.yaml")).collect();
     typed(berlin, &copy.join("\n"), &[("KUBECONFIG", &contexts)]);
     berlin.wait_for("the old key to be retired", "default", Duration::from_mins(4), || {
         let campfire = berlin.get("default", "campfire", "main")?;

@@ -1,4 +1,5 @@
 //! The operator's HTTPS servers: TLS 1.3, HTTP/1.1, everything bounded. Used by the webhook and the agent API.
+//! And how one of its own programs connects to them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,15 +9,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::certs::Bundle;
 
@@ -148,6 +154,24 @@ pub async fn serve<H, F>(
     drop(listener);
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
     let _ = tokio::time::timeout(Duration::from_secs(5), permits.acquire_many(all)).await;
+}
+
+/// TLS with one of the operator's own servers, which has to show a certificate for `name` by one of the CAs in `pem`.
+///
+/// # Errors
+/// In words: what failed.
+pub async fn connect(address: impl ToSocketAddrs, name: &str, pem: &str) -> anyhow::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned())?;
+    let stream = TcpStream::connect(address).await.context("cannot connect")?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("no TLS with the operator's certificate")
 }
 
 /// Connections by address.

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::certs::Bundle;
 use crate::context::{Context, Settings, connect, listen, stopped};
 use crate::metrics::Metrics;
 use crate::state::{Pod, Reports};
@@ -47,9 +48,9 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut parts = JoinSet::new();
     part(&mut parts, "http", health::serve(ctx.clone(), http));
     part(&mut parts, "lease", lease::run(ctx.clone(), leads));
-    part(&mut parts, "leader", lead(ctx.clone(), queue));
     part(&mut parts, "definitions", definitions::run(ctx.clone()));
     let bundle = certs::run(ctx.clone());
+    part(&mut parts, "leader", lead(ctx.clone(), bundle.clone(), queue));
     part(&mut parts, "webhook", webhook::serve(ctx.clone(), bundle.clone(), admissions));
     part(&mut parts, "agent", agent::serve(ctx.clone(), bundle, sidecars));
 
@@ -76,7 +77,7 @@ fn part(parts: &mut JoinSet<&'static str>, name: &'static str, run: impl Future<
 }
 
 /// Runs the leader's parts for as long as we lead: they are dropped where they stand when that ends.
-async fn lead(ctx: Arc<Context>, mut queue: mpsc::Receiver<Pod>) {
+async fn lead(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, mut queue: mpsc::Receiver<Pod>) {
     let mut leader = ctx.leader.clone();
     tokio::select! {
         () = ctx.synced() => {}
@@ -85,6 +86,12 @@ async fn lead(ctx: Arc<Context>, mut queue: mpsc::Receiver<Pod>) {
     loop {
         tokio::select! {
             changed = leader.wait_for(|leads| *leads) => if changed.is_err() { return },
+            () = stopped(&ctx.shutdown) => return,
+        }
+        // Who waits for a Campfire to be Ready makes pods next: they are to get their sidecar.
+        tokio::select! {
+            () = webhook::route::laid(&ctx, &certs) => {}
+            _ = leader.wait_for(|leads| !*leads) => continue,
             () = stopped(&ctx.shutdown) => return,
         }
         // What an earlier term knew may be wrong by now.

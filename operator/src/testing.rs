@@ -15,17 +15,15 @@ use kube::api::PartialObjectMeta;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, store::Writer};
 use kube::runtime::watcher::Event;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::certs::{Authority, Bundle, Times, server_names};
 use crate::context::{Changes, Context, Fence, Settings};
 use crate::health::Readiness;
+use crate::https;
 use crate::metrics::Metrics;
 use crate::state::Reports;
 
@@ -161,18 +159,9 @@ fn client(api: impl Fn(&str, &str, &Value) -> (u16, Value) + Send + Sync + 'stat
 }
 
 /// TLS to `address` as the agent Service's name, checked by `ca`.
-pub async fn connect(address: SocketAddr, ca: &str) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-        roots.add(certificate.unwrap()).unwrap();
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(format!("{}.campfire-system.svc", names::AGENT_SERVICE)).unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(address).await?).await
+pub async fn connect(address: SocketAddr, ca: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let name = format!("{}.campfire-system.svc", names::AGENT_SERVICE);
+    https::connect(address, &name, ca).await.map_err(std::io::Error::other)
 }
 
 /// One request: status, `Retry-After`, body.

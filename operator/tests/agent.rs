@@ -208,6 +208,8 @@ async fn the_ca_is_made_once_shared_by_all_replicas_and_put_back_when_lost() {
     leader.namespace(SYSTEM, &json!({})).await;
     leader.configuration(&json!({ "service": { "namespace": SYSTEM, "name": WEBHOOK_SERVICE } })).await;
     let mut of_follower = certs::run(follower.ctx.clone());
+    let waiting = follower.ctx.readiness.waiting();
+    assert!(waiting.contains(&"the CA in the webhook's configuration"), "nobody has put it there: {waiting:?}");
     let mut of_leader = certs::run(leader.ctx.clone());
     let there = |bundle: &Arc<Bundle>| !bundle.pem.is_empty();
     let pem = of_leader.wait_for(there).await.unwrap().pem.clone();
@@ -219,6 +221,9 @@ async fn the_ca_is_made_once_shared_by_all_replicas_and_put_back_when_lost() {
         found.webhooks.iter().flatten().all(|webhook| webhook.client_config.ca_bundle.as_ref().is_some_and(|ca| ca.0 == pem.as_bytes()))
     };
     leader.until("the webhook's configuration has the CA", right).await;
+    for operator in [&leader, &follower] {
+        operator.until("it is ready when the API server can ask", async || operator.ctx.readiness.waiting().is_empty()).await;
+    }
     let wrong = Patch::Merge(json!({ "webhooks": [] }));
     configurations.patch(WEBHOOK_CONFIGURATION, &PatchParams::default(), &wrong).await.unwrap();
     leader.configuration(&json!({ "service": { "namespace": SYSTEM, "name": WEBHOOK_SERVICE } })).await;

@@ -222,7 +222,8 @@ pub fn server_names(namespace: &str) -> Vec<String> {
 pub fn run(ctx: Arc<Context>) -> watch::Receiver<Arc<Bundle>> {
     let (sender, bundle) = watch::channel(Arc::<Bundle>::default());
     let ready = ctx.readiness.gate("certificate");
-    tokio::spawn(keep_webhook(ctx.clone(), bundle.clone()));
+    let known = ctx.readiness.gate("the CA in the webhook's configuration");
+    tokio::spawn(keep_webhook(ctx.clone(), bundle.clone(), known));
     tokio::spawn(Keeper::new(ctx, Times::default(), sender, ready).run());
     bundle
 }
@@ -366,8 +367,9 @@ impl Keeper {
     }
 }
 
-/// While leader: keeps the CA in the webhook's configuration, which the chart makes without one.
-async fn keep_webhook(ctx: Arc<Context>, mut bundle: watch::Receiver<Arc<Bundle>>) {
+/// While leader: keeps the CA in the webhook's configuration, which the chart makes without one. `known` is opened when it is there for the first
+/// time: from then on the API server asks.
+async fn keep_webhook(ctx: Arc<Context>, mut bundle: watch::Receiver<Arc<Bundle>>, known: Gate) {
     let configurations = Api::<MutatingWebhookConfiguration>::all(ctx.client.clone());
     let mut changes = pin!(watcher::watch_object(configurations.clone(), WEBHOOK_CONFIGURATION).default_backoff());
     let mut leader = ctx.leader.clone();
@@ -376,7 +378,13 @@ async fn keep_webhook(ctx: Arc<Context>, mut bundle: watch::Receiver<Arc<Bundle>
     loop {
         tokio::select! {
             change = changes.next() => match change {
-                Some(Ok(found)) => seen = found,
+                Some(Ok(found)) => {
+                    // Without a configuration nobody asks, and nothing is to be waited for.
+                    if found.is_none() {
+                        known.open();
+                    }
+                    seen = found;
+                }
                 Some(Err(error)) => {
                     tracing::warn!(%error, "cannot watch MutatingWebhookConfiguration {WEBHOOK_CONFIGURATION}; trying again");
                     continue;
@@ -385,19 +393,23 @@ async fn keep_webhook(ctx: Arc<Context>, mut bundle: watch::Receiver<Arc<Bundle>
             },
             changed = bundle.changed() => if changed.is_err() { return },
             changed = leader.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(Duration::from_secs(5)), if retry => {}
+            () = tokio::time::sleep(Duration::from_secs(1)), if retry => {}
         }
         retry = false;
         let pem = bundle.borrow_and_update().pem.clone();
-        let Some(patch) =
-            seen.as_ref().filter(|_| *leader.borrow() && ctx.fence.open() && !pem.is_empty()).and_then(|seen| ca_patch(seen, &pem))
-        else {
+        let Some(found) = seen.as_ref().filter(|_| !pem.is_empty()) else { continue };
+        let Some(patch) = ca_patch(found, &pem) else {
+            known.open();
             continue;
         };
+        if !(*leader.borrow() && ctx.fence.open()) {
+            continue;
+        }
         match configurations.patch(WEBHOOK_CONFIGURATION, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await {
             Ok(written) => {
                 tracing::info!("wrote the CA into MutatingWebhookConfiguration {WEBHOOK_CONFIGURATION}");
                 seen = Some(written);
+                known.open();
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot write the CA into MutatingWebhookConfiguration {WEBHOOK_CONFIGURATION}; trying again");

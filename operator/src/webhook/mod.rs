@@ -6,6 +6,7 @@ mod events;
 pub mod inject;
 pub mod members;
 pub mod review;
+pub mod route;
 #[cfg(test)]
 mod server_tests;
 #[cfg(test)]
