@@ -27,7 +27,8 @@ def main() -> None:
         member.mtime = 0
         return member
 
-    layer_path = f"{args.out}.layer"
+    # Names of its own: another run may be making the same.
+    layer_path, new_path = (f"{args.out}.{os.getpid()}.{part}" for part in ("layer", "new"))
     with tarfile.open(layer_path, "w") as layer:
         for entry in sorted(os.listdir(args.folder)):
             layer.add(os.path.join(args.folder, entry), entry, filter=owned_by_root)
@@ -48,14 +49,14 @@ def main() -> None:
     config_bytes = json.dumps(config).encode()
     config_name = f"{hashlib.sha256(config_bytes).hexdigest()}.json"
     manifest = [{"Config": config_name, "RepoTags": [args.name], "Layers": ["layer.tar"]}]
-    with tarfile.open(f"{args.out}.new", "w") as out:
+    with tarfile.open(new_path, "w") as out:
         for name, data in ((config_name, config_bytes), ("manifest.json", json.dumps(manifest).encode())):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             out.addfile(member, io.BytesIO(data))
         out.add(layer_path, "layer.tar", filter=owned_by_root)
     os.remove(layer_path)
-    os.rename(f"{args.out}.new", args.out)
+    os.rename(new_path, args.out)
 
 
 def sha256(stream: io.BufferedReader) -> str:
