@@ -289,7 +289,9 @@ async fn with_older_definitions_the_operator_works_on_and_says_which_to_apply() 
     schema["spec"]["properties"]["network"]["properties"].as_object_mut().unwrap().remove("acceptRoutes");
     let definitions = Api::<CustomResourceDefinition>::all(world.client.clone());
     definitions.delete("campfires.campfire.network", &DeleteParams::default()).await.unwrap();
-    eventually("it is gone", async || lacking(&world.client).await.unwrap().is_some()).await;
+    // Both: what is applied to one that is still being deleted goes with it.
+    eventually("it is gone", async || definitions.get_opt("campfires.campfire.network").await.unwrap().is_none()).await;
+    eventually("it is published no more", async || lacking(&world.client).await.unwrap().is_some()).await;
     let none = lacking(&world.client).await.unwrap();
     assert_eq!(none.as_deref(), Some("the API server knows no Campfire: the CustomResourceDefinitions are not installed"));
     apply(&definitions, "campfires.campfire.network", &older).await;
