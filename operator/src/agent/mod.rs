@@ -14,6 +14,7 @@ mod tests;
 pub mod token;
 
 use std::future::Future;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ use crate::state::{ObjectKey, Pod, Reported};
 use crate::webhook::{inject, members};
 
 /// Requests that wait for a change, at once.
-pub const HELD: usize = 512;
+pub const HELD: usize = 256;
 /// Who finds no place to wait comes again after so long, seconds.
 const COME_AGAIN: u64 = 60;
 /// Requests of one pod: a second, and at once.
@@ -55,7 +56,7 @@ const PODS: usize = 32_768;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const LIMITS: Limits = Limits {
-    connections: HELD + 512,
+    connections: HELD + 256,
     // A node's pods, should their addresses be translated.
     per_address: 256,
     head: Duration::from_secs(5),
@@ -88,7 +89,9 @@ pub struct Agent {
     ctx: Arc<Context>,
     certs: watch::Receiver<Arc<Bundle>>,
     tokens: Tokens,
-    rates: Mutex<Recent<Pod, Bucket>>,
+    /// By the hash of the pod: there may be very many, and two that share a rate now and then do no harm.
+    rates: Mutex<Recent<u64, Bucket>>,
+    hashing: RandomState,
     held: Semaphore,
     requests: Family<Answered, Counter>,
     waiting: Gauge,
@@ -110,7 +113,16 @@ impl Agent {
             registry.register("agent_waiting", "Requests of sidecars that wait for a change of their settings", waiting.clone());
             registry.register("token_reviews", "TokenReviews asked of the API server", tokens.asked.clone());
         });
-        Self { ctx, certs, tokens, rates: Mutex::new(Recent::new(PODS)), held: Semaphore::new(HELD), requests, waiting }
+        Self {
+            ctx,
+            certs,
+            tokens,
+            rates: Mutex::new(Recent::new(PODS)),
+            hashing: RandomState::new(),
+            held: Semaphore::new(HELD),
+            requests,
+            waiting,
+        }
     }
 
     /// Answers one request of a client at `from`.
@@ -165,11 +177,12 @@ impl Agent {
 
     fn rate(&self, pod: &Pod) -> Result<(), Refusal> {
         let now = Instant::now();
+        let pod = self.hashing.hash_one(pod);
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        if rates.get(pod).is_none() {
-            rates.insert(pod.clone(), Bucket::new(BURST, now));
+        if rates.get(&pod).is_none() {
+            rates.insert(pod, Bucket::new(BURST, now));
         }
-        rates.get(pod).map_or(Ok(()), |bucket| bucket.take(now, RATE, BURST)).map_err(|wait| {
+        rates.get(&pod).map_or(Ok(()), |bucket| bucket.take(now, RATE, BURST)).map_err(|wait| {
             Refusal::later(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too many requests of this pod: wait for a change with `wait`",

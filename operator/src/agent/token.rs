@@ -159,7 +159,8 @@ type Outcome = Result<Pod, Refusal>;
 
 #[derive(Clone)]
 enum Entry {
-    Known(Pod, Instant),
+    /// It is the pod's that it claims to be of. Until then.
+    Known(Instant),
     Asking(watch::Receiver<Option<Outcome>>),
 }
 
@@ -214,7 +215,7 @@ impl Tokens {
         known(&claims.pod)?;
         let hash: [u8; 32] = Sha256::digest(token).into();
         let mut waiting = match self.find(&hash, from)? {
-            Found::Known(pod) => return Ok(pod),
+            Found::Known => return Ok(claims.pod),
             Found::Asked(waiting) => waiting,
             Found::New(asker) => {
                 self.asked.inc();
@@ -233,7 +234,7 @@ impl Tokens {
         let now = Instant::now();
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         match memory.tokens.get(hash) {
-            Some(Entry::Known(pod, until)) if now < *until => return Ok(Found::Known(pod.clone())),
+            Some(Entry::Known(until)) if now < *until => return Ok(Found::Known),
             Some(Entry::Asking(waiting)) => return Ok(Found::Asked(waiting.clone())),
             _ => {}
         }
@@ -256,7 +257,7 @@ impl Tokens {
 }
 
 enum Found {
-    Known(Pod),
+    Known,
     Asked(watch::Receiver<Option<Outcome>>),
     New(watch::Sender<Option<Outcome>>),
 }
@@ -286,7 +287,7 @@ async fn ask(
         let now = Instant::now();
         let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
         match &outcome {
-            Ok(pod) => memory.tokens.insert(hash, Entry::Known(pod.clone(), claims.expires)),
+            Ok(_) => memory.tokens.insert(hash, Entry::Known(claims.expires)),
             Err(refusal) => {
                 memory.tokens.remove(&hash);
                 if refusal.retry_after.is_none() {
