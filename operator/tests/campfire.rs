@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use campfire_api::Campfire;
+use campfire_api::names::FIELD_MANAGER;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -20,6 +21,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use self::control_plane::{ControlPlane, define};
 
 const PATIENCE: Duration = Duration::from_mins(1);
+/// The annotation that says what was applied.
+const APPLIED: &str = "campfire.network/applied";
 
 /// A running operator, ended with the test.
 struct Operator {
@@ -234,6 +237,63 @@ async fn children_follow_the_spec_are_put_back_and_nothing_is_written_when_idle(
     world.make("fire", json!({"turn": {"replicas": 0, "servers": ["turn:192.0.2.1"]}})).await;
     world.condition("fire", "Ready", "True").await;
     assert_eq!(world.fingerprint("fire").await, was);
+    world.campfires().delete("fire", &DeleteParams::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_an_older_version_applied_is_taken_over_with_nothing_of_it_left() {
+    let Some(world) = World::new("older").await else { return };
+    let operator = Operator::start(&world, "older", 23_080, None);
+    world.make("fire", in_cluster(1)).await;
+    eventually("all children", || async { world.sets().get_opt("fire-turn").await.unwrap().is_some() && world.names().await.len() == 3 })
+        .await;
+    world.condition("fire", "TurnAvailable", "False").await;
+    let ours = world.sets().get("fire-turn").await.unwrap();
+    let image = |set: &StatefulSet| set.spec.as_ref()?.template.spec.as_ref()?.containers[0].image.clone();
+    drop(operator);
+
+    // What another version might have asked for, by the same field manager: other values, and fields that this version does not know.
+    let mut set = serde_json::to_value(&ours).unwrap();
+    let container = &mut set["spec"]["template"]["spec"]["containers"][0];
+    container["image"] = "localhost/campfire-turn:older".into();
+    container["args"].as_array_mut().unwrap().push("--older".into());
+    container["env"].as_array_mut().unwrap().push(json!({ "name": "OLDER", "value": "yes" }));
+    set["spec"]["template"]["spec"]["shareProcessNamespace"] = true.into();
+    let mut service = serde_json::to_value(world.services().get("fire-turn-0-udp").await.unwrap()).unwrap();
+    service["spec"]["sessionAffinity"] = "ClientIP".into();
+    service["spec"]["ports"].as_array_mut().unwrap().push(json!({ "name": "older", "port": 7, "protocol": "UDP" }));
+    for (object, kind) in [(&mut set, "StatefulSet"), (&mut service, "Service")] {
+        object["apiVersion"] = if kind == "Service" { "v1" } else { "apps/v1" }.into();
+        object["kind"] = kind.into();
+        object.as_object_mut().unwrap().remove("status");
+        for field in ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation"] {
+            object["metadata"].as_object_mut().unwrap().remove(field);
+        }
+        object["metadata"]["annotations"][APPLIED] = "older".into();
+        object["metadata"]["labels"]["example.org/older"] = "yes".into();
+    }
+    let older = PatchParams::apply(FIELD_MANAGER).force();
+    world.sets().patch("fire-turn", &older, &Patch::Apply(&set)).await.unwrap();
+    world.services().patch("fire-turn-0-udp", &older, &Patch::Apply(&service)).await.unwrap();
+    let person = json!({ "metadata": { "labels": { "team": "x" } } });
+    world.sets().patch("fire-turn", &PatchParams::default(), &Patch::Merge(person)).await.unwrap();
+
+    let operator = Operator::start(&world, "older", 23_080, None);
+    eventually("taken over", || async { image(&world.sets().get("fire-turn").await.unwrap()) == image(&ours) }).await;
+    let service = || async { world.services().get("fire-turn-0-udp").await.unwrap() };
+    eventually("the Service too", || async { service().await.spec.unwrap().ports.unwrap().len() == 1 }).await;
+    let (set, service) = (world.sets().get("fire-turn").await.unwrap(), service().await);
+    assert_eq!(set.annotations().get(APPLIED), ours.annotations().get(APPLIED));
+    assert_eq!(set.spec, ours.spec, "as this version would have made it");
+    assert_eq!(service.spec.as_ref().unwrap().session_affinity.as_deref(), Some("None"), "and the API server's own value is back");
+    assert_eq!(set.labels().get("team").map(String::as_str), Some("x"), "a person's label is a person's");
+    for labels in [set.labels(), service.labels()] {
+        assert!(!labels.contains_key("example.org/older"), "{labels:?}");
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = operator.writes().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(operator.writes().await, before, "once");
     world.campfires().delete("fire", &DeleteParams::default()).await.unwrap();
 }
 
