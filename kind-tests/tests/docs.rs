@@ -46,6 +46,8 @@ fn the_commands_of_the_documentation_work_as_they_stand() {
     let to = berlin.kubectl(&["get", "pods", "-n", "default", "-l", "app=hello", "-o", "jsonpath={.items[1].metadata.name}"]);
     assert!(printed.starts_with(&format!("{to}\n")) && printed.contains("2 of 2 peers connected"), "{printed}");
 
+    other_examples(berlin);
+
     // Another cluster. The first's servers are reached where this machine publishes its node ports.
     let patch = format!(r#"{{"spec": {{"turn": {{"exposure": {{"externalAddresses": ["{}"]}}}}}}}}"#, paris.gateway());
     berlin.change("default", &patch);
@@ -106,6 +108,22 @@ fn the_commands_of_the_documentation_work_as_they_stand() {
         cluster.kubectl(&["delete", "deployments,secrets", "--all", "-n", "default"]);
     }
     fs::remove_dir_all(&dir).unwrap();
+}
+
+/// The examples that no command of the documentation applies, as they stand.
+fn other_examples(cluster: &Cluster) {
+    typed(cluster, "kubectl apply -f examples/networkpolicy-member.yaml -f examples/job.yaml", &[]);
+    typed(cluster, "kubectl wait job/once --for=condition=Complete --timeout=60s", &[]);
+    let printed = typed(cluster, "kubectl logs job/once -c app", &[]);
+    assert!(printed.contains("inet6"), "the Job's app saw no mesh address: {printed}");
+    // Here nobody gives its Services an address: its servers run, and it says what it waits for.
+    typed(cluster, "kubectl apply -f examples/loadbalancer.yaml", &[]);
+    cluster.wait_for("the Campfire with load balancers to wait for them", "default", Duration::from_mins(1), || {
+        let games = cluster.get("default", "campfire", "games")?;
+        (games["status"]["turn"] == "2/2" && condition(&games, "TurnAvailable")?["reason"] == "WaitingForAddress").then_some(())
+    });
+    let all = "-f examples/networkpolicy-member.yaml -f examples/job.yaml -f examples/loadbalancer.yaml";
+    typed(cluster, &format!("kubectl delete {all}"), &[]);
 }
 
 /// A peer on the machine that the clusters stand on.

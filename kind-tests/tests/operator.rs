@@ -85,21 +85,32 @@ fn three_labelled_pods_mesh_through_the_deployed_turn_server_and_directly() {
         let uid = |peer: &Value| pods.iter().any(|pod| pod["metadata"]["uid"] == peer["spec"]["podRef"]["uid"]);
         peers.len() == pods.len() && peers.iter().all(|peer| uid(peer) && ready(peer) && linked(peer) && peer["spec"]["type"] == "Pod")
     };
-    let peers = cluster.wait_for("the three pods' MeshPeers to be ready and linked", ns, Duration::from_mins(1), || {
+    // Two more, between whom packets go on meanwhile.
+    cluster.apply(ns, &deployment("steady", 2, "{}"));
+    let steady = cluster.pods(ns, "steady", 2);
+    let address = cluster.mesh_address(ns, name(&steady[1]));
+    let all = || cluster.list(ns, "pods", "app in (hello, steady)");
+    let peers = cluster.wait_for("the five pods' MeshPeers to be ready and linked", ns, Duration::from_mins(1), || {
         let peers = cluster.list(ns, "meshpeers", "");
-        of_pods(&pods, &peers).then_some(peers)
+        of_pods(&all(), &peers).then_some(peers)
     });
     for peer in &peers {
         let shown = cluster.mesh_address(ns, name(peer));
         assert_eq!(peer["status"]["addresses"][0], shown.as_str(), "{peer}");
     }
     println!("{}", cluster.kubectl(&["get", "-n", ns, "campfires,meshpeers", "-o", "wide"]));
+    let traffic = cluster.traffic(ns, name(&steady[0]), &address);
     cluster.kubectl(&["rollout", "restart", "-n", ns, "deployment/hello"]);
     cluster.kubectl(&["rollout", "status", "-n", ns, "deployment/hello", "--timeout=120s"]);
-    cluster.wait_for("MeshPeers of the new pods, and no others", ns, Duration::from_mins(2), || {
-        let pods = cluster.list(ns, "pods", "app=hello");
-        (pods.len() == 3 && of_pods(&pods, &cluster.list(ns, "meshpeers", ""))).then_some(())
+    cluster.wait_for("MeshPeers of the new pods and the old two, and no others", ns, Duration::from_mins(2), || {
+        let pods = all();
+        (pods.len() == 5 && of_pods(&pods, &cluster.list(ns, "meshpeers", ""))).then_some(())
     });
+    // Who came in the place of others talks to who stayed.
+    for pod in cluster.list(ns, "pods", "app=hello") {
+        cluster.talks(ns, name(&pod), &address, name(&steady[1]));
+    }
+    assert_eq!(traffic.stop().lost, 0, "others that came and went cost packets");
 
     // Nothing that a person may look at has key material in it: the pre-shared key in the forms that it is kept in.
     let secret = cluster.kubectl(&["get", "-n", ns, "secret", "main-psk", "-o", "jsonpath={.data.psk}"]);
@@ -108,7 +119,7 @@ fn three_labelled_pods_mesh_through_the_deployed_turn_server_and_directly() {
         + &cluster.kubectl(&["get", "-n", ns, "pods,campfires,meshpeers,events,statefulsets,configmaps", "-o", "yaml"]);
     assert!(!everything.contains(secret.trim()), "the key stands in an object, an event or a log");
 
-    cluster.kubectl(&["delete", "-n", ns, "deployment", "hello", "--wait"]);
+    cluster.kubectl(&["delete", "-n", ns, "deployment", "hello", "steady", "--wait"]);
     cluster
         .wait_for("no MeshPeer to be left over", ns, Duration::from_mins(1), || cluster.list(ns, "meshpeers", "").is_empty().then_some(()));
     cluster.kubectl(&["delete", "-n", ns, "campfire", "main", "--wait", "--timeout=60s"]);

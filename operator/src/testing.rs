@@ -159,9 +159,8 @@ fn client(api: impl Fn(&str, &str, &Value) -> (u16, Value) + Send + Sync + 'stat
 }
 
 /// TLS to `address` as the agent Service's name, checked by `ca`.
-pub async fn connect(address: SocketAddr, ca: &str) -> std::io::Result<TlsStream<TcpStream>> {
-    let name = format!("{}.campfire-system.svc", names::AGENT_SERVICE);
-    https::connect(address, &name, ca).await.map_err(std::io::Error::other)
+pub async fn connect(address: SocketAddr, ca: &str) -> anyhow::Result<TlsStream<TcpStream>> {
+    https::connect(address, &format!("{}.campfire-system.svc", names::AGENT_SERVICE), ca).await
 }
 
 /// One request: status, `Retry-After`, body.

@@ -114,7 +114,8 @@ async fn who_knows_another_ca_does_not_talk_to_the_operator() {
     tokio::spawn(crate::https::serve(listener, rig.bundle.subscribe(), limits, std::future::pending(), answer));
     connect(address, &rig.ca()).await.unwrap();
     let other = Authority::make(SystemTime::now(), &TIMES).unwrap();
-    assert!(connect(address, &other.pem()).await.unwrap_err().to_string().contains("invalid peer certificate"));
+    let refused = format!("{:#}", connect(address, &other.pem()).await.unwrap_err());
+    assert!(refused.contains("invalid peer certificate"), "{refused}");
     connect(address, &format!("{}{}", other.pem(), rig.ca())).await.unwrap();
 }
 
