@@ -189,6 +189,32 @@ mod tests {
     }
 
     #[test]
+    fn red_7_9_an_address_and_a_route_are_taken_by_whoever_says_that_it_runs_since_1970() {
+        let rules = rules(&["10.0.0.0/8"]);
+        let pool = rules.pool.unwrap();
+        let victims = ipv4_in_pool(pool, &key(2)).unwrap();
+        let begun = std::time::Instant::now();
+        let (tries, thief) = (0..u32::MAX)
+            .find_map(|n| {
+                let mut seed = [0xEE; 32];
+                seed[..4].copy_from_slice(&n.to_be_bytes());
+                let public = Identity::from_seed(&seed).public();
+                (ipv4_in_pool(pool, &public) == Some(victims)).then_some((n, public))
+            })
+            .unwrap();
+        println!("a key with {victims} after {tries} tries, {:?}", begun.elapsed());
+        let routes = [net("10.1.0.0/16")];
+        let mut honest = claim(0, 2, 1_800_000_000_000, &routes);
+        honest.ipv4 = Some(victims);
+        let mut stolen = claim(1, 3, 0, &routes);
+        (stolen.peer, stolen.ipv4) = (thief, Some(victims));
+        let (table, _) = rules.table(&own(1_700_000_000_000), &[honest, stolen]);
+        assert_eq!(table.hosts.get(&IpAddr::V4(victims)), Some(&LinkId(1)), "traffic to the victim goes to the thief");
+        assert_eq!(table.routes, [(net("10.1.0.0/16"), LinkId(1))], "and that to its route");
+        assert!(!table.links[0].as_ref().unwrap().allowed.contains(&IpNet::V4(format!("{victims}/32").parse().unwrap())));
+    }
+
+    #[test]
     fn packets_are_taken_to_our_addresses_and_the_routes_that_we_offer() {
         let (table, _) = rules(&["10.0.0.0/8"]).table(&own(0), &[claim(0, 1, 1, &[net("10.1.0.0/16")])]);
         let overlay = NetworkId([1, 2, 3, 4, 5]);

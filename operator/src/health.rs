@@ -132,3 +132,48 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Ful
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
 }
+
+#[cfg(test)]
+mod red {
+    use super::*;
+
+    #[tokio::test]
+    async fn red_1_sixty_four_silent_clients_fail_the_probes() {
+        let rig = crate::testing::Rig::new(|_, _, _| (404, serde_json::json!({})));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(rig.ctx.clone(), listener));
+        let probe = || async move {
+            tokio::time::timeout(Duration::from_secs(3), async {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                    .await
+                    .unwrap();
+                let mut answer = Vec::new();
+                tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await.unwrap();
+                String::from_utf8_lossy(&answer[..15]).into_owned()
+            })
+            .await
+            .ok()
+        };
+        println!("before: {:?}", probe().await);
+        for _ in 0..64 {
+            tokio::spawn(async move {
+                loop {
+                    if let Ok(mut stream) = TcpStream::connect(address).await {
+                        let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1]).await;
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut failed = 0;
+        for _ in 0..3 {
+            failed += usize::from(probe().await.is_none());
+            tokio::time::sleep(Duration::from_secs(7)).await;
+        }
+        println!("{failed} of 3 probes of the kubelet fail");
+        assert_eq!(failed, 3);
+    }
+}

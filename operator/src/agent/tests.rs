@@ -564,3 +564,44 @@ fn report_with(field: &str, value: Value) -> String {
     report[field] = value;
     report.to_string()
 }
+
+static OPEN: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+
+#[tokio::test]
+#[ignore = "takes half a minute; prints what newcomers wait"]
+async fn red_11_some_addresses_hold_all_places() {
+    let server = Camp::start(&[("p", "u")]).await;
+    let token = token(&claims("p", "u"));
+    assert_eq!(server.post(SETTINGS_PATH, Some(&token), "{}").await.0, 200);
+    // Some pods, 256 connections each, which say nothing and come again when they are closed.
+    let address = server.address;
+    let pods: u8 = std::env::var("RED_PODS").ok().and_then(|pods| pods.parse().ok()).unwrap_or(8);
+    for pod in (0..pods).map(|n| format!("127.0.1.{}:0", n + 1)) {
+        for n in 0..256 {
+            let pod = pod.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_millis(8 * n)).await;
+                loop {
+                    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                    socket.bind(pod.parse().unwrap()).unwrap();
+                    match socket.connect(address).await {
+                        Ok(mut stream) => {
+                            OPEN.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1]).await;
+                            OPEN.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+                        }
+                        Err(error) => println!("{error}"),
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            });
+        }
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    for n in 0..4 {
+        let begun = Instant::now();
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(10), server.post(SETTINGS_PATH, Some(&token), "{}")).await;
+        println!("open {}", OPEN.load(std::sync::atomic::Ordering::Relaxed));
+        println!("{n}: a pod that starts and waits 10 s gets {:?} after {:?}", asked.map(|answer| answer.0).ok(), begun.elapsed());
+    }
+}

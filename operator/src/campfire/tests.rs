@@ -311,3 +311,61 @@ async fn a_joined_cluster_holds_the_old_key_until_nobody_at_the_fire_lacks_the_n
     hold_on(&rig.ctx, &valid, &mut held, &peers);
     assert_eq!(held.fingerprints(), [fingerprint(&new)]);
 }
+
+#[tokio::test]
+async fn red_6_a_pod_of_a_namespace_that_is_not_admitted_holds_up_a_rotation() {
+    let mut rig = Rig::new(|_, _, _| (404, json!({})));
+    rig.campfire("default", "main", &json!({"members": {"namespaces": {"from": "Same"}}}));
+    rig.namespace("stranger", &json!({}));
+    let key = ObjectKey::new("default", "main");
+    assert_eq!(peers(&rig.ctx, &key).1, 0);
+    // What any user of any namespace may write on a pod of its own (with label campfire.network/injected=enabled): it need not even start.
+    rig.pod("stranger", "x", "uid-of-x", &json!({"campfire.network/campfire": "default/main"}));
+    let (_, silent) = peers(&rig.ctx, &key);
+    println!("pods that have not reported: {silent}");
+    assert_eq!(silent, 1);
+    // Rotation goes on only if `silent == 0`.
+    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Distribute), false), Step::Wait);
+    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Activate), false), Step::Wait);
+}
+
+#[test]
+fn red_6_who_is_to_be_removed_holds_up_its_removal() {
+    let mut known = Peers::default();
+    // At the fire under the old key, as anybody who holds it may: says that it holds the old key alone.
+    known.known.insert("attacker".into(), (String::new(), BTreeSet::from(["0000000000000001".to_owned()])));
+    known.known.insert("honest".into(), (String::new(), BTreeSet::from(["0000000000000002".to_owned(), "0000000000000001".to_owned()])));
+    let lacking = known.lacking("0000000000000002");
+    println!("lack the new key: {lacking:?}");
+    assert!(!lacking.is_empty());
+    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Distribute), lacking.is_empty()), Step::Wait);
+}
+
+#[tokio::test]
+async fn red_16_a_report_of_one_pod_speaks_for_another_peer() {
+    use crate::state::{Sighting, View};
+    let mut rig = Rig::new(|_, _, _| (404, json!({})));
+    let fire = ObjectKey::new("default", "fire");
+    let victim = "ab".repeat(32);
+    let seen = Sighting {
+        identity: victim.clone(),
+        public_key: String::new(),
+        name: "laptop".into(),
+        namespace: String::new(),
+        cluster: String::new(),
+        addresses: Vec::new(),
+        fingerprints: vec!["old".into()],
+        origin: false,
+    };
+    // What the laptop itself says, signed: it holds the old key alone.
+    rig.ctx.sightings.publish(&fire, View { camped: 1, members: 1, seen: [(victim.clone(), seen)].into(), ..View::default() });
+    assert_eq!(peers(&rig.ctx, &fire).0.lacking("new").len(), 1);
+    // What a member pod reports, with its own token.
+    rig.pod("default", "evil", "1", &json!({ campfire_api::names::CAMPFIRE_ANNOTATION: "default/fire" }));
+    let report = Report { identity: victim, camped: true, fingerprints: vec!["new".into(), "old".into()], ..Report::default() };
+    let pod = state::Pod { key: ObjectKey::new("default", "evil"), uid: "1".into() };
+    rig.ctx.reports.put(pod, Reported { campfire: fire.clone(), report, at: std::time::Instant::now() });
+    let (known, silent) = peers(&rig.ctx, &fire);
+    println!("lacking {:?}, silent {silent}, total {}: Retire goes on", known.lacking("new"), known.total());
+    assert!(known.lacking("new").is_empty() && silent == 0);
+}

@@ -270,3 +270,18 @@ fn metadata(key: &ObjectKey, campfire: &ObjectKey, mut owner: OwnerReference) ->
         ..ObjectMeta::default()
     }
 }
+
+#[cfg(test)]
+mod red {
+    #[test]
+    fn red_18a_an_annotation_that_no_label_can_hold_is_taken() {
+        let pod: kube::api::PartialObjectMeta<k8s_openapi::api::core::v1::Pod> = serde_json::from_value(serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "stranger", "name": "p", "uid": "u", "annotations": {"campfire.network/campfire": "not a label!/neither;"}},
+        }))
+        .unwrap();
+        let peer = super::pod_peer(&super::pod_seen(&pod).unwrap());
+        println!("{:?}", peer.metadata.labels);
+        assert!(peer.metadata.labels.unwrap().values().any(|value| value.contains('!')));
+    }
+}

@@ -5,6 +5,8 @@ pub mod containers;
 mod events;
 pub mod inject;
 pub mod members;
+#[cfg(test)]
+mod red_tests;
 pub mod review;
 pub mod route;
 #[cfg(test)]

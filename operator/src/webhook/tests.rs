@@ -520,3 +520,28 @@ fn env<'a>(container: &'a Value, name: &str) -> &'a str {
     let entry = container["env"].as_array().unwrap().iter().find(|entry| entry["name"] == name);
     entry.unwrap()["value"].as_str().unwrap()
 }
+
+#[test]
+fn red_10_a_campfire_of_another_namespace_brings_its_image_as_root_or_turns_the_mesh_off() {
+    let evil = json!({
+        "members": { "namespaces": { "from": "All" } }, "sidecar": { "image": "registry.evil.example/root:1" },
+        "network": { "acceptRoutes": ["10.0.0.0/8"] },
+    });
+    let games = campfire("games", "x", evil);
+    let (after, _) = injected(&pod(json!({})), &namespace("shop"), std::slice::from_ref(&games));
+    let init = &after["spec"]["initContainers"][0];
+    println!("{} runs as uid {} with {}", init["image"], init["securityContext"]["runAsUser"], init["securityContext"]["capabilities"]);
+    assert_eq!(init["image"], "registry.evil.example/root:1");
+    // Where another one admits it already:
+    let main = campfire("default", "main", json!({ "members": { "namespaces": { "from": "All" } } }));
+    let defaults = Defaults {
+        operator_namespace: "campfire-system".into(),
+        image: "campfire:1".into(),
+        pull_policy: "IfNotPresent".into(),
+        resources: json!({}),
+    };
+    let made: Pod = pod(json!({}));
+    let decision = decide(&made, &namespace("shop"), [&main, &games], &defaults, CA);
+    println!("{decision:?}");
+    assert!(matches!(decision, Decision::Skip { reason: Reason::AmbiguousCampfire, .. }));
+}

@@ -5,5 +5,6 @@ mod camping;
 mod channels;
 mod hostile;
 mod large_rooms;
+mod red_team;
 mod turn;
 mod world;
