@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 static KEYS: LazyLock<Keys> = LazyLock::new(|| Psk::from_bytes(std::array::from_fn(|index| index as u8)).derive());
 
 fuzz_target!(|bytes: &[u8]| {
-    // Key and member of protocol/vectors/announcements.json: the seeds verify.
+    // Key and member of crates/protocol/vectors/announcements.json: the seeds verify.
     let member = MemberToken(*b"token of member1").id();
     if let Ok(announcement) = Announcement::read_signed(bytes, &KEYS, &member) {
         assert_eq!(display_name(&announcement.name), announcement.name);

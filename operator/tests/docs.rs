@@ -55,7 +55,7 @@ fn the_reasons_of_the_code_are_those_of_the_api() {
     }
     let known: BTreeSet<String> = CAMPFIRE.iter().chain(MESH_PEER).map(|row| row.reason.to_owned()).collect();
     assert_eq!(found, known, "operator/api/src/conditions.rs has those of the code");
-    let paths = variants(&read("mesh/src/io.rs"), "pub enum WhyNotDirect {");
+    let paths = variants(&read("crates/mesh/src/io.rs"), "pub enum WhyNotDirect {");
     assert_eq!(NOT_DIRECT.iter().map(|(reason, _)| (*reason).to_owned()).collect::<BTreeSet<_>>(), paths);
 }
 

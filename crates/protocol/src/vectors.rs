@@ -1,4 +1,4 @@
-//! The test vectors of `protocol/vectors`: what another implementation must agree with byte for byte.
+//! The test vectors of `vectors/`: what another implementation must agree with byte for byte.
 //!
 //! They are checked by every test run and written anew by
 //! `cargo test -p campfire-protocol --lib write_the_vectors -- --ignored`, which is right only together with a change of
