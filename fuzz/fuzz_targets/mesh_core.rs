@@ -7,10 +7,15 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use campfire_datapath::command::Command;
+use campfire_datapath::table::Traffic;
+use campfire_fire::config::Reconfigure as CampChange;
+use campfire_fire::io as fire;
 use campfire_mesh::Mesh;
 use campfire_mesh::config::{Config, Reconfigure};
-use campfire_mesh::io::{Input, Output, Path, ServerSlot, SocketId, StreamId, Traffic, Via};
+use campfire_mesh::io::{Input, Output};
 use campfire_protocol::announce::{Announcement, ServerRecord, Session};
+use campfire_protocol::carrier::{Path, ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::control::Control;
 use campfire_protocol::credential::{campfire_key, push_key};
 use campfire_protocol::identity::Identity;
@@ -92,10 +97,10 @@ impl World {
         let count = 1 + usize::from(shape) % list.len();
         let servers: Vec<Server> = list[..count].iter().map(|text| text.parse().expect("a server")).collect();
         let mut config = Config::new(IDENTITIES[0].clone(), KEYS.clone(), servers);
-        config.name = "fuzz".into();
-        config.ipv4_pool = Some("100.64.0.0/29".parse().expect("a pool"));
+        config.fire.name = "fuzz".into();
+        config.fire.ipv4_pool = Some("100.64.0.0/29".parse().expect("a pool"));
         config.accepted_routes = vec!["10.0.0.0/8".parse().expect("a prefix")];
-        (config.limits.members, config.limits.links, config.limits.eager_links) = (6, 4, usize::from(shape / 16) % 4);
+        (config.fire.members, config.limits.links, config.limits.eager_links) = (6, 4, usize::from(shape / 16) % 4);
         config.idle_close_ms = 2_000;
         let mesh = Mesh::new(config, [shape; 32], Time::default(), UnixMillis(WALL));
         let mut world =
@@ -182,7 +187,10 @@ impl World {
                 1..=4 => {
                     let servers =
                         ["192.0.2.9", "192.0.2.1"][..usize::from(script.small() % 3)].iter().map(|text| text.parse().expect("a server"));
-                    let change = Reconfigure { servers: Some(servers.collect()), ..Reconfigure::default() };
+                    let change = Reconfigure {
+                        fire: CampChange { servers: Some(servers.collect()), ..CampChange::default() },
+                        accepted_routes: None,
+                    };
                     self.handle(Input::Configure(Box::new(change)));
                 }
                 _ => drop(self.mesh.status(self.now)),
@@ -259,7 +267,7 @@ impl World {
             count += 1;
             assert!(count < 2_000, "one input makes no flood");
             match output {
-                Output::Send { via, datagram } if datagram[0] < 4 => {
+                Output::Fire(fire::Output::Send { via, datagram }) if datagram[0] < 4 => {
                     let message = Message::parse(&datagram).expect("what is sent can be read");
                     assert!(datagram.len() <= 1_200);
                     if let Ok(camp) = CampRequest::decode(&message)
@@ -275,12 +283,12 @@ impl World {
                         self.requests.pop_front();
                     }
                 }
-                Output::SendControl { payload, .. } => {
+                Output::Data(Command::SendControl { payload, .. }) => {
                     assert!(Control::decode(&payload).expect("what is sent can be read").is_some());
                 }
-                Output::OpenStream { stream, .. } => self.streams.push(stream),
-                Output::IdentifyInitiation { token, .. } => self.tokens.push(token),
-                _ => {}
+                Output::Fire(fire::Output::OpenStream { stream, .. }) => self.streams.push(stream),
+                Output::Data(Command::IdentifyInitiation { token, .. }) => self.tokens.push(token),
+                Output::Fire(_) | Output::Data(_) | Output::Notice(_) => {}
             }
         }
         let _ = self.mesh.table();

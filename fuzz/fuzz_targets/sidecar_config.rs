@@ -45,10 +45,10 @@ fuzz_target!(|text: &str| {
     match Settings::new(&options, &environment) {
         Ok(settings) => {
             let mesh = &settings.mesh;
-            assert!((1..=MAX_KEYS).contains(&mesh.keys.len()) && (1..=MAX_SERVERS).contains(&mesh.servers.len()));
-            assert!(mesh.routes.len() <= MAX_ROUTES && mesh.accepted_routes.len() <= 64 && settings.mtu >= 1280);
+            assert!((1..=MAX_KEYS).contains(&mesh.fire.keys.len()) && (1..=MAX_SERVERS).contains(&mesh.fire.servers.len()));
+            assert!(mesh.fire.routes.len() <= MAX_ROUTES && mesh.accepted_routes.len() <= 64 && settings.mtu >= 1280);
             assert!(!settings.interface.contains('/'));
-            let network = mesh.network;
+            let network = mesh.fire.network;
             drop(settings);
             assert!(Reloaded::new(&options, &environment, network).is_ok(), "what was taken once is taken again");
         }

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use campfire_mesh::io::{LinkEntry, Output, Path, ServerSlot, SocketId, Table, Via};
+use campfire_datapath::command::Command as Data;
+use campfire_datapath::table::{LinkEntry, Table};
+use campfire_protocol::carrier::{Path, ServerSlot, SocketId, Via};
 use campfire_sidecar::data::{self, DataConfig, Tun};
 use campfire_sidecar::plane::{FromData, ToData};
 use campfire_tunnel::{Command, Event, LinkId};
@@ -67,23 +69,23 @@ fn run(tun: &str, listen: SocketAddr, secret: &str, preshared: &str, mtu: u16, p
         let link = LinkId(index as u32);
         paths.insert(link, peer.path);
         let add = Command::Add { link, public_key: peer.public_key, preshared: preshared.clone() };
-        handle.to.send(ToData::Output(Output::Tunnel(add)))?;
+        handle.to.send(ToData::Command(Data::Tunnel(add)))?;
         if peer.initiate {
-            handle.to.send(ToData::Output(Output::Tunnel(Command::Initiate { link })))?;
+            handle.to.send(ToData::Command(Data::Tunnel(Command::Initiate { link })))?;
         }
     }
     println!("running {tun}");
     while let Some(message) = handle.from.blocking_recv() {
         match message {
-            FromData::Handshake { path, message, .. } => handle.to.send(ToData::Output(Output::Receive { path, message }))?,
+            FromData::Handshake { path, message, .. } => handle.to.send(ToData::Command(Data::Receive { path, message }))?,
             FromData::Tunnel(Event::Send { link, message }) => {
                 if let Some(path) = paths.get(&link) {
-                    handle.to.send(ToData::Output(Output::SendMessage { path: *path, message }))?;
+                    handle.to.send(ToData::Command(Data::SendMessage { path: *path, message }))?;
                 }
             }
             FromData::Tunnel(Event::Established { link, initiator }) => println!("established {} {initiator}", link.0),
             FromData::Tunnel(Event::Expired { link }) => {
-                handle.to.send(ToData::Output(Output::Tunnel(Command::Initiate { link })))?;
+                handle.to.send(ToData::Command(Data::Tunnel(Command::Initiate { link })))?;
             }
             FromData::Wanted { address } => println!("wanted {address}"),
             FromData::Failed(reason) => bail!(reason),

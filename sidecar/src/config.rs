@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use campfire_mesh::config::{Config, DirectPolicy, KeyEntry, KeyMode, Limits, Reconfigure};
+use campfire_fire::config::{KeyEntry, KeyMode};
+use campfire_mesh::config::{Config, DirectPolicy, Limits, Reconfigure};
 use campfire_protocol::identity::NetworkId;
 pub use campfire_protocol::key::MAX_KEYS;
 use campfire_protocol::key::{Keys, Psk};
@@ -115,7 +116,7 @@ impl Settings {
             Some(path) => Trust::File(path.clone()),
         };
         let identity = identity(options, &interface, &mut remarks)?;
-        let mut mesh = Config {
+        let fire = campfire_fire::config::Config {
             identity: identity.identity.clone(),
             keys: gathered.keys,
             network: gathered.network,
@@ -125,12 +126,16 @@ impl Settings {
             namespace: display_name("--namespace", options.namespace.clone().unwrap_or_default())?,
             cluster: display_name("--cluster", options.cluster.clone().unwrap_or_default())?,
             routes: routes(options, gathered.network)?,
-            accepted_routes: options.accept_route.clone(),
             ipv4_pool: options.ipv4_pool.map(|pool| pool.trunc()),
             tunnel: true,
-            direct: if options.no_direct.unwrap_or(false) { DirectPolicy::Forbid } else { DirectPolicy::Allow },
-            idle_close_ms: 300_000,
             record: None,
+            members: campfire_fire::config::MEMBERS,
+        };
+        let mut mesh = Config {
+            fire,
+            accepted_routes: options.accept_route.clone(),
+            direct: if options.no_direct.unwrap_or(false) { DirectPolicy::Forbid } else { DirectPolicy::Allow },
+            idle_close_ms: campfire_mesh::config::IDLE_CLOSE_MS,
             limits: Limits::default(),
         };
         mesh.accepted_routes.truncate(64);
@@ -158,11 +163,13 @@ impl Reloaded {
         let gathered = gather(options, environment, Some(network), &mut remarks)?;
         Ok(Self {
             change: Reconfigure {
-                servers: Some(gathered.servers),
-                keys: Some(gathered.keys),
-                routes: Some(routes(options, network)?),
+                fire: campfire_fire::config::Reconfigure {
+                    servers: Some(gathered.servers),
+                    keys: Some(gathered.keys),
+                    routes: Some(routes(options, network)?),
+                    record: None,
+                },
                 accepted_routes: Some(options.accept_route.clone()),
-                record: None,
             },
             remarks,
         })

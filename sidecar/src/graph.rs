@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use campfire_mesh::status::{PathKind, Peer, ServerState};
+use campfire_fire::status::ServerState;
+use campfire_mesh::status::{PathKind, Peer};
 
 use crate::report::{Report, label};
 use crate::show::{full_name, milliseconds};

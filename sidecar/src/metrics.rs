@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use campfire_mesh::status::{PathKind, ServerState};
+use campfire_fire::status::ServerState;
+use campfire_mesh::status::PathKind;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder};

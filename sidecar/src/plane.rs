@@ -2,12 +2,14 @@
 //! thread (epoll: TUN, UDP, WireGuard) say to each other. Control messages may be slow and allocate; nothing here is per
 //! packet, except frames of TCP and TLS relays, which go in batches.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use campfire_mesh::io::{Output, Path, SocketId, StreamId, Table, Traffic, Via};
+use campfire_datapath::command::Command;
+use campfire_datapath::table::{Table, Traffic};
+use campfire_protocol::carrier::{Path, SocketId, StreamId, Via};
 use campfire_tunnel::LinkId;
-use std::net::{IpAddr, SocketAddr};
 
 /// To the data thread.
 #[allow(missing_docs)] // of fields: their types and the variant say it
@@ -15,9 +17,8 @@ use std::net::{IpAddr, SocketAddr};
 pub enum ToData {
     /// A new table; replaces the old one before the next batch.
     Table(Arc<Table>),
-    /// One of the mesh's outputs that the data thread carries out: `Send` on UDP, `SendMessage`, `SendControl`, `Tunnel`,
-    /// `IdentifyInitiation`, `Receive`, `OpenSocket`, `CloseSocket`.
-    Output(Output),
+    /// One thing to do.
+    Command(Command),
     /// ChannelData and WireGuard frames that came on a stream (header and payload, unpadded), to be opened.
     StreamFrames { stream: StreamId, frames: Vec<Vec<u8>> },
     /// A stream may be used for sending, by the queue in here.
@@ -47,7 +48,7 @@ pub enum FromData {
     Stun { via: Via, message: Vec<u8> },
     /// A handshake message (WireGuard types 1–3), and whose key a type 1 proves.
     Handshake { path: Path, message: Vec<u8>, initiator: Option<[u8; 32]> },
-    /// Answer to `IdentifyInitiation`.
+    /// Answer to [`Command::IdentifyInitiation`].
     Initiation { token: u64, initiator: Option<[u8; 32]> },
     /// An opened control packet's payload.
     Control { link: LinkId, path: Path, payload: Vec<u8> },
@@ -57,7 +58,7 @@ pub enum FromData {
     Traffic(Vec<Traffic>),
     /// An application wants an overlay address without a link or session.
     Wanted { address: IpAddr },
-    /// Answer to `OpenSocket` (and said for sockets 0 and 1 at start).
+    /// Answer to [`Command::OpenSocket`] (and said for sockets 0 and 1 at start).
     SocketOpened { socket: SocketId, local: SocketAddr },
     /// A socket failed.
     SocketClosed { socket: SocketId },

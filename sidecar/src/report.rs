@@ -1,6 +1,7 @@
 //! What a running peer tells of itself: the mesh's status and what the shell adds. The JSON of `campfire status --json`.
 
-use campfire_mesh::status::{PathKind, ServerState, Status};
+use campfire_fire::status::ServerState;
+use campfire_mesh::status::{PathKind, Status};
 use serde::{Deserialize, Serialize};
 
 /// Everything.

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use campfire_mesh::config::KeyMode;
+use campfire_fire::config::KeyMode;
 use campfire_protocol::identity::Identity;
 use campfire_protocol::key::{self, Psk};
 use campfire_protocol::uri::CampUri;

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use campfire_fire::status::{Server, ServerState};
 use campfire_mesh::io::WhyNotDirect;
-use campfire_mesh::status::{PathKind, Peer, Server, ServerState};
+use campfire_mesh::status::{PathKind, Peer};
 use campfire_protocol::server::Transport;
 
 use crate::report::{Report, label};

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use campfire_fire::status::ServerState;
 use campfire_mesh::io::WhyNotDirect;
-use campfire_mesh::status::{PathKind, Peer, ServerState};
+use campfire_mesh::status::{PathKind, Peer};
 
 use crate::report::{Report, label};
 use crate::show::{full_name, milliseconds, path, printable, span};

@@ -26,7 +26,8 @@ fn a_new_key_is_a_key_and_never_the_same() {
 fn what_follows_from_a_key_is_what_the_vectors_say() {
     let folder = Folder::new();
     let vectors: serde_json::Value =
-        serde_json::from_slice(&fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/protocol/vectors/keys.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/protocol/vectors/keys.json")).unwrap())
+            .unwrap();
     let text = vectors.to_string();
     let fingerprint = folder.campfire_env(&["key", "fingerprint"], &[("CAMPFIRE_PSK", KEY)]);
     let secret = folder.campfire_env(&["key", "relay-secret"], &[("CAMPFIRE_PSK", KEY)]);

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+use campfire_fire::status::{Server, ServerState};
 use campfire_mesh::io::WhyNotDirect;
-use campfire_mesh::status::{Happened, PathKind, Peer, Server, ServerState};
+use campfire_mesh::status::{Happened, PathKind, Peer};
 use campfire_protocol::server::Transport;
 use campfire_sidecar::metrics::{self, Snapshot};
 use campfire_sidecar::report::Report;

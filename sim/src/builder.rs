@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use campfire_mesh::config::{Config, Reconfigure};
-use campfire_mesh::io::{Input, Notice, Path, WhyNotDirect};
+use campfire_mesh::io::{Input, Notice, WhyNotDirect};
 use campfire_mesh::status::{Peer as PeerStatus, Status};
+use campfire_protocol::carrier::Path;
 use campfire_protocol::identity::Identity;
 use campfire_protocol::key::Keys;
 use campfire_protocol::server::{Scope, Server, ServerAddress, ServerId, Transport};
@@ -160,7 +161,7 @@ impl World {
         let place = place.into();
         let identity = Identity::from_seed(&self.random.bytes32());
         let mut config = Config::new(identity, Keys::clone(&self.keys[0]), self.server_list());
-        config.name = format!("peer-{}", self.peers.len());
+        config.fire.name = format!("peer-{}", self.peers.len());
         let mut options = PeerOptions {
             config,
             clock_error: 0,
@@ -214,11 +215,11 @@ impl World {
     /// Changes a peer's configuration while it runs.
     pub fn reconfigure(&mut self, peer: PeerRef, change: Reconfigure) {
         let config = &mut self.peers[peer.0].options.config;
-        if let Some(servers) = &change.servers {
-            config.servers.clone_from(servers);
+        if let Some(servers) = &change.fire.servers {
+            config.fire.servers.clone_from(servers);
         }
-        if let Some(keys) = &change.keys {
-            config.keys.clone_from(keys);
+        if let Some(keys) = &change.fire.keys {
+            config.fire.keys.clone_from(keys);
         }
         self.note(format!("peer {} is reconfigured", peer.0));
         self.tell(peer, Input::Configure(Box::new(change)));
@@ -437,7 +438,7 @@ impl World {
 
     /// What a peer's mesh says of another.
     pub fn peer_status(&self, of: PeerRef, about: PeerRef) -> Option<PeerStatus> {
-        let identity = self.peers[about.0].options.config.identity.public().to_string();
+        let identity = self.peers[about.0].options.config.fire.identity.public().to_string();
         self.status(of).peers.into_iter().find(|peer| peer.identity == identity)
     }
 
@@ -468,7 +469,7 @@ impl World {
 
     /// A peer's identity.
     pub fn identity(&self, peer: PeerRef) -> Identity {
-        self.peers[peer.0].options.config.identity.clone()
+        self.peers[peer.0].options.config.fire.identity.clone()
     }
 
     /// What a peer's data plane counted.
@@ -496,7 +497,12 @@ impl World {
         self.servers[server.0].entry.clone()
     }
 
-    /// What a peer's mesh had to say to people.
+    /// What a peer had to say to people about servers.
+    pub fn camp_notices(&self, peer: PeerRef) -> &[(Time, campfire_fire::io::Notice)] {
+        &self.peers[peer.0].camp_notices
+    }
+
+    /// What a peer had to say to people about other peers.
     pub fn notices(&self, peer: PeerRef) -> &[(Time, Notice)] {
         &self.peers[peer.0].notices
     }

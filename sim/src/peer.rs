@@ -5,8 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use campfire_datapath::command::Command;
+use campfire_datapath::table::{Table, Traffic};
+use campfire_fire::io as fire;
 use campfire_mesh::Mesh;
-use campfire_mesh::io::{Input, Notice, Output, Path, ServerSlot, SocketId, StreamId, Table, Traffic, Via};
+use campfire_mesh::io::{Input, Notice, Output};
+use campfire_protocol::carrier::{Path, ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::server::Transport;
 use campfire_protocol::time::Time;
 use campfire_tunnel::{Event, LinkId, OVERHEAD, TunnelError, Tunnels, control};
@@ -17,23 +21,46 @@ use crate::overlay::addresses;
 #[derive(Debug)]
 pub enum Effect {
     /// Send a UDP datagram.
-    Datagram { socket: SocketId, remote: SocketAddr, payload: Vec<u8> },
+    Datagram {
+        socket: SocketId,
+        remote: SocketAddr,
+        payload: Vec<u8>,
+    },
     /// Send a frame on a stream.
-    Frame { stream: StreamId, frame: Vec<u8> },
+    Frame {
+        stream: StreamId,
+        frame: Vec<u8>,
+    },
     /// Connect.
-    Connect { stream: StreamId, remote: SocketAddr, transport: Transport },
+    Connect {
+        stream: StreamId,
+        remote: SocketAddr,
+        transport: Transport,
+    },
     /// Disconnect.
-    Disconnect { stream: StreamId },
+    Disconnect {
+        stream: StreamId,
+    },
     /// Look a name up.
-    Resolve { server: ServerSlot, host: String, port: u16 },
+    Resolve {
+        server: ServerSlot,
+        host: String,
+        port: u16,
+    },
     /// Open one more socket.
-    OpenSocket { socket: SocketId, like: SocketId },
+    OpenSocket {
+        socket: SocketId,
+        like: SocketId,
+    },
     /// Close one.
-    CloseSocket { socket: SocketId },
+    CloseSocket {
+        socket: SocketId,
+    },
     /// A packet for the applications.
     Inner(Vec<u8>),
     /// For people.
     Notice(Notice),
+    CampNotice(fire::Notice),
 }
 
 /// What a peer's data plane counted.
@@ -329,22 +356,36 @@ impl Peer {
         self.drain(now);
     }
 
+    /// Does what camping needs.
+    fn camp(&mut self, output: fire::Output) {
+        match output {
+            fire::Output::Send { via, datagram } => self.send(via, datagram),
+            fire::Output::Resolve { server, host, port } => self.effects.push(Effect::Resolve { server, host, port }),
+            fire::Output::OpenStream { stream, remote, transport, .. } => {
+                self.effects.push(Effect::Connect { stream, remote, transport });
+            }
+            fire::Output::CloseStream { stream } => self.effects.push(Effect::Disconnect { stream }),
+            fire::Output::Notice(notice) => self.effects.push(Effect::CampNotice(notice)),
+        }
+    }
+
     /// Does what the mesh asks for until it asks for nothing.
     fn drain(&mut self, now: Time) {
         let mut events = Vec::new();
         while let Some(output) = self.mesh.poll() {
             match output {
-                Output::Send { via, datagram } => self.send(via, datagram),
-                Output::SendMessage { path, message } => self.send_on(path, &message),
-                Output::SendControl { link, path, payload } => {
+                Output::Fire(output) => self.camp(output),
+                Output::Data(Command::Send { socket, remote, datagram }) => self.send(Via::Udp { socket, remote }, datagram),
+                Output::Data(Command::SendMessage { path, message }) => self.send_on(path, &message),
+                Output::Data(Command::SendControl { link, path, payload }) => {
                     self.seal_on(now, link, path, &control::wrap(&payload));
                 }
-                Output::Tunnel(command) => self.tunnels.execute(command, &mut events),
-                Output::IdentifyInitiation { token, message } => {
+                Output::Data(Command::Tunnel(command)) => self.tunnels.execute(command, &mut events),
+                Output::Data(Command::IdentifyInitiation { token, message }) => {
                     let initiator = self.tunnels.initiator(&message);
                     self.mesh.handle(now, Input::Initiation { token, initiator });
                 }
-                Output::Receive { path, message } => match message.first() {
+                Output::Data(Command::Receive { path, message }) => match message.first() {
                     Some(4) => {
                         // The table must be the mesh's: it may have made the link just now.
                         self.refresh();
@@ -357,13 +398,8 @@ impl Peer {
                     },
                     _ => self.counters.unrecognised += 1,
                 },
-                Output::Resolve { server, host, port } => self.effects.push(Effect::Resolve { server, host, port }),
-                Output::OpenStream { stream, remote, transport, .. } => {
-                    self.effects.push(Effect::Connect { stream, remote, transport });
-                }
-                Output::CloseStream { stream } => self.effects.push(Effect::Disconnect { stream }),
-                Output::OpenSocket { socket, like } => self.effects.push(Effect::OpenSocket { socket, like }),
-                Output::CloseSocket { socket } => self.effects.push(Effect::CloseSocket { socket }),
+                Output::Data(Command::OpenSocket { socket, like }) => self.effects.push(Effect::OpenSocket { socket, like }),
+                Output::Data(Command::CloseSocket { socket }) => self.effects.push(Effect::CloseSocket { socket }),
                 Output::Notice(notice) => self.effects.push(Effect::Notice(notice)),
             }
             for event in events.drain(..) {

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use campfire_mesh::io as mesh;
+use campfire_mesh::io::Input;
+use campfire_protocol::carrier;
 use campfire_protocol::server::Transport;
 use campfire_protocol::time::Time;
 use campfire_turn::io as turn;
@@ -29,7 +30,7 @@ pub(crate) struct Connection {
     way: TcpWay,
     peer: PeerRef,
     peer_run: u32,
-    stream: mesh::StreamId,
+    stream: carrier::StreamId,
     server: ServerRef,
     server_run: u32,
     server_stream: turn::StreamId,
@@ -56,11 +57,11 @@ pub(crate) enum Happening {
     Retry { connection: usize, to_server: bool },
     ClientClosed { connection: usize, reason: &'static str },
     ServerClosed(usize),
-    Refused { peer: PeerRef, run: u32, stream: mesh::StreamId, reason: &'static str },
+    Refused { peer: PeerRef, run: u32, stream: carrier::StreamId, reason: &'static str },
 }
 
 impl World {
-    pub(crate) fn connect(&mut self, peer: PeerRef, stream: mesh::StreamId, remote: SocketAddr, transport: Transport) {
+    pub(crate) fn connect(&mut self, peer: PeerRef, stream: carrier::StreamId, remote: SocketAddr, transport: Transport) {
         let now = self.now;
         let host = &self.peers[peer.0];
         let run = host.run;
@@ -127,7 +128,7 @@ impl World {
             }
             Happening::ClientOpen(connection) => {
                 if let Some((peer, stream)) = self.client_end(connection) {
-                    self.tell(peer, mesh::Input::StreamOpened { stream });
+                    self.tell(peer, Input::StreamOpened { stream });
                 }
             }
             Happening::Frame { connection, to_server, frame } => self.stream_frame(connection, to_server, frame),
@@ -136,7 +137,7 @@ impl World {
                 let Some((peer, stream)) = self.client_end(connection) else { return };
                 self.connections[connection].client_open = false;
                 self.peers[peer.0].streams.remove(&stream);
-                self.tell(peer, mesh::Input::StreamClosed { stream, reason });
+                self.tell(peer, Input::StreamClosed { stream, reason });
             }
             Happening::ServerClosed(connection) => {
                 let Some(via) = self.server_via(connection) else { return };
@@ -148,7 +149,7 @@ impl World {
             }
             Happening::Refused { peer, run, stream, reason } => {
                 if self.peers[peer.0].run == run {
-                    self.tell(peer, mesh::Input::StreamClosed { stream, reason });
+                    self.tell(peer, Input::StreamClosed { stream, reason });
                 }
             }
         }
@@ -234,7 +235,7 @@ impl World {
         lives.then_some(turn::Via::Stream { stream: open.server_stream, remote: open.way.seen_as })
     }
 
-    fn client_end(&self, connection: usize) -> Option<(PeerRef, mesh::StreamId)> {
+    fn client_end(&self, connection: usize) -> Option<(PeerRef, carrier::StreamId)> {
         let open = &self.connections[connection];
         let host = &self.peers[open.peer.0];
         (open.client_open && host.run == open.peer_run).then_some((open.peer, open.stream))

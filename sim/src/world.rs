@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use campfire_mesh::Mesh;
 use campfire_mesh::config::Config;
-use campfire_mesh::io::{Input, Notice, ServerSlot, SocketId, StreamId};
+use campfire_mesh::io::{Input, Notice};
+use campfire_protocol::carrier::{ServerSlot, SocketId, StreamId};
 use campfire_protocol::key::{Keys, Psk};
 use campfire_protocol::server::Server;
 use campfire_protocol::time::{Time, UnixMillis};
@@ -99,6 +100,7 @@ pub(crate) struct PeerHost {
     pub streams: BTreeMap<StreamId, usize>,
     pub address: IpAddr,
     pub notices: Vec<(Time, Notice)>,
+    pub camp_notices: Vec<(Time, campfire_fire::io::Notice)>,
     wake: Option<Time>,
     ticking: bool,
     reporting: bool,
@@ -340,7 +342,7 @@ impl World {
 
     pub(crate) fn add_peer_host(&mut self, node: NodeId, options: PeerOptions) -> PeerRef {
         let peer = PeerRef(self.peers.len());
-        let address = options.config.network.address(&options.config.identity.public()).into();
+        let address = options.config.fire.network.address(&options.config.fire.identity.public()).into();
         let start = self.now + options.after;
         self.peers.push(PeerHost {
             node,
@@ -352,6 +354,7 @@ impl World {
             streams: BTreeMap::new(),
             address,
             notices: Vec::new(),
+            camp_notices: Vec::new(),
             wake: None,
             ticking: false,
             reporting: false,
@@ -369,7 +372,7 @@ impl World {
         let (seed, session_seed) = (self.random.bytes32(), self.random.u64());
         let wall = self.wall(self.peers[peer.0].options.clock_error);
         let host = &mut self.peers[peer.0];
-        let secret = host.options.config.identity.x25519_secret();
+        let secret = host.options.config.fire.identity.x25519_secret();
         let tunnels: Box<dyn Tunnels> = if host.options.real_sessions {
             Box::new(NoiseTunnels::new(&secret))
         } else {
@@ -507,6 +510,10 @@ impl World {
             Effect::Notice(notice) => {
                 self.trace.add(now, Line::Text(format!("peer {}: {notice:?}", peer.0)));
                 self.peers[peer.0].notices.push((now, notice));
+            }
+            Effect::CampNotice(notice) => {
+                self.trace.add(now, Line::Text(format!("peer {}: {notice:?}", peer.0)));
+                self.peers[peer.0].camp_notices.push((now, notice));
             }
         }
     }

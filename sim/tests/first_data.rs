@@ -99,7 +99,7 @@ fn first_data(world: &mut World, place: Place, change: impl FnOnce(&mut PeerOpti
 }
 
 fn only(peer: &mut PeerOptions, transport: Transport) {
-    for server in &mut peer.config.servers {
+    for server in &mut peer.config.fire.servers {
         server.addresses.retain(|address| address.transport == transport);
     }
 }

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use campfire_mesh::io::Notice;
+use campfire_fire::io::Notice;
 use campfire_protocol::announce::{Announcement, Session};
 use campfire_protocol::credential::{campfire_key, push_key, user_name};
 use campfire_protocol::identity::Identity;
@@ -165,7 +165,7 @@ fn routes_count_where_they_are_accepted_and_never_within_the_overlay() {
     let victim = world.peer(Place::Internet);
     let within: ipnet::IpNet = format!("{}/128", world.address(victim)).parse().unwrap();
     let router = world.peer_with(Place::Internet, |peer| {
-        peer.config.routes =
+        peer.config.fire.routes =
             vec!["10.7.0.0/16".parse().unwrap(), "10.8.0.0/16".parse().unwrap(), within, prefix.into(), "::/0".parse().unwrap()];
     });
     let accepting = world.peer_with(Place::Internet, |peer| {
@@ -189,7 +189,7 @@ fn on_an_ipv4_conflict_the_older_session_keeps_the_address_and_the_newcomer_says
     let peers: Vec<_> = (0..8)
         .map(|i| {
             world.peer_with(Place::Internet, |peer| {
-                peer.config.ipv4_pool = Some("10.99.0.0/29".parse().unwrap());
+                peer.config.fire.ipv4_pool = Some("10.99.0.0/29".parse().unwrap());
                 peer.after = secs(2 * i);
             })
         })
@@ -202,8 +202,10 @@ fn on_an_ipv4_conflict_the_older_session_keeps_the_address_and_the_newcomer_says
         let wanted = campfire_protocol::identity::ipv4_in_pool("10.99.0.0/29".parse().unwrap(), &world.identity(peers[position]).public());
         let taken = addresses[..position].contains(&wanted.map(Into::into));
         assert_eq!(*address, wanted.map(Into::into).filter(|_| !taken), "peer {position}");
-        let said =
-            world.notices(peers[position]).iter().any(|(_, notice)| matches!(notice, Notice::Problem { text } if text.contains("IPv4")));
+        let said = world
+            .camp_notices(peers[position])
+            .iter()
+            .any(|(_, notice)| matches!(notice, Notice::Problem { text } if text.contains("IPv4")));
         assert_eq!(said, taken, "peer {position}");
     }
 }

@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-use campfire_mesh::config::{KeyEntry, KeyMode, Reconfigure};
+use campfire_fire::config::{KeyEntry, KeyMode, Reconfigure as CampChange};
+use campfire_mesh::config::Reconfigure;
 use campfire_sim::{FlowRef, Nat, PeerRef, Place, World, millis, secs, seed};
 
 #[test]
@@ -61,7 +62,7 @@ fn a_newcomer_with_either_key_is_met_while_both_are_announced() {
         }
         let keys = world.keys(key);
         let newcomer = world.peer_with(Place::Internet, |peer| {
-            peer.config.keys = vec![KeyEntry { keys, mode: KeyMode::Announce }];
+            peer.config.fire.keys = vec![KeyEntry { keys, mode: KeyMode::Announce }];
         });
         let everyone = world.peer_refs();
         world
@@ -92,7 +93,7 @@ const STEPS: [Step; 3] =
 
 fn hold(world: &mut World, peer: PeerRef, step: Step) {
     let keys = step.iter().map(|&(key, mode)| KeyEntry { keys: world.keys(key), mode }).collect();
-    world.reconfigure(peer, Reconfigure { keys: Some(keys), ..Reconfigure::default() });
+    world.reconfigure(peer, Reconfigure { fire: CampChange { keys: Some(keys), ..CampChange::default() }, accepted_routes: None });
 }
 
 /// Two that need a relay, and one that does not.
@@ -104,7 +105,7 @@ fn room() -> (World, [PeerRef; 3]) {
     let network = world.keys(0).network;
     let peers = [Nat::symmetric(), Nat::symmetric(), Nat::full_cone()].map(|nat| {
         let gateway = world.nat(nat);
-        world.peer_with(gateway, |peer| peer.config.network = network)
+        world.peer_with(gateway, |peer| peer.config.fire.network = network)
     });
     world.run_until(secs(5), |world| world.all_connected(&peers)).expect("all are connected");
     world.run_for(secs(5));

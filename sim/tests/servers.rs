@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use campfire_fire::config::Reconfigure as CampChange;
+use campfire_fire::io::Notice;
 use campfire_mesh::config::Reconfigure;
-use campfire_mesh::io::Notice;
 use campfire_sim::{Nat, PeerRef, Place, World, millis, secs, seed};
 
 const TEN_MINUTES: i64 = 600_000;
@@ -55,7 +56,7 @@ fn a_peer_that_knows_one_of_six_servers_is_found_by_one_that_knows_all() {
             let one = vec![world.server_entry(servers[shared])];
             let knows_one = |after| {
                 let one = one.clone();
-                move |peer: &mut campfire_sim::PeerOptions| (peer.config.servers, peer.after) = (one, after)
+                move |peer: &mut campfire_sim::PeerOptions| (peer.config.fire.servers, peer.after) = (one, after)
             };
             let (first, second) = if newcomer_knows_all {
                 let first = world.peer_with(Place::Internet, knows_one(secs(0)));
@@ -110,11 +111,14 @@ fn a_changed_server_list_loses_no_ping_and_strands_nobody() {
     world.run_for(secs(10));
     let flows = flows(&mut world, &peers);
     for &peer in &peers {
-        world.reconfigure(peer, Reconfigure { servers: Some(new_list.clone()), ..Reconfigure::default() });
+        world.reconfigure(
+            peer,
+            Reconfigure { fire: CampChange { servers: Some(new_list.clone()), ..CampChange::default() }, accepted_routes: None },
+        );
         world.run_for(secs(30));
         // Who knows the new servers alone meets those who were told, and the others are not lost to those.
         let list = new_list.clone();
-        let newcomer = world.peer_with(Place::Internet, |options| options.config.servers = list);
+        let newcomer = world.peer_with(Place::Internet, |options| options.config.fire.servers = list);
         world.run_until(secs(5), |world| world.connected(newcomer, peer)).expect("newcomers are met");
         world.stop(newcomer);
     }
@@ -140,7 +144,7 @@ fn a_plain_turn_server_is_said_to_be_one_and_does_no_harm() {
     world.run_until(secs(5), |world| world.all_connected(&peers)).expect("all are connected");
     world.run_for(secs(30));
     for peer in peers {
-        assert!(world.notices(peer).iter().any(|(_, notice)| matches!(notice, Notice::PlainTurn { server } if server == "plain")));
+        assert!(world.camp_notices(peer).iter().any(|(_, notice)| matches!(notice, Notice::PlainTurn { server } if server == "plain")));
     }
 }
 

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
+use campfire_protocol::carrier::{ServerSlot, SocketId};
 use ipnet::IpNet;
-
-use crate::io::{ServerSlot, SocketId};
 
 /// Most addresses in a list.
 pub(crate) const MAX_CANDIDATES: usize = 8;

@@ -1,22 +1,22 @@
 //! One peer's brain: camping, roster, links, paths, routing. Pure.
 //!
 //! A [`Mesh`] is told what happens ([`io::Input`]), says what is to be done ([`io::Output`]) and when it wants to be woken,
-//! and publishes the [`io::Table`] that the data plane reads. It owns no socket, no clock and no randomness but its seed's.
+//! and publishes the [`Table`] that the data plane reads. It owns no socket, no clock and no randomness but its seed's.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use campfire_datapath::table::Table;
+use campfire_fire::Fire;
 use campfire_protocol::time::{Time, UnixMillis};
 
 use crate::config::Config;
-use crate::fire::Fire;
-use crate::io::{Input, Output, Table};
+use crate::io::{Input, Output};
 use crate::links::Links;
 use crate::status::Status;
 
 mod candidates;
 pub mod config;
-pub mod fire;
 pub mod io;
 mod link;
 mod links;
@@ -45,7 +45,7 @@ pub struct Mesh {
 impl Mesh {
     /// A peer that has not yet said anything. `seed` must be random; `wall` is the clock's reading `now`.
     pub fn new(config: Config, seed: [u8; 32], now: Time, wall: UnixMillis) -> Self {
-        let fire = Fire::new(&config, seed, now, wall);
+        let fire = Fire::new(&config.fire, seed, now, wall);
         Self { links: Links::new(config, seed, now), fire, outputs: VecDeque::new() }
     }
 
@@ -62,7 +62,7 @@ impl Mesh {
             Input::Stun { via, message } => self.fire.on_stun(now, *via, message),
             Input::Wall { unix_millis } => self.fire.on_wall(now, UnixMillis(*unix_millis)),
             Input::Configure(change) => {
-                self.fire.reconfigure(now, change);
+                self.fire.reconfigure(now, &change.fire);
                 self.links.reconfigure(now, &mut self.fire, change);
             }
             Input::Shutdown => {
@@ -92,7 +92,7 @@ impl Mesh {
             self.links.on_fire(now, &mut self.fire, event);
         }
         while let Some(output) = self.fire.poll_output() {
-            self.outputs.push_back(output);
+            self.outputs.push_back(Output::Fire(output));
         }
         self.drain_links();
     }

@@ -6,18 +6,21 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use campfire_datapath::command::Command;
+use campfire_datapath::table::Traffic;
+use campfire_fire::{Learned, Seat};
 use campfire_protocol::announce::{Announcement, Session};
+use campfire_protocol::carrier::{Path, ServerSlot, SocketId};
 use campfire_protocol::control::Control;
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::key::{Fingerprint, Keys};
 use campfire_protocol::time::Time;
-use campfire_tunnel::{Command, LinkId};
+use campfire_tunnel::LinkId;
 use ipnet::IpNet;
 use rand_core::RngCore as _;
 
 use crate::candidates::canonical;
-use crate::fire::{Learned, Seat};
-use crate::io::{Notice, Output, Path, ServerSlot, SocketId, Traffic, WhyNotDirect};
+use crate::io::{Notice, WhyNotDirect};
 use crate::liveness::Liveness;
 use crate::paths::{Pair, Paths};
 use crate::punch::{Punch, Step};
@@ -191,7 +194,7 @@ impl Link {
         link.take_over(announcement);
         let preshared = link.choose_key(cx, announcement).map(|keys| keys.wireguard_preshared(&cx.shared.wireguard, &wireguard));
         if let Some(preshared) = preshared {
-            cx.shared.out.push_back(Output::Tunnel(Command::Add { link: id, public_key: wireguard, preshared }));
+            cx.shared.data(Command::Tunnel(campfire_tunnel::Command::Add { link: id, public_key: wireguard, preshared }));
         }
         link.happened(cx.now, "learned of it at the fire");
         link.seats_changed(cx);
@@ -258,7 +261,7 @@ impl Link {
         let before = self.fingerprint;
         let preshared = self.choose_key(cx, announcement).map(|keys| keys.wireguard_preshared(&cx.shared.wireguard, &self.wireguard));
         if let Some(preshared) = preshared.filter(|_| self.fingerprint != before) {
-            cx.shared.out.push_back(Output::Tunnel(Command::Rekey { link: self.id, preshared }));
+            cx.shared.data(Command::Tunnel(campfire_tunnel::Command::Rekey { link: self.id, preshared }));
             self.happened(cx.now, "the pair moves to a newer key");
             if self.established.is_some() && self.lower {
                 cx.shared.initiations.push_back(self.id);
@@ -356,7 +359,7 @@ impl Link {
             }
             Some(2 | 3) => match self.reply.filter(|(until, _)| *until >= cx.now) {
                 Some((_, Route::Signal(seat))) => cx.fire.signal(cx.now, &seat, message),
-                Some((_, Route::Path(path))) => cx.shared.out.push_back(Output::SendMessage { path, message }),
+                Some((_, Route::Path(path))) => cx.shared.data(Command::SendMessage { path, message }),
                 None => {
                     if let Some(path) = self.path {
                         self.push(cx, path, message);
@@ -374,9 +377,9 @@ impl Link {
 
     fn push(&self, cx: &mut Cx<'_>, path: Path, message: Vec<u8>) {
         if let Some(also) = self.also {
-            cx.shared.out.push_back(Output::SendMessage { path: also, message: message.clone() });
+            cx.shared.data(Command::SendMessage { path: also, message: message.clone() });
         }
-        cx.shared.out.push_back(Output::SendMessage { path, message });
+        cx.shared.data(Command::SendMessage { path, message });
     }
 
     /// Says something in the tunnel.
@@ -389,9 +392,9 @@ impl Link {
             return;
         };
         if let Some(also) = self.also {
-            cx.shared.out.push_back(Output::SendControl { link: self.id, path: also, payload: payload.clone() });
+            cx.shared.data(Command::SendControl { link: self.id, path: also, payload: payload.clone() });
         }
-        cx.shared.out.push_back(Output::SendControl { link: self.id, path, payload });
+        cx.shared.data(Command::SendControl { link: self.id, path, payload });
     }
 
     /// The session is usable.
@@ -640,7 +643,7 @@ impl Link {
         for seat in bound {
             cx.fire.release(cx.now, &seat);
         }
-        cx.shared.out.push_back(Output::Tunnel(Command::Remove { link: self.id }));
+        cx.shared.data(Command::Tunnel(campfire_tunnel::Command::Remove { link: self.id }));
         cx.shared.dirty = true;
     }
 
@@ -679,7 +682,7 @@ impl Link {
             }
             for payload in std::mem::take(&mut self.waiting_controls) {
                 if let Some(path) = self.path {
-                    cx.shared.out.push_back(Output::SendControl { link: self.id, path, payload });
+                    cx.shared.data(Command::SendControl { link: self.id, path, payload });
                 }
             }
             if self.established.is_some() && self.relays.rtt().is_none() && self.probes.is_empty() {

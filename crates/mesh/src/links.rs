@@ -5,19 +5,22 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use campfire_datapath::command::Command;
+use campfire_datapath::table::Table;
+use campfire_fire::{Event, Fire, Learned, Seat};
 use campfire_protocol::announce::{Announcement, Session};
+use campfire_protocol::carrier::{Path, ServerSlot, Via};
 use campfire_protocol::control::Control;
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::time::Time;
-use campfire_tunnel::{Command, LinkId};
+use campfire_tunnel::LinkId;
 use ipnet::IpNet;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
 use crate::candidates::{Candidates, MAIN_SOCKETS};
 use crate::config::{Config, DirectPolicy, Reconfigure};
-use crate::fire::{Event, Fire, Learned, Seat};
-use crate::io::{Input, Notice, Output, Path, ServerSlot, Table, Via};
+use crate::io::{Input, Notice};
 use crate::link::{Link, Route, Verdict};
 use crate::shared::{Cx, Shared};
 use crate::table::{Claim, OwnClaim, Rules};
@@ -76,19 +79,19 @@ pub(crate) struct Links {
 
 impl Links {
     pub(crate) fn new(config: Config, seed: [u8; 32], now: Time) -> Self {
-        let mut overlay = vec![IpNet::V6(config.network.prefix())];
-        overlay.extend(config.ipv4_pool.map(IpNet::V4));
+        let mut overlay = vec![IpNet::V6(config.fire.network.prefix())];
+        overlay.extend(config.fire.ipv4_pool.map(IpNet::V4));
         let mut rng_seed = seed;
         // The fire draws from the same seed: another stream here.
         rng_seed[0] ^= 0x6c;
-        let mut shared = Shared::new(config.identity.public(), Candidates::new(overlay), ChaCha8Rng::from_seed(rng_seed));
+        let mut shared = Shared::new(config.fire.identity.public(), Candidates::new(overlay), ChaCha8Rng::from_seed(rng_seed));
         shared.forbidden = config.direct == DirectPolicy::Forbid;
         shared.idle_close = Duration::from_millis(config.idle_close_ms.max(1_000));
         let rules = Rules {
-            network: config.network,
-            pool: config.ipv4_pool,
+            network: config.fire.network,
+            pool: config.fire.ipv4_pool,
             accepted: config.accepted_routes.clone(),
-            offered: config.routes.clone(),
+            offered: config.fire.routes.clone(),
         };
         Self {
             config,
@@ -174,12 +177,12 @@ impl Links {
             self.rules.accepted.clone_from(accepted);
             self.shared.dirty = true;
         }
-        if let Some(routes) = &change.routes {
+        if let Some(routes) = &change.fire.routes {
             self.rules.offered.clone_from(routes);
             self.shared.dirty = true;
         }
-        if let Some(keys) = &change.keys {
-            self.config.keys.clone_from(keys);
+        if let Some(keys) = &change.fire.keys {
+            self.config.fire.keys.clone_from(keys);
             self.rekey(now, fire);
         }
     }
@@ -364,7 +367,7 @@ impl Links {
         let address = IpAddr::V6(self.rules.network.address(&peer));
         let wanted =
             self.wanted.remove(&address).is_some() | announcement.ipv4.is_some_and(|ipv4| self.wanted.remove(&IpAddr::V4(ipv4)).is_some());
-        if self.directory.len() < self.config.limits.members.saturating_mul(2).max(64) {
+        if self.directory.len() < self.config.fire.members.saturating_mul(2).max(64) {
             self.directory.insert(address, peer);
         }
         self.weigh(now, fire);
@@ -485,7 +488,7 @@ impl Links {
                 let token = self.next_token;
                 self.next_token += 1;
                 self.held.push_back(Held { token, from, message: message.clone() });
-                self.shared.out.push_back(Output::IdentifyInitiation { token, message });
+                self.shared.data(Command::IdentifyInitiation { token, message });
             }
             Some(2..=4) => {
                 let Some(id) = self.link_at(fire, &from) else {
@@ -509,7 +512,7 @@ impl Links {
             Some(Path::Relay { server: from.server, via, channel: 0 })
         });
         if let Some(path) = path {
-            self.shared.out.push_back(Output::Receive { path, message });
+            self.shared.data(Command::Receive { path, message });
         }
     }
 
@@ -557,7 +560,7 @@ impl Links {
                 Verdict::Keep
             });
         }
-        self.shared.out.push_back(Output::Receive { path, message: message.to_vec() });
+        self.shared.data(Command::Receive { path, message: message.to_vec() });
     }
 
     fn initiate(&mut self, now: Time) {
@@ -571,7 +574,7 @@ impl Links {
             let Some(link) = self.shared.initiations.pop_front() else { break };
             self.handshake_tokens -= 1.0;
             self.shared.counters.count("handshakes_started");
-            self.shared.out.push_back(Output::Tunnel(Command::Initiate { link }));
+            self.shared.data(Command::Tunnel(campfire_tunnel::Command::Initiate { link }));
         }
     }
 
@@ -659,7 +662,7 @@ impl Links {
             if !self.iter().any(|link| link.paths.uses(socket)) {
                 self.shared.forget_socket(socket);
                 self.shared.candidates.closed(socket);
-                self.shared.out.push_back(Output::CloseSocket { socket });
+                self.shared.data(Command::CloseSocket { socket });
             }
         }
     }

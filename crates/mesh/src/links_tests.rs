@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use campfire_datapath::command::Command;
+use campfire_fire::{Event, Fire, Learned, Seat};
 use campfire_protocol::announce::{Announcement, NO_TUNNEL, Session};
+use campfire_protocol::carrier::{Path, ServerSlot, SocketId};
 use campfire_protocol::control::Control;
 use campfire_protocol::identity::Identity;
 use campfire_protocol::key::Psk;
 use campfire_protocol::time::{Time, UnixMillis};
 use campfire_protocol::wire::MemberId;
-use campfire_tunnel::{Command, LinkId};
+use campfire_tunnel::LinkId;
 
 use crate::config::Config;
-use crate::fire::{Event, Fire, Learned, Seat};
-use crate::io::{Input, Output, Path, ServerSlot, SocketId};
+use crate::io::{Input, Output};
 use crate::links::Links;
 
 #[test]
@@ -146,7 +148,7 @@ fn initiations_that_wait_for_their_identity_are_bounded() {
     for _ in 0..10_000 {
         bench.fire_says(Event::Signal { from: seat(1), data: vec![1; 148] });
     }
-    let asked = bench.links.shared.out.iter().filter(|output| matches!(output, Output::IdentifyInitiation { .. })).count();
+    let asked = bench.links.shared.out.iter().filter(|output| matches!(output, Output::Data(Command::IdentifyInitiation { .. }))).count();
     assert!(asked <= 256, "{asked}");
 }
 
@@ -175,7 +177,7 @@ impl Bench {
         let identity = Identity::from_seed(&[200; 32]);
         let mut config = Config::new(identity, Psk::from_bytes([9; 32]).derive(), Vec::new());
         config.limits.eager_links = 5_000;
-        let fire = Fire::new(&config, [0; 32], at(0), UnixMillis(1));
+        let fire = Fire::new(&config.fire, [0; 32], at(0), UnixMillis(1));
         let links = Links::new(config, [0; 32], at(0));
         Self { now: at(0), fire, links }
     }
@@ -208,7 +210,7 @@ impl Bench {
         let out = std::mem::take(&mut self.links.shared.out);
         out.into_iter()
             .filter_map(|output| match output {
-                Output::Tunnel(Command::Initiate { link }) => Some(link),
+                Output::Data(Command::Tunnel(campfire_tunnel::Command::Initiate { link })) => Some(link),
                 _ => None,
             })
             .collect()

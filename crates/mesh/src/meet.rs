@@ -4,11 +4,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use campfire_datapath::command::Command;
+use campfire_protocol::carrier::{Path, SocketId, Via};
 use campfire_protocol::control::Control;
 use rand_core::RngCore as _;
 
 use crate::candidates::canonical;
-use crate::io::{Output, Path, SocketId, Via};
 use crate::link::{Link, NEWCOMER, Sent, Size, Target, Told, Verdict};
 use crate::paths::Pair;
 use crate::shared::{Cx, Fresh};
@@ -54,7 +55,7 @@ impl Link {
         let id = cx.shared.rng.next_u64();
         self.probes.push_back(Sent { id, target, at: cx.now, full });
         let payload = Control::Probe { id, size: if full { FULL_SIZE } else { 0 } }.encode();
-        cx.shared.out.push_back(Output::SendControl { link: self.id, path, payload });
+        cx.shared.data(Command::SendControl { link: self.id, path, payload });
         cx.shared.counters.count("probes_sent");
     }
 
@@ -134,7 +135,7 @@ impl Link {
         };
         if let Some(path) = path {
             let payload = Control::ProbeReply { id, observed, size }.encode();
-            cx.shared.out.push_back(Output::SendControl { link: self.id, path, payload });
+            cx.shared.data(Command::SendControl { link: self.id, path, payload });
         }
     }
 
@@ -275,9 +276,9 @@ mod tests {
     use super::*;
     use crate::candidates::Candidates;
     use crate::config::Config;
-    use crate::fire::Fire;
-    use crate::io::WhyNotDirect;
+    use crate::io::{Output, WhyNotDirect};
     use crate::shared::{Shared, Standing};
+    use campfire_fire::Fire;
 
     #[test]
     fn a_peer_that_shows_itself_under_an_unknown_address_is_answered_checked_and_used() {
@@ -378,7 +379,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.make_direct("203.0.113.7:4000");
         let restarted = Announcement { session: Session { started: UnixMillis(9), nonce: 1 }, ..announcement() };
-        bench.cx(|link, cx| link.announced(cx, seat(), &restarted, crate::fire::Learned::Ember));
+        bench.cx(|link, cx| link.announced(cx, seat(), &restarted, campfire_fire::Learned::Ember));
         assert!(bench.link.path.is_some(), "a working path is not dropped for an announcement");
         bench.cx(Link::session_established);
         assert_eq!(bench.link.path, None);
@@ -397,7 +398,7 @@ mod tests {
             let now = Time::from_micros(1_000_000);
             let identity = Identity::from_seed(&[1; 32]);
             let config = Config::new(identity.clone(), Psk::from_bytes([9; 32]).derive(), Vec::new());
-            let mut fire = Fire::new(&config, [0; 32], now, UnixMillis(1));
+            let mut fire = Fire::new(&config.fire, [0; 32], now, UnixMillis(1));
             let candidates = Candidates::new(Vec::new());
             let mut shared = Shared::new(identity.public(), candidates, ChaCha8Rng::from_seed([0; 32]));
             shared.candidates.opened(SocketId(0), &["192.0.2.1:5".parse().unwrap()]);
@@ -422,7 +423,7 @@ mod tests {
             let out = std::mem::take(&mut self.shared.out);
             out.into_iter()
                 .filter_map(|output| match output {
-                    Output::SendControl { path, payload, .. } => Some((path, Control::decode(&payload).unwrap().unwrap())),
+                    Output::Data(Command::SendControl { path, payload, .. }) => Some((path, Control::decode(&payload).unwrap().unwrap())),
                     _ => None,
                 })
                 .collect()
@@ -481,12 +482,16 @@ mod tests {
         Path::Direct { socket: SocketId(0), remote: address.parse().unwrap() }
     }
 
-    fn seat() -> crate::fire::Seat {
-        crate::fire::Seat { server: crate::io::ServerSlot(0), room: 0, member: campfire_protocol::wire::MemberId([1; 16]) }
+    fn seat() -> campfire_fire::Seat {
+        campfire_fire::Seat {
+            server: campfire_protocol::carrier::ServerSlot(0),
+            room: 0,
+            member: campfire_protocol::wire::MemberId([1; 16]),
+        }
     }
 
     fn relay() -> Path {
-        let via = crate::io::Via::Udp { socket: SocketId(0), remote: "198.51.100.1:3478".parse().unwrap() };
-        Path::Relay { server: crate::io::ServerSlot(0), via, channel: 0x4000 }
+        let via = campfire_protocol::carrier::Via::Udp { socket: SocketId(0), remote: "198.51.100.1:3478".parse().unwrap() };
+        Path::Relay { server: campfire_protocol::carrier::ServerSlot(0), via, channel: 0x4000 }
     }
 }

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use campfire_protocol::carrier::{Path, SocketId};
 use campfire_protocol::time::Time;
 
-use crate::io::{Path, SocketId};
 use crate::liveness::Liveness;
 
 /// Most working paths kept: the one in use and one beside it.

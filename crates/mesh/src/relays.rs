@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use campfire_fire::Seat;
+use campfire_protocol::carrier::{Path, ServerSlot};
 use campfire_protocol::time::Time;
 
-use crate::fire::Seat;
-use crate::io::{Path, ServerSlot};
 use crate::liveness::Liveness;
 
 /// Most seats kept for one peer (4 keys on 8 servers).
@@ -301,7 +301,7 @@ mod tests {
     use campfire_protocol::wire::MemberId;
 
     use super::*;
-    use crate::io::{SocketId, Via};
+    use campfire_protocol::carrier::{SocketId, Via};
 
     #[test]
     fn the_best_common_server_is_bound_and_used() {

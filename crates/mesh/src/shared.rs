@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use campfire_datapath::command::Command;
+use campfire_fire::Fire;
+use campfire_protocol::carrier::{ServerSlot, SocketId};
 use campfire_protocol::control::Control;
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::time::Time;
@@ -11,8 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore as _;
 
 use crate::candidates::Candidates;
-use crate::fire::Fire;
-use crate::io::{Notice, Output, ServerSlot, SocketId};
+use crate::io::{Notice, Output};
 use crate::paths::Pair;
 use crate::relays::Doubts;
 
@@ -160,7 +162,7 @@ impl Cx<'_> {
         let socket = SocketId(shared.next_socket);
         shared.next_socket += 1;
         shared.fresh.push((socket, self.now));
-        shared.out.push_back(Output::OpenSocket { socket, like: SocketId(0) });
+        shared.data(Command::OpenSocket { socket, like: SocketId(0) });
         Fresh::Wait(self.now + Duration::from_millis(50))
     }
 }
@@ -208,6 +210,11 @@ impl Shared {
 
     pub(crate) fn notice(&mut self, notice: Notice) {
         self.out.push_back(Output::Notice(notice));
+    }
+
+    /// Asks the data plane for something.
+    pub(crate) fn data(&mut self, command: Command) {
+        self.out.push_back(Output::Data(command));
     }
 
     /// A try that we ask for may begin now; else when.

@@ -6,13 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use campfire_datapath::table::Table;
+use campfire_fire::Fire;
+use campfire_fire::status::Server;
 use campfire_protocol::announce::Announcement;
-use campfire_protocol::server::Transport;
+use campfire_protocol::carrier::{Path, SocketId};
 use campfire_protocol::time::Time;
 use serde::{Deserialize, Serialize};
 
-use crate::fire::Fire;
-use crate::io::{Path, SocketId, Table, WhyNotDirect};
+use crate::io::WhyNotDirect;
 use crate::link::Link;
 use crate::links::Links;
 
@@ -57,43 +59,6 @@ pub struct Own {
     pub members: usize,
     /// The room is large: nobody holds the roster, links are made on demand.
     pub large: bool,
-}
-
-/// What a server is to us.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ServerState {
-    /// Not tried now.
-    #[default]
-    Idle,
-    /// Being reached.
-    Connecting,
-    /// We sit there.
-    Camped,
-    /// It does not answer.
-    Lost,
-    /// Speaks TURN, not campfire.
-    PlainTurn,
-}
-
-/// A server.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Server {
-    /// Its id.
-    pub id: String,
-    /// What it is to us.
-    pub state: ServerState,
-    /// How we reach it.
-    pub transport: Option<Transport>,
-    /// At which address.
-    pub address: Option<SocketAddr>,
-    /// Round trip, milliseconds.
-    pub rtt_ms: Option<f64>,
-    /// Members of the room there.
-    pub members: usize,
-    /// How it sees us.
-    pub observed: Option<SocketAddr>,
-    /// What is wrong, for people.
-    pub problem: Option<String>,
 }
 
 /// How a peer's packets go.
@@ -171,7 +136,7 @@ pub struct Happened {
 /// Gathers everything.
 pub(crate) fn build(now: Time, links: &Links, fire: &Fire) -> Status {
     let table = links.table();
-    let config = &links.config;
+    let config = &links.config.fire;
     let own = Own {
         public_key: STANDARD.encode(links.shared.wireguard),
         identity: links.shared.own.to_string(),

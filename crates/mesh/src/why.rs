@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use campfire_protocol::carrier::Path;
 use campfire_protocol::time::Time;
 
-use crate::io::{Notice, Path, WhyNotDirect};
+use crate::io::{Notice, WhyNotDirect};
 use crate::link::{Link, Told};
 use crate::liveness::Liveness;
 use crate::shared::{Cx, Standing};

@@ -13,8 +13,10 @@
 //! | [`wire`] | the campfire messages on STUN: Camp, Ember, Find, Signal, Bind |
 //! | [`announce`] | sealed and signed announcements, server records |
 //! | [`control`] | what peers say to each other inside the tunnel |
+//! | [`carrier`] | the names of sockets, streams, servers and paths |
 
 pub mod announce;
+pub mod carrier;
 mod cbor;
 pub mod control;
 pub mod credential;

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use campfire_api::names;
-use campfire_mesh::config::{Config, Limits};
-use campfire_mesh::fire::{Event, Fire};
-use campfire_mesh::io::{Output, SocketId, Via};
+use campfire_fire::config::Config;
+use campfire_fire::io::Output;
+use campfire_fire::{Event, Fire};
 use campfire_operator::campfire::endpoints::endpoint_text;
+use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::identity::NetworkId;
 use campfire_protocol::key::{KeyMode, Keys, parse_keys};
 use campfire_protocol::server::Server;
@@ -72,7 +73,7 @@ impl Members {
             config.in_cluster = true;
             (config.name, config.namespace, config.cluster) = (peer.name.clone(), peer.namespace.clone(), CLUSTER.into());
             // Whoever else is there does not matter to them.
-            config.limits = Limits { members: 1, ..Limits::default() };
+            config.members = 1;
             tasks.spawn(member(config, socket, camped.clone()));
             if number.is_multiple_of(RATE / 10) {
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -7,15 +7,16 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use campfire_mesh::config::{Config, Limits, Reconfigure};
-use campfire_mesh::fire::{Event, Fire};
-use campfire_mesh::io::{Notice, Output, ServerSlot, SocketId, StreamId, Via};
+use campfire_fire::config::{Config, Reconfigure};
+use campfire_fire::io::{Notice, Output};
+use campfire_fire::{Event, Fire};
 use campfire_protocol::announce::ServerRecord;
+use campfire_protocol::carrier::{ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::identity::{Identity, PublicKey};
 use campfire_protocol::time::{Time, UnixMillis};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::record::{self, NAME, Origins, Plan};
@@ -132,13 +133,10 @@ impl<'a> Sitting<'a> {
             namespace: String::new(),
             cluster: plan.cluster.clone(),
             routes: Vec::new(),
-            accepted_routes: Vec::new(),
             ipv4_pool: None,
             tunnel: false,
-            direct: campfire_mesh::config::DirectPolicy::Forbid,
-            idle_close_ms: 0,
             record: Some(fitting(camper, &plan)),
-            limits: Limits { members: MEMBERS, ..Limits::default() },
+            members: MEMBERS,
         };
         let mut sitting = Self {
             own: camper.identity.public(),
@@ -297,8 +295,6 @@ impl<'a> Sitting<'a> {
                     self.streams.remove(&stream);
                 }
                 Output::Notice(notice) => self.say(&notice),
-                // What only tunnels ask for.
-                _ => {}
             }
         }
     }
@@ -330,7 +326,6 @@ impl<'a> Sitting<'a> {
             Notice::ServerLost { server, reason } => warn!(%campfire, server, reason, "a server no longer answers"),
             Notice::PlainTurn { server } => warn!(%campfire, server, "speaks TURN but not campfire: nobody can camp there"),
             Notice::Problem { text } => warn!(%campfire, "{text}"),
-            other => debug!(%campfire, ?other, "fire"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The operator at each fire, without a tunnel: it publishes this cluster's server record, reads those of other clusters, and
 //! sees who is there.
 //!
-//! One task for each Campfire, around the pure [`campfire_mesh::fire::Fire`] and a UDP socket for each family (a server holds at
+//! One task for each Campfire, around the pure [`campfire_fire::Fire`] and a UDP socket for each family (a server holds at
 //! most 8 seats for one source address, so sockets are not shared). Its announcement says that it has no tunnel
 //! (docs/protocol.md, "Announcements"): peers do not link to it.
 

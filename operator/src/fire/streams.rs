@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use campfire_mesh::io::StreamId;
+use campfire_protocol::carrier::StreamId;
 use campfire_protocol::server::Transport;
 use campfire_tls::{Tls, Trust};
 use rustls_pki_types::ServerName;

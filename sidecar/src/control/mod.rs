@@ -11,9 +11,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use campfire_datapath::command::Command;
+use campfire_fire::config::{KeyEntry, Reconfigure as CampChange};
+use campfire_fire::io as fire;
 use campfire_mesh::Mesh;
-use campfire_mesh::config::{KeyEntry, Reconfigure};
-use campfire_mesh::io::{Input, Notice, Output, ServerSlot, SocketId, StreamId, Via};
+use campfire_mesh::config::Reconfigure;
+use campfire_mesh::io::{Input, Notice, Output};
+use campfire_protocol::carrier::{ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_protocol::server::{Server, Transport};
 use campfire_protocol::time::{Time, UnixMillis};
@@ -233,11 +237,11 @@ impl Peer {
     async fn start(settings: &Settings) -> Result<(Self, Inbox)> {
         let config = settings.mesh.clone();
         let tls = Arc::new(Tls::new(&settings.trust).map_err(|error| BadConfig(format!("--ca-file: {error}")))?);
-        let public = config.identity.public();
-        let mut addresses = vec![overlay_net(config.network, None, IpAddr::V6(config.network.address(&public)))];
-        if let Some(pool) = config.ipv4_pool {
+        let public = config.fire.identity.public();
+        let mut addresses = vec![overlay_net(config.fire.network, None, IpAddr::V6(config.fire.network.address(&public)))];
+        if let Some(pool) = config.fire.ipv4_pool {
             let ipv4 = ipv4_in_pool(pool, &public);
-            addresses.extend(ipv4.map(|ipv4| overlay_net(config.network, Some(pool), IpAddr::V4(ipv4))));
+            addresses.extend(ipv4.map(|ipv4| overlay_net(config.fire.network, Some(pool), IpAddr::V4(ipv4))));
         }
 
         let sockets = bind(settings.listen_port)?;
@@ -247,7 +251,7 @@ impl Peer {
         let host_addresses = interface.host_addresses().await.context("the host's addresses")?;
 
         let epoch = Instant::now();
-        let secret = config.identity.x25519_secret();
+        let secret = config.fire.identity.x25519_secret();
         let DataHandle { to, from, counters, join } =
             data::start(DataConfig { tun, sockets, secret, mtu: settings.mtu, epoch }).context("the data thread cannot be started")?;
 
@@ -260,23 +264,23 @@ impl Peer {
 
         let mut seed = Zeroizing::new([0; 32]);
         secrets::random(seed.as_mut())?;
-        let fingerprints: Vec<String> = config.keys.iter().map(|key| key.keys.fingerprint.to_string()).collect();
+        let fingerprints: Vec<String> = config.fire.keys.iter().map(|key| key.keys.fingerprint.to_string()).collect();
         let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         info!(
             interface = settings.interface,
             addresses = shown.join(" "),
             key = fingerprints.join(" "),
-            network = %config.network,
-            servers = config.servers.len(),
+            network = %config.fire.network,
+            servers = config.fire.servers.len(),
             "up"
         );
         let peer = Self {
-            network: config.network,
-            pool: config.ipv4_pool,
+            network: config.fire.network,
+            pool: config.fire.ipv4_pool,
             interface: settings.interface.clone(),
             mtu: settings.mtu,
-            servers: config.servers.clone(),
-            keys: config.keys.clone(),
+            servers: config.fire.servers.clone(),
+            keys: config.fire.keys.clone(),
             mesh: Mesh::new(config, *seed, Time::from_micros(0), UnixMillis(unix_millis())),
             epoch,
             context: Streams { tls, data: to.clone(), events, counters: stream_counters.clone() },
@@ -405,23 +409,26 @@ impl Peer {
     fn output(&mut self, output: Output) {
         trace!(?output, "mesh");
         match output {
-            Output::Send { via: Via::Stream(stream), datagram } => {
+            Output::Fire(output) => self.camp(output),
+            Output::Data(command) => self.tell_data(ToData::Command(command)),
+            Output::Notice(notice) => say(&notice),
+        }
+    }
+
+    fn camp(&mut self, output: fire::Output) {
+        match output {
+            fire::Output::Send { via: Via::Udp { socket, remote }, datagram } => {
+                self.tell_data(ToData::Command(Command::Send { socket, remote, datagram }));
+            }
+            fire::Output::Send { via: Via::Stream(stream), datagram } => {
                 if let Some(stream) = self.streams.get(&stream)
                     && !stream.send(datagram)
                 {
                     debug!("a stream takes no more messages");
                 }
             }
-            Output::Send { .. }
-            | Output::SendMessage { .. }
-            | Output::SendControl { .. }
-            | Output::Tunnel(_)
-            | Output::IdentifyInitiation { .. }
-            | Output::Receive { .. }
-            | Output::OpenSocket { .. }
-            | Output::CloseSocket { .. } => self.tell_data(ToData::Output(output)),
-            Output::Resolve { server, host, port } => self.resolve(server, host, port),
-            Output::OpenStream { stream, server: _, remote, transport, host, pin } => {
+            fire::Output::Resolve { server, host, port } => self.resolve(server, host, port),
+            fire::Output::OpenStream { stream, server: _, remote, transport, host, pin } => {
                 if transport == Transport::Tls && pin.is_none() && std::mem::take(&mut self.unchecked_tls) {
                     warn!(
                         "TLS to {host} hides traffic from bystanders, but nobody checks who the server is: pin its certificate (cert= at the server) or give --ca-file"
@@ -429,12 +436,12 @@ impl Peer {
                 }
                 self.streams.insert(stream, self.context.open(Target { stream, remote, transport, host, pin }));
             }
-            Output::CloseStream { stream } => {
+            fire::Output::CloseStream { stream } => {
                 if let Some(stream) = self.streams.remove(&stream) {
                     stream.close();
                 }
             }
-            Output::Notice(notice) => say(&notice),
+            fire::Output::Notice(notice) => say_camp(&notice),
         }
     }
 
@@ -479,7 +486,7 @@ impl Peer {
         for remark in &reloaded.remarks {
             warn!("{remark}");
         }
-        let Reconfigure { mut servers, mut keys, routes, accepted_routes, record } = reloaded.change;
+        let Reconfigure { fire: CampChange { mut servers, mut keys, routes, record }, accepted_routes } = reloaded.change;
         if let Some(new) = servers.take_if(|new| *new != self.servers) {
             info!(servers = new.len(), "a new list of servers");
             self.servers.clone_from(&new);
@@ -495,7 +502,7 @@ impl Peer {
             info!(keys = ?names(new), "a new set of keys");
             self.keys.clone_from(new);
         }
-        let change = Reconfigure { servers, keys, routes, accepted_routes, record };
+        let change = Reconfigure { fire: CampChange { servers, keys, routes, record }, accepted_routes };
         self.mesh.handle(self.now(), Input::Configure(Box::new(change)));
         info!("reloaded");
     }
@@ -662,14 +669,20 @@ fn bind(port: u16) -> Result<Vec<(SocketId, std::net::UdpSocket)>> {
 
 fn say(notice: &Notice) {
     match notice {
-        Notice::Camped { server, transport } => info!(server, ?transport, "camped"),
-        Notice::ServerLost { server, reason } => warn!(server, reason, "a server no longer answers"),
-        Notice::PlainTurn { server } => warn!(server, "speaks TURN but not campfire: nobody can camp there"),
         Notice::PeerConnected { peer, path } => info!(peer, path, "connected"),
         Notice::PathChanged { peer, path, reason: None } => info!(peer, path, "path changed"),
         Notice::PathChanged { peer, path, reason: Some(reason) } => info!(peer, path, ?reason, "path changed"),
         Notice::PeerGone { peer, reason } => info!(peer, reason, "gone"),
         Notice::Problem { text } => warn!("{text}"),
+    }
+}
+
+fn say_camp(notice: &fire::Notice) {
+    match notice {
+        fire::Notice::Camped { server, transport } => info!(server, ?transport, "camped"),
+        fire::Notice::ServerLost { server, reason } => warn!(server, reason, "a server no longer answers"),
+        fire::Notice::PlainTurn { server } => warn!(server, "speaks TURN but not campfire: nobody can camp there"),
+        fire::Notice::Problem { text } => warn!("{text}"),
     }
 }
 

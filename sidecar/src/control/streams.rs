@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use campfire_mesh::io::StreamId;
+use campfire_protocol::carrier::StreamId;
 use campfire_protocol::server::Transport;
 use campfire_tls::Tls;
 use rustls_pki_types::ServerName;

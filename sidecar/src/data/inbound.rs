@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use campfire_mesh::io::{Path, ServerSlot, Via};
+use campfire_protocol::carrier::{Path, ServerSlot, Via};
 use campfire_tunnel::{LinkId, TunnelError, Tunnels, control};
 
 use super::add;

@@ -12,7 +12,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use campfire_mesh::io::SocketId;
+use campfire_protocol::carrier::SocketId;
 use zeroize::Zeroizing;
 
 use crate::plane::{Counters, FromData, ToData};

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use campfire_mesh::io::Path;
+use campfire_protocol::carrier::Path;
 use campfire_tunnel::{LinkId, OVERHEAD, Tunnels};
 
 use super::add;

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use campfire_mesh::io::{Path, SocketId, StreamId, Via};
+use campfire_protocol::carrier::{Path, SocketId, StreamId, Via};
 
 use super::add;
 use super::sys::{self, Sending};
@@ -420,7 +420,7 @@ mod tests {
         let (mut ports, _, _) = ports();
         let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
         ports.stream_ready(StreamId(4), sender);
-        let path = Path::Relay { server: campfire_mesh::io::ServerSlot(0), via: Via::Stream(StreamId(4)), channel: 0x4001 };
+        let path = Path::Relay { server: campfire_protocol::carrier::ServerSlot(0), via: Via::Stream(StreamId(4)), channel: 0x4001 };
         ports.send_message(&path, &[7; 5]);
         ports.send_message(&path, &[8; 4]);
         ports.flush();

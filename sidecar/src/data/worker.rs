@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Commands, TryRecvError};
 use std::time::{Duration, Instant};
 
-use campfire_mesh::io::{Output, Path, SocketId, Table, Traffic, Via};
+use campfire_datapath::command::Command;
+use campfire_datapath::table::{Table, Traffic};
+use campfire_protocol::carrier::{Path, SocketId, Via};
 use campfire_protocol::time::Time;
 use campfire_tunnel::noise::NoiseTunnels;
 use campfire_tunnel::{Event, LinkId, OVERHEAD, Tunnels, control};
@@ -252,7 +254,7 @@ impl Worker {
         for _ in 0..COMMANDS {
             match self.commands.try_recv() {
                 Ok(ToData::Stop) | Err(TryRecvError::Disconnected) => return Err(End::Stopped),
-                Ok(command) => self.command(command),
+                Ok(message) => self.told(message),
                 Err(TryRecvError::Empty) => {
                     self.ports.flush();
                     self.flush_opened();
@@ -266,13 +268,13 @@ impl Worker {
         Ok(())
     }
 
-    fn command(&mut self, command: ToData) {
-        match command {
+    fn told(&mut self, message: ToData) {
+        match message {
             ToData::Table(table) => {
                 self.table = table;
                 self.release();
             }
-            ToData::Output(output) => self.output(output),
+            ToData::Command(command) => self.command(command),
             ToData::StreamFrames { stream, frames } => {
                 add(&self.counters.stream_received_frames, frames.len());
                 let via = Via::Stream(stream);
@@ -287,11 +289,11 @@ impl Worker {
         }
     }
 
-    fn output(&mut self, output: Output) {
-        match output {
-            Output::Send { via, datagram } => self.ports.send(via, &[], &datagram),
-            Output::SendMessage { path, message } => self.ports.send_message(&path, &message),
-            Output::SendControl { link, path, payload } => {
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Send { socket, remote, datagram } => self.ports.send(Via::Udp { socket, remote }, &[], &datagram),
+            Command::SendMessage { path, message } => self.ports.send_message(&path, &message),
+            Command::SendControl { link, path, payload } => {
                 let packet = control::wrap(&payload);
                 let mut message = vec![0; packet.len() + OVERHEAD];
                 match self.tunnels.seal(link, &packet, &mut message) {
@@ -305,15 +307,15 @@ impl Worker {
                     Err(error) => self.count_refused(error),
                 }
             }
-            Output::Tunnel(command) => {
+            Command::Tunnel(command) => {
                 self.tunnels.execute(command, &mut self.events);
                 self.tell_events();
             }
-            Output::IdentifyInitiation { token, message } => {
+            Command::IdentifyInitiation { token, message } => {
                 let initiator = self.tunnels.initiator(&message);
                 self.outbox.tell(FromData::Initiation { token, initiator });
             }
-            Output::Receive { path, message } => {
+            Command::Receive { path, message } => {
                 if message.first() == Some(&4) {
                     self.data(&message, path);
                 } else {
@@ -323,15 +325,14 @@ impl Worker {
                     self.tell_events();
                 }
             }
-            Output::OpenSocket { socket, like } => {
+            Command::OpenSocket { socket, like } => {
                 let opened = self.ports.another(like).and_then(|fresh| self.open_socket(socket, fresh));
                 if let Err(error) = opened {
                     tracing::debug!(%error, "no further UDP socket");
                     self.outbox.tell(FromData::SocketClosed { socket });
                 }
             }
-            Output::CloseSocket { socket } => self.ports.close(socket),
-            other => tracing::debug!(?other, "not for the data thread"),
+            Command::CloseSocket { socket } => self.ports.close(socket),
         }
     }
 

@@ -21,7 +21,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use campfire_api::agent::{
     FIRE_UNREACHABLE, KeyMode as AgentKeyMode, MAX_ANSWER, MAX_PROBLEMS, Path as AgentPath, Problem, Report, Settings,
 };
-use campfire_mesh::config::{Config, DirectPolicy, KeyEntry, KeyMode, Reconfigure};
+use campfire_fire::config::{KeyEntry, KeyMode, MEMBERS};
+use campfire_mesh::config::{Config, DirectPolicy, IDLE_CLOSE_MS, Limits, Reconfigure};
 use campfire_mesh::status::PathKind;
 use campfire_protocol::identity::NetworkId;
 use campfire_protocol::key::Psk;
@@ -136,11 +137,8 @@ fn change(settings: &Settings) -> Result<Reloaded, BadConfig> {
     let told = Told::new(settings)?;
     Ok(Reloaded {
         change: Reconfigure {
-            servers: Some(told.servers),
-            keys: Some(told.keys),
-            routes: None,
+            fire: campfire_fire::config::Reconfigure { servers: Some(told.servers), keys: Some(told.keys), routes: None, record: None },
             accepted_routes: Some(told.accepted_routes),
-            record: None,
         },
         remarks: Vec::new(),
     })
@@ -151,16 +149,28 @@ fn complete(options: &Options, state: &Path, settings: &Settings) -> Result<conf
     let told = Told::new(settings)?;
     let identity = OwnIdentity::from_file(&state.join(init::IDENTITY))?;
     let clip = |text: &str| text.chars().filter(|c| !c.is_control()).take(63).collect::<String>();
-    let mut mesh = Config::new(identity.identity.clone(), Psk::from_bytes([0; 32]).derive(), told.servers);
-    mesh.keys = told.keys;
-    mesh.network = told.network;
-    mesh.in_cluster = true;
-    mesh.name = clip(&settings.name);
-    mesh.namespace = clip(&settings.namespace);
-    mesh.cluster = clip(&settings.cluster);
-    mesh.accepted_routes = told.accepted_routes;
-    mesh.ipv4_pool = told.ipv4_pool;
-    mesh.direct = if settings.direct { DirectPolicy::Allow } else { DirectPolicy::Forbid };
+    let fire = campfire_fire::config::Config {
+        identity: identity.identity.clone(),
+        keys: told.keys,
+        network: told.network,
+        servers: told.servers,
+        in_cluster: true,
+        name: clip(&settings.name),
+        namespace: clip(&settings.namespace),
+        cluster: clip(&settings.cluster),
+        routes: Vec::new(),
+        ipv4_pool: told.ipv4_pool,
+        tunnel: true,
+        record: None,
+        members: MEMBERS,
+    };
+    let mesh = Config {
+        fire,
+        accepted_routes: told.accepted_routes,
+        direct: if settings.direct { DirectPolicy::Allow } else { DirectPolicy::Forbid },
+        idle_close_ms: IDLE_CLOSE_MS,
+        limits: Limits::default(),
+    };
     let own_node = state.join(init::TUN_NODE);
     Ok(config::Settings {
         mesh,
@@ -349,8 +359,8 @@ const UNCONFIGURED: &str = "the operator did not answer when this pod was made, 
 /// What a peer reports that has no interface.
 fn unconfigured(peer: &config::Settings, settings: &Settings) -> Report {
     Report {
-        public_key: STANDARD.encode(peer.mesh.identity.public().x25519()),
-        identity: peer.mesh.identity.public().to_string(),
+        public_key: STANDARD.encode(peer.mesh.fire.identity.public().x25519()),
+        identity: peer.mesh.fire.identity.public().to_string(),
         settings_version: settings.version.clone(),
         problems: vec![Problem { reason: "InterfaceUnconfigured".into(), message: UNCONFIGURED.into() }],
         sidecar_version: env!("CARGO_PKG_VERSION").into(),

@@ -7,7 +7,7 @@ use campfire_protocol::time::Time;
 use campfire_protocol::wire::MemberId;
 
 /// A member in one of our rooms.
-pub(super) type Member = (u8, MemberId);
+pub(crate) type Member = (u8, MemberId);
 
 const FIRST: u16 = 0x4000;
 const LAST: u16 = 0x4FFF;
@@ -16,7 +16,7 @@ const REST: Duration = Duration::from_mins(5);
 
 /// How far a binding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
     /// To be asked for, not before this time.
     Wanted(Time),
     /// Asked for.
@@ -29,22 +29,22 @@ pub(super) enum State {
 
 /// A binding.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Binding {
-    pub(super) channel: u16,
-    pub(super) state: State,
+pub(crate) struct Binding {
+    pub(crate) channel: u16,
+    pub(crate) state: State,
     /// Other numbers tried because the server refused one.
-    pub(super) renumbered: u8,
+    pub(crate) renumbered: u8,
 }
 
 impl Binding {
-    pub(super) fn usable(&self) -> bool {
+    pub(crate) fn usable(&self) -> bool {
         matches!(self.state, State::Bound | State::Renewing)
     }
 }
 
 /// All of a server's.
 #[derive(Debug)]
-pub(super) struct Channels {
+pub(crate) struct Channels {
     bindings: BTreeMap<Member, Binding>,
     numbers: BTreeMap<u16, Member>,
     resting: VecDeque<(Time, u16)>,
@@ -54,12 +54,12 @@ pub(super) struct Channels {
 impl Channels {
     /// `start`: any number; decides which channel is given first (a restarted process that meets its old bindings on the
     /// server shall seldom collide).
-    pub(super) fn new(start: u16) -> Self {
+    pub(crate) fn new(start: u16) -> Self {
         Self { bindings: BTreeMap::new(), numbers: BTreeMap::new(), resting: VecDeque::new(), next: FIRST + start % (LAST - FIRST + 1) }
     }
 
     /// The binding for a member, made if need be; `None` when no number is free.
-    pub(super) fn want(&mut self, now: Time, member: Member) -> Option<&mut Binding> {
+    pub(crate) fn want(&mut self, now: Time, member: Member) -> Option<&mut Binding> {
         if !self.bindings.contains_key(&member) {
             let channel = self.free_number(now)?;
             self.numbers.insert(channel, member);
@@ -69,7 +69,7 @@ impl Channels {
     }
 
     /// Gives the binding another number because the server refused the one it has. `false`: no more of it.
-    pub(super) fn renumber(&mut self, now: Time, member: Member) -> bool {
+    pub(crate) fn renumber(&mut self, now: Time, member: Member) -> bool {
         let Some(renumbered) = self.bindings.get(&member).map(|binding| binding.renumbered) else { return false };
         self.remove(now, member);
         if renumbered >= 3 {
@@ -81,37 +81,37 @@ impl Channels {
     }
 
     /// Forgets a binding; its number rests.
-    pub(super) fn remove(&mut self, now: Time, member: Member) -> Option<Binding> {
+    pub(crate) fn remove(&mut self, now: Time, member: Member) -> Option<Binding> {
         let binding = self.bindings.remove(&member)?;
         self.numbers.remove(&binding.channel);
         self.resting.push_back((now + REST, binding.channel));
         Some(binding)
     }
 
-    pub(super) fn get(&self, member: Member) -> Option<&Binding> {
+    pub(crate) fn get(&self, member: Member) -> Option<&Binding> {
         self.bindings.get(&member)
     }
 
-    pub(super) fn get_mut(&mut self, member: Member) -> Option<&mut Binding> {
+    pub(crate) fn get_mut(&mut self, member: Member) -> Option<&mut Binding> {
         self.bindings.get_mut(&member)
     }
 
-    pub(super) fn member(&self, channel: u16) -> Option<Member> {
+    pub(crate) fn member(&self, channel: u16) -> Option<Member> {
         self.numbers.get(&channel).copied()
     }
 
     /// Whether anybody of this room is bound.
-    pub(super) fn any_in(&self, room: u8) -> bool {
+    pub(crate) fn any_in(&self, room: u8) -> bool {
         self.bindings.keys().any(|member| member.0 == room)
     }
 
     /// All of them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Member, &Binding)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Member, &Binding)> {
         self.bindings.iter().map(|(member, binding)| (*member, binding))
     }
 
     /// Bindings in a room have to be asked for again: void or, if the seat was kept, usable meanwhile.
-    pub(super) fn renew(&mut self, now: Time, room: u8, kept: bool) {
+    pub(crate) fn renew(&mut self, now: Time, room: u8, kept: bool) {
         for (_, binding) in self.bindings.iter_mut().filter(|(member, _)| member.0 == room) {
             binding.state = if kept && binding.usable() { State::Renewing } else { State::Wanted(now) };
         }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use campfire_protocol::carrier::ServerSlot;
 use campfire_protocol::key::Tag;
 use campfire_protocol::time::Time;
 use campfire_protocol::wire::MAX_FIND_TAGS;
 
-use super::choice::Conversations;
-use super::exchange::Ask;
-use super::shared::Shared;
-use crate::io::ServerSlot;
+use crate::choice::Conversations;
+use crate::exchange::Ask;
+use crate::shared::Shared;
 
 /// How long a member is looked for.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -31,7 +31,7 @@ struct Pending {
 
 /// What is looked for.
 #[derive(Default)]
-pub(super) struct Finds {
+pub(crate) struct Finds {
     pending: BTreeMap<String, Pending>,
     /// To be looked for later.
     planned: Vec<(Time, String)>,
@@ -42,7 +42,7 @@ pub(super) struct Finds {
 
 impl Finds {
     /// Looks for an address or name.
-    pub(super) fn find(&mut self, sh: &mut Shared, now: Time, what: &str) {
+    pub(crate) fn find(&mut self, sh: &mut Shared, now: Time, what: &str) {
         let what = what.to_lowercase();
         if let Some(pending) = self.pending.get_mut(&what) {
             if now.since(pending.since) >= AGAIN {
@@ -60,14 +60,14 @@ impl Finds {
     }
 
     /// Looks for it at some later time.
-    pub(super) fn plan(&mut self, at: Time, what: String) {
+    pub(crate) fn plan(&mut self, at: Time, what: String) {
         if self.planned.len() < MAX_PENDING {
             self.planned.push((at, what));
         }
     }
 
     /// Asks what has not been asked. `true`: somebody was not found where we sit, other servers should be visited.
-    pub(super) fn flush(
+    pub(crate) fn flush(
         &mut self,
         sh: &mut Shared,
         conversations: &mut Conversations,
@@ -108,7 +108,7 @@ impl Finds {
     }
 
     /// When [`flush`](Self::flush) is due.
-    pub(super) fn due(&self) -> Option<Time> {
+    pub(crate) fn due(&self) -> Option<Time> {
         let planned = self.planned.iter().map(|(at, _)| *at).min();
         let earliest = self.flushed.map_or_else(Time::default, |at| at + TOGETHER);
         let waiting = self.pending.values().map(|pending| match (self.fresh, pending.elsewhere) {

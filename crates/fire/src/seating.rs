@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use campfire_protocol::carrier::Via;
 use campfire_protocol::credential::{campfire_key, push_key, user_name};
 use campfire_protocol::key::Keys;
 use campfire_protocol::stun::TransactionId;
@@ -12,8 +13,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 use zeroize::Zeroizing;
 
-use super::roster::Version;
-use crate::io::Via;
+use crate::roster::Version;
 
 /// How long a credential is valid, seconds.
 const CREDENTIAL: u64 = 86_400;
@@ -26,65 +26,65 @@ const LATE: Duration = Duration::from_millis(50);
 const READ_AGAIN: Duration = Duration::from_secs(30);
 
 /// User name and integrity key.
-pub(super) struct Credential {
-    pub(super) user_name: String,
-    pub(super) key: Zeroizing<[u8; 32]>,
+pub(crate) struct Credential {
+    pub(crate) user_name: String,
+    pub(crate) key: Zeroizing<[u8; 32]>,
     expiry: u64,
 }
 
 /// What a server lists after a reset: who is not in it by the end is gone.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
-    pub(super) seen: BTreeSet<MemberId>,
+pub(crate) struct Listing {
+    pub(crate) seen: BTreeSet<MemberId>,
     /// The log's end when it began.
-    pub(super) head: u64,
+    pub(crate) head: u64,
 }
 
 /// Our seat in one room on one server.
-pub(super) struct Seating {
+pub(crate) struct Seating {
     token: MemberToken,
-    pub(super) member: MemberId,
-    pub(super) push_key: Zeroizing<[u8; 32]>,
+    pub(crate) member: MemberId,
+    pub(crate) push_key: Zeroizing<[u8; 32]>,
     credential: Option<Credential>,
     nonce: Option<(Via, String)>,
     /// We want to sit there.
-    pub(super) wanted: bool,
+    pub(crate) wanted: bool,
     /// The server has given us a seat that lasts until then, over this via.
-    pub(super) until: Option<Time>,
-    pub(super) via: Option<Via>,
+    pub(crate) until: Option<Time>,
+    pub(crate) via: Option<Via>,
     /// `Camped` was told since the conversation came up.
-    pub(super) told: bool,
+    pub(crate) told: bool,
     /// What the server holds of us.
-    pub(super) held: Option<Version>,
-    pub(super) cursor: Cursor,
+    pub(crate) held: Option<Version>,
+    pub(crate) cursor: Cursor,
     /// The log's end as last told.
-    pub(super) head: u64,
+    pub(crate) head: u64,
     /// The log's end when we came: what is beyond came later.
-    pub(super) joined_at: u64,
-    pub(super) listing: Option<Listing>,
+    pub(crate) joined_at: u64,
+    pub(crate) listing: Option<Listing>,
     /// Pages that came too early, by the sequence that precedes them.
     early: BTreeMap<u64, Ember>,
     /// When to ask for what is missing.
-    pub(super) catch_up_at: Option<Time>,
+    pub(crate) catch_up_at: Option<Time>,
     /// The next Camp asks for everything.
-    pub(super) read_again: bool,
+    pub(crate) read_again: bool,
     /// Not before this time is everything read again because somebody was missed.
     read_again_at: Option<Time>,
-    pub(super) refresh_at: Option<Time>,
+    pub(crate) refresh_at: Option<Time>,
     /// The Camp in flight.
-    pub(super) camp: Option<TransactionId>,
+    pub(crate) camp: Option<TransactionId>,
     /// When a Camp was first tried since the conversation came up.
-    pub(super) tried: Option<Time>,
+    pub(crate) tried: Option<Time>,
     /// Challenges (401, 438, 400) in a row.
-    pub(super) challenges: u8,
-    pub(super) members: u32,
-    pub(super) large: bool,
+    pub(crate) challenges: u8,
+    pub(crate) members: u32,
+    pub(crate) large: bool,
     /// Why the server refuses us.
-    pub(super) problem: Option<String>,
+    pub(crate) problem: Option<String>,
 }
 
 impl Seating {
-    pub(super) fn new(rng: &mut ChaCha20Rng, keys: &Keys) -> Self {
+    pub(crate) fn new(rng: &mut ChaCha20Rng, keys: &Keys) -> Self {
         let mut token = [0; 16];
         rng.fill_bytes(&mut token);
         let token = MemberToken(token);
@@ -118,17 +118,17 @@ impl Seating {
         }
     }
 
-    pub(super) fn token(&self) -> MemberToken {
+    pub(crate) fn token(&self) -> MemberToken {
         self.token
     }
 
     /// The server gave us a seat and it has not run out.
-    pub(super) fn seated(&self, now: Time) -> bool {
+    pub(crate) fn seated(&self, now: Time) -> bool {
         self.until.is_some_and(|until| until > now)
     }
 
     /// A credential that is valid by the server's clock.
-    pub(super) fn credential(&mut self, keys: &Keys, server_time: UnixMillis) -> &Credential {
+    pub(crate) fn credential(&mut self, keys: &Keys, server_time: UnixMillis) -> &Credential {
         let now = server_time.0 / 1_000;
         let make = || {
             let expiry = now.saturating_add(CREDENTIAL);
@@ -142,21 +142,21 @@ impl Seating {
     }
 
     /// From where on to read.
-    pub(super) fn read_from(&self) -> Cursor {
+    pub(crate) fn read_from(&self) -> Cursor {
         if self.read_again { Cursor::default() } else { self.cursor }
     }
 
     /// The server's nonce, if it was given for this via.
-    pub(super) fn nonce(&self, via: Via) -> Option<&str> {
+    pub(crate) fn nonce(&self, via: Via) -> Option<&str> {
         self.nonce.as_ref().filter(|(of, _)| *of == via).map(|(_, nonce)| nonce.as_str())
     }
 
-    pub(super) fn set_nonce(&mut self, via: Via, nonce: String) {
+    pub(crate) fn set_nonce(&mut self, via: Via, nonce: String) {
         self.nonce = Some((via, nonce));
     }
 
     /// We no longer sit there, as far as we know.
-    pub(super) fn stand_up(&mut self) {
+    pub(crate) fn stand_up(&mut self) {
         self.until = None;
         self.held = None;
         self.told = false;
@@ -171,7 +171,7 @@ impl Seating {
     }
 
     /// The conversation broke off; the seat may still be there.
-    pub(super) fn interrupted(&mut self) {
+    pub(crate) fn interrupted(&mut self) {
         self.told = false;
         self.tried = None;
         self.camp = None;
@@ -181,26 +181,26 @@ impl Seating {
     }
 
     /// Keeps a page that came too early.
-    pub(super) fn hold(&mut self, ember: Ember) {
+    pub(crate) fn hold(&mut self, ember: Ember) {
         if self.early.len() < MAX_HELD {
             self.early.insert(ember.previous.sequence, ember);
         }
     }
 
     /// The kept page that follows what has been read.
-    pub(super) fn following(&mut self) -> Option<Ember> {
+    pub(crate) fn following(&mut self) -> Option<Ember> {
         let at = self.cursor.sequence;
         self.early.retain(|previous, _| *previous >= at);
         self.early.remove(&at)
     }
 
-    pub(super) fn forget_early(&mut self) {
+    pub(crate) fn forget_early(&mut self) {
         self.early.clear();
     }
 
     /// Somebody speaks whom we do not know, though the server tells members of each other first: its Ember is late or lost. If
     /// nothing is missing by the cursor, it is the cursor that is wrong: everything is read again, though not often.
-    pub(super) fn miss_somebody(&mut self, now: Time) {
+    pub(crate) fn miss_somebody(&mut self, now: Time) {
         let soon = now + LATE;
         if self.cursor.sequence >= self.head && self.read_again_at.is_none_or(|at| at <= now) {
             self.read_again_at = Some(now + READ_AGAIN);
@@ -210,7 +210,7 @@ impl Seating {
     }
 
     /// Sets when to ask for what is missing, if anything is.
-    pub(super) fn expect_more(&mut self, now: Time, patience: Duration) {
+    pub(crate) fn expect_more(&mut self, now: Time, patience: Duration) {
         let missing = self.cursor.sequence < self.head || !self.early.is_empty();
         self.catch_up_at = (missing && !self.large).then(|| now + patience);
     }

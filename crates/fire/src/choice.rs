@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use campfire_protocol::announce::{MAX_SERVERS, ServerRecord};
+use campfire_protocol::carrier::ServerSlot;
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::server::{Server, ServerId, ServerTag};
 use campfire_protocol::time::Time;
 
-use super::conversation::{Conversation, HOPE};
-use super::own::Room;
-use super::shared::Shared;
-use crate::io::ServerSlot;
+use crate::conversation::{Conversation, HOPE};
+use crate::own::Room;
+use crate::shared::Shared;
 
 /// Up to this many servers, all are camped on.
 const ALL: usize = 4;
@@ -92,34 +92,34 @@ impl Standing {
 
 /// The list and what was decided of it.
 #[derive(Default)]
-pub(super) struct Choice {
+pub(crate) struct Choice {
     given: Vec<Server>,
     own_record: Option<ServerRecord>,
     origins: BTreeMap<PublicKey, ServerRecord>,
     slots: BTreeMap<ServerId, ServerSlot>,
     standings: BTreeMap<ServerSlot, Standing>,
     /// When to decide again.
-    pub(super) due: Option<Time>,
+    pub(crate) due: Option<Time>,
 }
 
 /// Conversations by server.
-pub(super) type Conversations = BTreeMap<ServerSlot, Conversation>;
+pub(crate) type Conversations = BTreeMap<ServerSlot, Conversation>;
 
 impl Choice {
     /// The list given at the start, or a new one.
-    pub(super) fn give(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time, servers: &[Server]) {
+    pub(crate) fn give(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time, servers: &[Server]) {
         self.given = servers.iter().take(MAX_LIST).cloned().collect();
         self.relist(sh, conversations, now);
     }
 
     /// The record that we stand for ourselves.
-    pub(super) fn give_record(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time, record: &ServerRecord) {
+    pub(crate) fn give_record(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time, record: &ServerRecord) {
         self.own_record = Some(record.clone());
         self.relist(sh, conversations, now);
     }
 
     /// Takes the records that came with announcements.
-    pub(super) fn take_records(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time) {
+    pub(crate) fn take_records(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time) {
         let mut changed = false;
         for announcement in std::mem::take(&mut sh.records) {
             let (origin, Some(record)) = (announcement.public_key, announcement.record) else { continue };
@@ -208,12 +208,12 @@ impl Choice {
     }
 
     /// Where others may count on us in this room.
-    pub(super) fn settled(&self, slot: ServerSlot, room: u8) -> bool {
+    pub(crate) fn settled(&self, slot: ServerSlot, room: u8) -> bool {
         self.standings.get(&slot).is_some_and(|standing| standing.settled.contains(&room))
     }
 
     /// A member looked for was not found at home: all other servers are visited for a minute.
-    pub(super) fn visit_all(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn visit_all(&mut self, sh: &mut Shared, now: Time) {
         if self.standings.values().filter(|standing| standing.listed).count() > ALL {
             for standing in self.standings.values_mut().filter(|standing| standing.listed) {
                 let until = now + Duration::from_mins(1);
@@ -224,7 +224,7 @@ impl Choice {
     }
 
     /// Decides anew and carries it out.
-    pub(super) fn decide(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time) {
+    pub(crate) fn decide(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time) {
         sh.dirty = false;
         let mut due: Vec<Time> = Vec::new();
         self.find_aliases(conversations, now);

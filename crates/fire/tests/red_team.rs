@@ -3,9 +3,10 @@
 
 mod world;
 
-use campfire_mesh::config::{KeyEntry, KeyMode, Reconfigure};
-use campfire_mesh::io::{Notice, SocketId, Via};
+use campfire_fire::config::{KeyEntry, KeyMode, Reconfigure};
+use campfire_fire::io::Notice;
 use campfire_protocol::announce::{Announcement, ServerRecord, Session};
+use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::credential::push_key;
 use campfire_protocol::identity::{Identity, ipv4_in_pool};
 use campfire_protocol::server::{Scope, Server as Entry, ServerAddress, ServerId, Transport, score};
@@ -98,7 +99,7 @@ fn red_5_any_member_moves_everybody_to_its_own_servers_and_this_outlives_a_rotat
             .look(peer)
             .servers(world.now)
             .iter()
-            .filter(|s| s.state == campfire_mesh::status::ServerState::Camped)
+            .filter(|s| s.state == campfire_fire::status::ServerState::Camped)
             .map(|s| s.id.clone())
             .collect()
     };
@@ -128,7 +129,7 @@ fn red_5_any_member_moves_everybody_to_its_own_servers_and_this_outlives_a_rotat
         println!("honest {peer}, an hour later: {:?}; says it is at home there", where_now(&world, *peer));
     }
     // The attacker is removed: it leaves, the key is rotated in three steps.
-    world.fire(attacker, campfire_mesh::fire::Fire::shutdown);
+    world.fire(attacker, campfire_fire::Fire::shutdown);
     world.kill(attacker);
     let key = |n: u8, mode| KeyEntry { keys: Arc::new(psk(n)), mode };
     for keys in [
@@ -322,7 +323,7 @@ fn red_14b_two_servers_make_a_peer_begin_anew_without_end() {
         restarts += usize::from(world.look(victim).session() > before);
     }
     let after = world.look(victim).session();
-    let seen = world.count(other, |event| matches!(event, campfire_mesh::fire::Event::Member { announcement, .. } if announcement.public_key == identity(victim).public() && announcement.session > first));
+    let seen = world.count(other, |event| matches!(event, campfire_fire::Event::Member { announcement, .. } if announcement.public_key == identity(victim).public() && announcement.session > first));
     println!("{restarts} new sessions in 20 s ({} -> {}), told to the other {seen} times", first.started.0, after.started.0);
     assert!(restarts >= 15);
 }

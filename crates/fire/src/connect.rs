@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use campfire_protocol::carrier::{SocketId, StreamId, Via};
 use campfire_protocol::server::{Scope, Server, ServerAddress, Transport};
 use campfire_protocol::time::Time;
-
-use crate::io::{SocketId, StreamId, Via};
 
 /// Between two addresses of one transport (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -28,17 +27,17 @@ const MAX_PER_TRANSPORT: usize = 4;
 const MAX_PER_NAME: usize = 8;
 
 /// The UDP sockets that are open, with the addresses under which other hosts of the same network reach them.
-pub(super) type Sockets = BTreeMap<SocketId, Vec<SocketAddr>>;
+pub(crate) type Sockets = BTreeMap<SocketId, Vec<SocketAddr>>;
 
 /// The socket that carries conversations with servers of this family.
-pub(super) fn socket_for(sockets: &Sockets, remote: SocketAddr) -> Option<SocketId> {
+pub(crate) fn socket_for(sockets: &Sockets, remote: SocketAddr) -> Option<SocketId> {
     let socket = SocketId(u16::from(remote.is_ipv6()));
     sockets.contains_key(&socket).then_some(socket)
 }
 
 /// How far an attempt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
     /// Begins then.
     Planned(Time),
     /// A stream is being opened, until then at most.
@@ -51,16 +50,16 @@ pub(super) enum State {
 
 /// One way that is tried.
 #[derive(Clone, Debug)]
-pub(super) struct Attempt {
-    pub(super) transport: Transport,
-    pub(super) remote: SocketAddr,
-    pub(super) host: String,
-    pub(super) state: State,
+pub(crate) struct Attempt {
+    pub(crate) transport: Transport,
+    pub(crate) remote: SocketAddr,
+    pub(crate) host: String,
+    pub(crate) state: State,
 }
 
 /// The server's names and what they mean.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     known: BTreeMap<String, (Time, Vec<IpAddr>)>,
     asked: Option<(String, Time)>,
     queue: VecDeque<(String, u16)>,
@@ -68,7 +67,7 @@ pub(super) struct Names {
 
 impl Names {
     /// Names to look up before this server can be reached; those looked up moments ago are left out.
-    pub(super) fn want(&mut self, now: Time, addresses: &[ServerAddress]) {
+    pub(crate) fn want(&mut self, now: Time, addresses: &[ServerAddress]) {
         let queued: BTreeSet<String> = self.queue.iter().map(|(host, _)| host.clone()).collect();
         let asked = self.asked.as_ref().map(|(host, _)| host.clone());
         for address in addresses {
@@ -82,7 +81,7 @@ impl Names {
     }
 
     /// The next name to ask for. Answers do not say which name they are for: one at a time.
-    pub(super) fn next(&mut self, now: Time) -> Option<(String, u16)> {
+    pub(crate) fn next(&mut self, now: Time) -> Option<(String, u16)> {
         if self.asked.is_some() {
             return None;
         }
@@ -92,7 +91,7 @@ impl Names {
     }
 
     /// The answer. When the name is not found, what it meant before still counts.
-    pub(super) fn resolved(&mut self, now: Time, addresses: &[SocketAddr]) {
+    pub(crate) fn resolved(&mut self, now: Time, addresses: &[SocketAddr]) {
         let Some((host, _)) = self.asked.take() else { return };
         if addresses.is_empty() {
             return;
@@ -102,12 +101,12 @@ impl Names {
     }
 
     /// When to give up waiting for an answer.
-    pub(super) fn due(&self) -> Option<Time> {
+    pub(crate) fn due(&self) -> Option<Time> {
         self.asked.as_ref().map(|(_, until)| *until)
     }
 
     /// Nothing is being looked up.
-    pub(super) fn settled(&self) -> bool {
+    pub(crate) fn settled(&self) -> bool {
         self.asked.is_none() && self.queue.is_empty()
     }
 
@@ -126,17 +125,17 @@ fn is_local(ip: IpAddr) -> bool {
 
 /// A round of attempts.
 #[derive(Debug)]
-pub(super) struct Connecting {
-    pub(super) started: Time,
-    pub(super) attempts: Vec<Attempt>,
+pub(crate) struct Connecting {
+    pub(crate) started: Time,
+    pub(crate) attempts: Vec<Attempt>,
     /// Why the last stream did not come up, for people.
-    pub(super) failure: Option<String>,
+    pub(crate) failure: Option<String>,
     /// It answered a Binding, though not (yet) a Camp.
-    pub(super) binding_answered: bool,
+    pub(crate) binding_answered: bool,
 }
 
 /// A server's addresses in the order in which they are tried, those that cannot be reached from here left out.
-pub(super) fn preferred(server: &Server, in_cluster: bool) -> Vec<ServerAddress> {
+pub(crate) fn preferred(server: &Server, in_cluster: bool) -> Vec<ServerAddress> {
     let mut addresses: Vec<ServerAddress> = server.addresses.clone();
     let external = addresses.iter().any(|address| address.scope == Scope::External);
     if !in_cluster && external {
@@ -147,14 +146,14 @@ pub(super) fn preferred(server: &Server, in_cluster: bool) -> Vec<ServerAddress>
 }
 
 impl Connecting {
-    pub(super) fn new(now: Time) -> Self {
+    pub(crate) fn new(now: Time) -> Self {
         Self { started: now, attempts: Vec::new(), binding_answered: false, failure: None }
     }
 
     /// Adds attempts for addresses that are known by now. `hurry`: UDP is known not to work from here, so nothing waits for
     /// it (it is tried all the same). `hearsay`: hosts that other members told us of; they shall not make us knock at our own
     /// or our neighbours' doors.
-    pub(super) fn plan(
+    pub(crate) fn plan(
         &mut self,
         now: Time,
         addresses: &[ServerAddress],
@@ -205,13 +204,13 @@ impl Connecting {
     }
 
     /// The attempts whose time has come.
-    pub(super) fn begin(&mut self, now: Time) -> Vec<usize> {
+    pub(crate) fn begin(&mut self, now: Time) -> Vec<usize> {
         let due = |attempt: &Attempt| matches!(attempt.state, State::Planned(at) if at <= now);
         self.attempts.iter().enumerate().filter(|(_, attempt)| due(attempt)).map(|(index, _)| index).collect()
     }
 
     /// Streams that took too long to open; they are given up.
-    pub(super) fn late(&mut self, now: Time) -> Vec<StreamId> {
+    pub(crate) fn late(&mut self, now: Time) -> Vec<StreamId> {
         let mut late = Vec::new();
         for attempt in &mut self.attempts {
             if let State::Opening(stream, until) = attempt.state
@@ -225,12 +224,12 @@ impl Connecting {
     }
 
     /// A stream is being opened for an attempt.
-    pub(super) fn opening(now: Time, stream: StreamId) -> State {
+    pub(crate) fn opening(now: Time, stream: StreamId) -> State {
         State::Opening(stream, now + OPEN_PATIENCE)
     }
 
     /// The attempt that uses this via.
-    pub(super) fn by_via(&mut self, via: Via) -> Option<&mut Attempt> {
+    pub(crate) fn by_via(&mut self, via: Via) -> Option<&mut Attempt> {
         self.attempts.iter_mut().find(|attempt| match attempt.state {
             State::Asked(asked) => asked == via,
             State::Opening(stream, _) => Via::Stream(stream) == via,
@@ -239,7 +238,7 @@ impl Connecting {
     }
 
     /// When nothing is under way, the next attempt need not wait for its time.
-    pub(super) fn advance(&mut self, now: Time) {
+    pub(crate) fn advance(&mut self, now: Time) {
         if self.attempts.iter().any(|attempt| matches!(attempt.state, State::Opening(..) | State::Asked(_))) {
             return;
         }
@@ -253,19 +252,19 @@ impl Connecting {
     }
 
     /// Everything has been tried.
-    pub(super) fn exhausted(&self) -> bool {
+    pub(crate) fn exhausted(&self) -> bool {
         self.attempts.iter().all(|attempt| attempt.state == State::Failed)
     }
 
     /// A UDP attempt had time enough to be answered and was not.
-    pub(super) fn udp_unanswered(&self, now: Time) -> bool {
+    pub(crate) fn udp_unanswered(&self, now: Time) -> bool {
         !self.binding_answered
             && now.since(self.started) >= Duration::from_millis(900)
             && self.attempts.iter().any(|a| a.transport == Transport::Udp && matches!(a.state, State::Asked(_) | State::Failed))
     }
 
     /// The next time at which something is to be done.
-    pub(super) fn due(&self) -> Option<Time> {
+    pub(crate) fn due(&self) -> Option<Time> {
         let times = self.attempts.iter().filter_map(|attempt| match attempt.state {
             State::Planned(at) | State::Opening(_, at) => Some(at),
             _ => None,

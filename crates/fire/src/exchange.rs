@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::key::Tag;
 use campfire_protocol::time::Time;
 use campfire_protocol::wire::MemberId;
 use zeroize::Zeroizing;
 
-use super::roster::Version;
-use crate::io::{SocketId, Via};
+use crate::roster::Version;
 
 /// First wait for an answer on UDP; doubles up to [`RTO_MAX`].
 const RTO: Duration = Duration::from_millis(250);
@@ -22,7 +22,7 @@ const ONCE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why a Binding is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     /// Whether the server still answers.
     Watch,
     /// Whether UDP works again.
@@ -35,7 +35,7 @@ pub(super) enum Purpose {
 
 /// What is asked.
 #[derive(Clone, Debug)]
-pub(super) enum Ask {
+pub(crate) enum Ask {
     /// Take or refresh a seat, or leave it.
     Camp {
         room: u8,
@@ -63,25 +63,25 @@ pub(super) enum Ask {
 
 /// A request under way.
 #[derive(Debug)]
-pub(super) struct Exchange {
-    pub(super) ask: Ask,
-    pub(super) via: Via,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Exchange {
+    pub(crate) ask: Ask,
+    pub(crate) via: Via,
+    pub(crate) bytes: Vec<u8>,
     /// Integrity key of request and answer; `None`: Binding has none.
-    pub(super) key: Option<Zeroizing<[u8; 32]>>,
+    pub(crate) key: Option<Zeroizing<[u8; 32]>>,
     /// A nonce was sent along: the source is proven.
-    pub(super) proven: bool,
+    pub(crate) proven: bool,
     /// Challenges answered so far.
-    pub(super) challenges: u8,
-    pub(super) sent: Time,
-    pub(super) due: Time,
+    pub(crate) challenges: u8,
+    pub(crate) sent: Time,
+    pub(crate) due: Time,
     sends: u8,
     rto: Duration,
 }
 
 /// What to do about a request that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(crate) enum Due {
     /// Send it again; this was the n-th time.
     Resend(u8),
     /// Give up.
@@ -89,7 +89,7 @@ pub(super) enum Due {
 }
 
 impl Exchange {
-    pub(super) fn new(now: Time, ask: Ask, via: Via, bytes: Vec<u8>, rtt: Option<Duration>) -> Self {
+    pub(crate) fn new(now: Time, ask: Ask, via: Via, bytes: Vec<u8>, rtt: Option<Duration>) -> Self {
         let (sends, rto) = match (&ask, via) {
             (Ask::Binding(Purpose::Watch), _) => (SENDS, ONCE_PATIENCE),
             (_, Via::Stream(_)) => (SENDS, STREAM_PATIENCE),
@@ -99,7 +99,7 @@ impl Exchange {
     }
 
     /// Its time has come.
-    pub(super) fn on_due(&mut self, now: Time) -> Due {
+    pub(crate) fn on_due(&mut self, now: Time) -> Due {
         if self.sends >= SENDS {
             return Due::Failed;
         }
@@ -110,12 +110,12 @@ impl Exchange {
     }
 
     /// Whether the answer's round trip is that of one packet (not retransmitted).
-    pub(super) fn clean(&self) -> bool {
+    pub(crate) fn clean(&self) -> bool {
         self.sends == 1 || matches!(self.via, Via::Stream(_)) || matches!(self.ask, Ask::Binding(Purpose::Watch))
     }
 
     /// The room it is about.
-    pub(super) fn room(&self) -> Option<u8> {
+    pub(crate) fn room(&self) -> Option<u8> {
         match self.ask {
             Ask::Camp { room, .. } | Ask::Find { room, .. } | Ask::Signal { room, .. } | Ask::Bind { room, .. } => Some(room),
             Ask::Binding(_) => None,
@@ -126,7 +126,7 @@ impl Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::StreamId;
+    use campfire_protocol::carrier::StreamId;
 
     #[test]
     fn a_request_on_udp_goes_out_five_times_in_three_seconds() {

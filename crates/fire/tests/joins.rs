@@ -3,9 +3,10 @@
 
 mod world;
 
-use campfire_mesh::fire::{Event, Learned};
-use campfire_mesh::io::{Notice, SocketId, Via};
-use campfire_mesh::status::ServerState;
+use campfire_fire::io::Notice;
+use campfire_fire::status::ServerState;
+use campfire_fire::{Event, Learned};
+use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::server::{Server as Entry, Transport};
 use campfire_turn::Config as ServerConfig;
 
@@ -115,7 +116,7 @@ fn where_udp_is_blocked_a_member_camps_by_tcp_and_returns_to_udp_when_it_can() {
     assert!(!world.look(blocked).udp_blocked());
     assert!(world.look(blocked).servers(world.now).iter().all(|server| server.transport == Some(Transport::Udp)));
     let path = world.look(blocked).relay_path(&seat);
-    assert!(matches!(path, Some(campfire_mesh::io::Path::Relay { via: Via::Udp { .. }, .. })), "{path:?}");
+    assert!(matches!(path, Some(campfire_protocol::carrier::Path::Relay { via: Via::Udp { .. }, .. })), "{path:?}");
     assert_eq!(world.count(other, |event| matches!(event, Event::Departed { .. })), 0, "the seats moved along");
     assert_eq!(world.count(blocked, |event| matches!(event, Event::Lost { .. })), 0);
 }
@@ -129,7 +130,7 @@ fn the_second_server_does_not_wait_for_udp_once_it_is_known_to_be_blocked() {
     world.begin(blocked, &config);
     world.run(secs(3));
     assert!(world.look(blocked).udp_blocked());
-    let change = campfire_mesh::config::Reconfigure { servers: Some(vec![world::entry(0), world::entry(1)]), ..Default::default() };
+    let change = campfire_fire::config::Reconfigure { servers: Some(vec![world::entry(0), world::entry(1)]), ..Default::default() };
     world.fire(blocked, |fire, now| fire.reconfigure(now, &change));
     let took = world.run_until(secs(2), "it sits at the second server", |world| world.sits_at(blocked).contains(&1));
     assert!(took <= ms(100), "{took:?}");
@@ -252,7 +253,7 @@ fn a_full_room_refuses_newcomers_who_wait_and_come_later() {
     assert_eq!(sitting, 2);
     let out = [a, b, c].into_iter().find(|peer| world.sits_at(*peer).is_empty()).unwrap();
     let leaves = [a, b, c].into_iter().find(|peer| *peer != out).unwrap();
-    world.fire(leaves, campfire_mesh::fire::Fire::shutdown);
+    world.fire(leaves, campfire_fire::Fire::shutdown);
     world.run(secs(20));
     assert!(!world.sits_at(out).is_empty());
 }

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use campfire_protocol::announce::{Announcement, AnnouncementError};
+use campfire_protocol::carrier::{ServerSlot, StreamId, Via};
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::server::ServerTag;
 use campfire_protocol::stun::TransactionId;
@@ -14,14 +15,14 @@ use campfire_protocol::wire;
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 
-use super::clock::Clock;
-use super::connect::Sockets;
-use super::counters::Counters;
-use super::own::{Outrun, Own, Room};
-use super::roster::{Refusal, Roster, SeatInfo};
-use super::{Event, Learned, Seat};
+use crate::clock::Clock;
 use crate::config::KeyMode;
-use crate::io::{Notice, Output, ServerSlot, StreamId, Via};
+use crate::connect::Sockets;
+use crate::counters::Counters;
+use crate::io::{Notice, Output};
+use crate::own::{Outrun, Own, Room};
+use crate::roster::{Refusal, Roster, SeatInfo};
+use crate::{Event, Learned, Seat};
 
 /// An announcement from further ahead is dropped.
 const AHEAD: u64 = 600_000;
@@ -30,35 +31,35 @@ const STASH: Duration = Duration::from_secs(3);
 const MAX_STASH: usize = 64;
 
 /// See the module.
-pub(super) struct Shared {
-    pub(super) rng: ChaCha20Rng,
-    pub(super) clock: Clock,
-    pub(super) counters: Counters,
-    pub(super) own: Own,
+pub(crate) struct Shared {
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Counters,
+    pub(crate) own: Own,
     /// Newest key first; then those that are being left.
-    pub(super) rooms: Vec<Room>,
-    pub(super) roster: Roster,
-    pub(super) sockets: Sockets,
-    pub(super) in_cluster: bool,
+    pub(crate) rooms: Vec<Room>,
+    pub(crate) roster: Roster,
+    pub(crate) sockets: Sockets,
+    pub(crate) in_cluster: bool,
     /// UDP is known not to work from here.
-    pub(super) udp_blocked: bool,
-    pub(super) events: VecDeque<Event>,
-    pub(super) outputs: VecDeque<Output>,
+    pub(crate) udp_blocked: bool,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) outputs: VecDeque<Output>,
     /// Where servers are, by whom it is used.
-    pub(super) vias: BTreeMap<Via, ServerSlot>,
-    pub(super) vias_version: u64,
+    pub(crate) vias: BTreeMap<Via, ServerSlot>,
+    pub(crate) vias_version: u64,
     /// Who sits where, or which server answers, has changed: the choice of servers is due for a look.
-    pub(super) dirty: bool,
+    pub(crate) dirty: bool,
     /// A large room began anew: linked members have to be found again.
-    pub(super) refind: bool,
+    pub(crate) refind: bool,
     /// Server records that came with announcements.
-    pub(super) records: Vec<Announcement>,
+    pub(crate) records: Vec<Announcement>,
     next_stream: u32,
     stash: VecDeque<(Time, Seat, Vec<u8>)>,
 }
 
 impl Shared {
-    pub(super) fn new(mut rng: ChaCha20Rng, clock: Clock, own: Own, rooms: Vec<Room>, members: usize, in_cluster: bool) -> Self {
+    pub(crate) fn new(mut rng: ChaCha20Rng, clock: Clock, own: Own, rooms: Vec<Room>, members: usize, in_cluster: bool) -> Self {
         let next_stream = rng.next_u32() >> 8;
         Self {
             rng,
@@ -82,49 +83,49 @@ impl Shared {
         }
     }
 
-    pub(super) fn room(&self, number: u8) -> Option<&Room> {
+    pub(crate) fn room(&self, number: u8) -> Option<&Room> {
         self.rooms.iter().find(|room| room.number == number)
     }
 
     /// Which room is preferred where several are common (lower is better): keys that are held before those being left,
     /// announced before accepted ones, the newest first.
-    pub(super) fn room_rank(&self, number: u8) -> (bool, bool, usize) {
+    pub(crate) fn room_rank(&self, number: u8) -> (bool, bool, usize) {
         let of = |(position, room): (usize, &Room)| (room.leaving.is_some(), room.mode == KeyMode::Accept, position);
         self.rooms.iter().enumerate().find(|(_, room)| room.number == number).map_or((true, true, usize::MAX), of)
     }
 
-    pub(super) fn transaction(&mut self) -> TransactionId {
+    pub(crate) fn transaction(&mut self) -> TransactionId {
         let mut id = [0; 12];
         self.rng.fill_bytes(&mut id);
         TransactionId(id)
     }
 
-    pub(super) fn stream(&mut self) -> StreamId {
+    pub(crate) fn stream(&mut self) -> StreamId {
         self.next_stream = self.next_stream.wrapping_add(1);
         StreamId(self.next_stream)
     }
 
     /// A random duration below `most`.
-    pub(super) fn jitter(&mut self, most: Duration) -> Duration {
+    pub(crate) fn jitter(&mut self, most: Duration) -> Duration {
         let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1);
         Duration::from_micros(self.rng.next_u64() % most)
     }
 
-    pub(super) fn send(&mut self, via: Via, datagram: Vec<u8>) {
+    pub(crate) fn send(&mut self, via: Via, datagram: Vec<u8>) {
         self.counters.fire_sent_messages += 1;
         self.counters.fire_sent_bytes += datagram.len() as u64;
         self.outputs.push_back(Output::Send { via, datagram });
     }
 
-    pub(super) fn notice(&mut self, notice: Notice) {
+    pub(crate) fn notice(&mut self, notice: Notice) {
         self.outputs.push_back(Output::Notice(notice));
     }
 
-    pub(super) fn problem(&mut self, text: String) {
+    pub(crate) fn problem(&mut self, text: String) {
         self.notice(Notice::Problem { text });
     }
 
-    pub(super) fn add_via(&mut self, via: Via, server: ServerSlot) {
+    pub(crate) fn add_via(&mut self, via: Via, server: ServerSlot) {
         // Two servers of the list may be one (known by two ids): whoever came first keeps it.
         if let Entry::Vacant(vacant) = self.vias.entry(via) {
             vacant.insert(server);
@@ -132,7 +133,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn remove_via(&mut self, via: Via, server: ServerSlot) {
+    pub(crate) fn remove_via(&mut self, via: Via, server: ServerSlot) {
         if self.vias.get(&via) == Some(&server) {
             self.vias.remove(&via);
             self.vias_version += 1;
@@ -140,7 +141,7 @@ impl Shared {
     }
 
     /// Takes what a server says about a seat. `cache`: the room is large.
-    pub(super) fn take_entry(&mut self, now: Time, seat: Seat, entry: &wire::Entry, learned: Learned, tag: ServerTag, cache: bool) {
+    pub(crate) fn take_entry(&mut self, now: Time, seat: Seat, entry: &wire::Entry, learned: Learned, tag: ServerTag, cache: bool) {
         let Some(sealed) = &entry.announcement else { return self.depart(now, &seat) };
         let mut hasher = DefaultHasher::new();
         sealed.hash(&mut hasher);
@@ -211,7 +212,7 @@ impl Shared {
     }
 
     /// A seat is gone.
-    pub(super) fn depart(&mut self, now: Time, seat: &Seat) {
+    pub(crate) fn depart(&mut self, now: Time, seat: &Seat) {
         self.own.outlive(seat);
         if let Some(peer) = self.roster.depart(now, seat) {
             self.dirty = true;
@@ -220,7 +221,7 @@ impl Shared {
     }
 
     /// All seats known in a room on a server are gone, but for these.
-    pub(super) fn depart_all(&mut self, now: Time, server: ServerSlot, room: u8, but: impl Fn(&Seat) -> bool) {
+    pub(crate) fn depart_all(&mut self, now: Time, server: ServerSlot, room: u8, but: impl Fn(&Seat) -> bool) {
         let gone: Vec<Seat> = self.roster.seats_at(server, room).map(|(seat, _)| seat).filter(|seat| !but(seat)).collect();
         for seat in gone {
             self.depart(now, &seat);
@@ -228,7 +229,7 @@ impl Shared {
     }
 
     /// A member signalled. If it is not known yet, the signal waits a moment for its announcement: the result says so.
-    pub(super) fn signalled(&mut self, now: Time, from: Seat, data: Vec<u8>) -> bool {
+    pub(crate) fn signalled(&mut self, now: Time, from: Seat, data: Vec<u8>) -> bool {
         let known: Option<PublicKey> = self.roster.peer_of(&from);
         if known.is_some() {
             self.events.push_back(Event::Signal { from, data });

@@ -5,7 +5,7 @@ mod world;
 
 use std::collections::BTreeSet;
 
-use campfire_mesh::config::Reconfigure;
+use campfire_fire::config::Reconfigure;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 

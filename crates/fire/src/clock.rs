@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use campfire_protocol::carrier::ServerSlot;
 use campfire_protocol::time::{Time, UnixMillis};
-
-use crate::io::ServerSlot;
 
 /// A wall clock as its distance from the monotonic clock, in milliseconds.
 fn distance(now: Time, wall: UnixMillis) -> i64 {
@@ -20,30 +19,30 @@ fn reading(now: Time, distance: i64) -> UnixMillis {
 
 /// Our own clock and those of servers.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     own: i64,
     servers: BTreeMap<ServerSlot, i64>,
 }
 
 impl Clock {
-    pub(super) fn new(now: Time, wall: UnixMillis) -> Self {
+    pub(crate) fn new(now: Time, wall: UnixMillis) -> Self {
         Self { own: distance(now, wall), servers: BTreeMap::new() }
     }
 
     /// A reading of our own wall clock.
-    pub(super) fn set_own(&mut self, now: Time, wall: UnixMillis) {
+    pub(crate) fn set_own(&mut self, now: Time, wall: UnixMillis) {
         self.own = distance(now, wall);
     }
 
     /// A server's clock, from an answer that took `rtt`.
-    pub(super) fn learn(&mut self, now: Time, server: ServerSlot, wall: UnixMillis, rtt: Duration) {
+    pub(crate) fn learn(&mut self, now: Time, server: ServerSlot, wall: UnixMillis, rtt: Duration) {
         let half = u64::try_from(rtt.as_millis() / 2).unwrap_or(0);
         self.servers.insert(server, distance(now, UnixMillis(wall.0.saturating_add(half))));
     }
 
     /// The median of the servers' clocks; our own votes where their number is even. So one server is believed, of two the
     /// one that is nearer to us, and a single liar among three never.
-    pub(super) fn now(&self, now: Time) -> UnixMillis {
+    pub(crate) fn now(&self, now: Time) -> UnixMillis {
         let mut votes: Vec<i64> = self.servers.values().copied().collect();
         if votes.len().is_multiple_of(2) {
             votes.push(self.own);
@@ -53,7 +52,7 @@ impl Clock {
     }
 
     /// What a server's own clock shows, as far as known.
-    pub(super) fn at(&self, now: Time, server: ServerSlot) -> UnixMillis {
+    pub(crate) fn at(&self, now: Time, server: ServerSlot) -> UnixMillis {
         self.servers.get(&server).map_or_else(|| self.now(now), |distance| reading(now, *distance))
     }
 }

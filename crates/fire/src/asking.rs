@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
+use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::stun::{Builder, Class, Method, TransactionId};
 use campfire_protocol::time::Time;
 use campfire_protocol::wire::{Auth, BindRequest, CampRequest, FindRequest, MAX_SIGNAL, MemberId, SignalRequest};
 use zeroize::Zeroizing;
 
-use super::channels::{Member, State as Bound};
-use super::conversation::Conversation;
-use super::exchange::{Ask, Exchange, Purpose};
-use super::shared::Shared;
-use super::{Event, Seat};
-use crate::io::{SocketId, Via};
+use crate::channels::{Member, State as Bound};
+use crate::conversation::Conversation;
+use crate::exchange::{Ask, Exchange, Purpose};
+use crate::shared::Shared;
+use crate::{Event, Seat};
 
 /// Requests in flight to one server.
 const MAX_EXCHANGES: usize = 512;
@@ -21,14 +21,14 @@ const LIFETIME: u32 = 60;
 
 impl Conversation {
     /// Refreshes every seat that is taken, at once.
-    pub(super) fn refresh_now(&mut self, now: Time) {
+    pub(crate) fn refresh_now(&mut self, now: Time) {
         for seating in self.seatings.values_mut() {
             seating.refresh_at = seating.refresh_at.map(|at| at.min(now));
         }
     }
 
     /// Camps in a room by this via, unless that is under way. The announcement goes along if the server does not hold it.
-    pub(super) fn camp(&mut self, sh: &mut Shared, now: Time, number: u8, via: Via) {
+    pub(crate) fn camp(&mut self, sh: &mut Shared, now: Time, number: u8, via: Via) {
         let Some(seating) = self.seatings.get_mut(&number) else { return };
         if seating.camp.and_then(|id| self.exchanges.get(&id)).is_some_and(|exchange| exchange.via == via) {
             return;
@@ -46,7 +46,7 @@ impl Conversation {
     }
 
     /// Leaves a room.
-    pub(super) fn leave(&mut self, sh: &mut Shared, now: Time, room: u8) {
+    pub(crate) fn leave(&mut self, sh: &mut Shared, now: Time, room: u8) {
         let Some(seating) = self.seatings.get_mut(&room) else { return };
         seating.wanted = false;
         let was_there = seating.until.is_some() || seating.camp.is_some();
@@ -65,12 +65,12 @@ impl Conversation {
         sh.depart_all(now, self.slot, room, |_| false);
     }
 
-    pub(super) fn seat(&self, member: Member) -> Seat {
+    pub(crate) fn seat(&self, member: Member) -> Seat {
         Seat { server: self.slot, room: member.0, member: member.1 }
     }
 
     /// Sends a request; keeps it until it is answered or given up.
-    pub(super) fn ask(&mut self, sh: &mut Shared, now: Time, via: Via, ask: Ask, challenges: u8) -> Option<TransactionId> {
+    pub(crate) fn ask(&mut self, sh: &mut Shared, now: Time, via: Via, ask: Ask, challenges: u8) -> Option<TransactionId> {
         if self.exchanges.len() >= MAX_EXCHANGES {
             sh.counters.drop_not_sent += 1;
             return None;
@@ -128,7 +128,7 @@ impl Conversation {
     }
 
     /// Signals to a member.
-    pub(super) fn signal(&mut self, sh: &mut Shared, now: Time, member: Member, data: Vec<u8>) {
+    pub(crate) fn signal(&mut self, sh: &mut Shared, now: Time, member: Member, data: Vec<u8>) {
         let Some(active) = self.active().filter(|_| !data.is_empty() && data.len() <= MAX_SIGNAL) else {
             sh.counters.drop_not_sent += 1;
             sh.events.push_back(Event::Unreachable { seat: self.seat(member), code: 408 });
@@ -138,7 +138,7 @@ impl Conversation {
     }
 
     /// Wants a channel to a member.
-    pub(super) fn bind(&mut self, sh: &mut Shared, now: Time, member: Member) {
+    pub(crate) fn bind(&mut self, sh: &mut Shared, now: Time, member: Member) {
         let Some(binding) = self.channels.want(now, member) else {
             sh.counters.drop_not_sent += 1;
             sh.events.push_back(Event::Unreachable { seat: self.seat(member), code: 486 });
@@ -155,7 +155,7 @@ impl Conversation {
     }
 
     /// Asks for a wanted channel if we sit in its room, else later.
-    pub(super) fn ask_bind(&mut self, sh: &mut Shared, now: Time, member: Member) {
+    pub(crate) fn ask_bind(&mut self, sh: &mut Shared, now: Time, member: Member) {
         let seated = self.seated(now, member.0);
         let via = self.active().map(|active| active.via);
         let Some(binding) = self.channels.get_mut(member) else { return };
@@ -174,7 +174,7 @@ impl Conversation {
     }
 
     /// Ends a binding.
-    pub(super) fn release(&mut self, sh: &mut Shared, now: Time, member: Member) {
+    pub(crate) fn release(&mut self, sh: &mut Shared, now: Time, member: Member) {
         let Some(binding) = self.channels.remove(now, member) else { return };
         let (room, to) = member;
         self.exchanges.retain(|_, exchange| !matches!(exchange.ask, Ask::Bind { room: r, to: t, .. } if (r, t) == member));
@@ -184,7 +184,7 @@ impl Conversation {
     }
 
     /// Asks how another socket of ours is seen.
-    pub(super) fn observe(&mut self, sh: &mut Shared, now: Time, socket: SocketId) {
+    pub(crate) fn observe(&mut self, sh: &mut Shared, now: Time, socket: SocketId) {
         let remotes: Vec<_> = match self.active() {
             Some(active) => vec![active.via],
             None => sh.vias.iter().filter(|(_, slot)| **slot == self.slot).map(|(via, _)| *via).take(1).collect(),
@@ -201,7 +201,7 @@ impl Conversation {
     }
 
     /// A request comes to nothing: whoever waits for it is told.
-    pub(super) fn give_up(&mut self, sh: &mut Shared, now: Time, exchange: &Exchange, code: u16) {
+    pub(crate) fn give_up(&mut self, sh: &mut Shared, now: Time, exchange: &Exchange, code: u16) {
         match exchange.ask {
             Ask::Signal { room, to, .. } => {
                 sh.events.push_back(Event::Unreachable { seat: self.seat((room, to)), code });
@@ -216,7 +216,7 @@ impl Conversation {
     }
 
     /// A member is not (any more) where we thought.
-    pub(super) fn unreachable(&mut self, sh: &mut Shared, now: Time, room: u8, to: MemberId, code: u16) {
+    pub(crate) fn unreachable(&mut self, sh: &mut Shared, now: Time, room: u8, to: MemberId, code: u16) {
         self.channels.remove(now, (room, to));
         let seat = self.seat((room, to));
         // In a small room the log says who left: this one may be on its way from one connection to the next, of which the log

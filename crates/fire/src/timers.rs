@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
+use campfire_protocol::carrier::{StreamId, Via};
 use campfire_protocol::server::Transport;
 use campfire_protocol::stun::TransactionId;
 use campfire_protocol::time::Time;
 
-use super::Event;
-use super::channels::State as Bound;
-use super::connect::{self, Connecting, socket_for};
-use super::conversation::{Active, Conversation, Phase};
-use super::exchange::{Ask, Due, Exchange, Purpose};
-use super::seating::Seating;
-use super::shared::Shared;
-use crate::io::{Output, StreamId, Via};
+use crate::Event;
+use crate::channels::State as Bound;
+use crate::connect::{self, Connecting, socket_for};
+use crate::conversation::{Active, Conversation, Phase};
+use crate::exchange::{Ask, Due, Exchange, Purpose};
+use crate::io::Output;
+use crate::seating::Seating;
+use crate::shared::Shared;
 
 /// Longest wait until UDP is tried again under a conversation on a stream.
 const UPGRADE_MAX: Duration = Duration::from_mins(2);
@@ -27,7 +28,7 @@ const LOST: u8 = 6;
 
 /// What is known of the server's liveness under traffic.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     sent: Option<Time>,
     next: Option<Time>,
     misses: u8,
@@ -35,7 +36,7 @@ pub(super) struct Watch {
 
 impl Conversation {
     /// Anything came from the server.
-    pub(super) fn hear(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn hear(&mut self, sh: &mut Shared, now: Time) {
         self.heard = Some(now);
         self.watch.misses = 0;
         self.watch.next = None;
@@ -50,7 +51,7 @@ impl Conversation {
         }
     }
 
-    pub(super) fn note_traffic(&mut self, sh: &mut Shared, now: Time, sent: Option<Time>, received: Option<Time>) {
+    pub(crate) fn note_traffic(&mut self, sh: &mut Shared, now: Time, sent: Option<Time>, received: Option<Time>) {
         if received.is_some_and(|at| self.heard.is_none_or(|heard| at > heard)) {
             self.hear(sh, now);
             self.heard = received;
@@ -85,7 +86,7 @@ impl Conversation {
         self.ask(sh, now, active.via, Ask::Binding(Purpose::Watch), 0);
     }
 
-    pub(super) fn on_wake(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn on_wake(&mut self, sh: &mut Shared, now: Time) {
         self.exchanges_due(sh, now);
         if self.names.due().is_some_and(|due| due <= now) {
             self.on_resolved(sh, now, &[]);
@@ -188,7 +189,7 @@ impl Conversation {
         }
     }
 
-    pub(super) fn forget_camp(&mut self, exchange: &Exchange, id: TransactionId) {
+    pub(crate) fn forget_camp(&mut self, exchange: &Exchange, id: TransactionId) {
         if let Ask::Camp { room, .. } = exchange.ask
             && let Some(seating) = self.seatings.get_mut(&room).filter(|seating| seating.camp == Some(id))
         {
@@ -197,7 +198,7 @@ impl Conversation {
     }
 
     /// No answer came.
-    pub(super) fn failed(&mut self, sh: &mut Shared, now: Time, exchange: &Exchange) {
+    pub(crate) fn failed(&mut self, sh: &mut Shared, now: Time, exchange: &Exchange) {
         if let Phase::Connecting(connecting) = &mut self.phase {
             if matches!(exchange.ask, Ask::Camp { .. })
                 && let Some(attempt) = connecting.by_via(exchange.via)
@@ -237,7 +238,7 @@ impl Conversation {
     }
 
     /// When [`on_wake`](Self::on_wake) is due.
-    pub(super) fn due(&self) -> Option<Time> {
+    pub(crate) fn due(&self) -> Option<Time> {
         let exchanges = self.exchanges.values().map(|exchange| exchange.due).min();
         let old = self.old_streams.iter().map(|(at, _)| *at).min();
         let phase = match &self.phase {

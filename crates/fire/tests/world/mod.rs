@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use campfire_mesh::config::Config;
-use campfire_mesh::fire::{Event, Fire, Learned, Seat};
-use campfire_mesh::io::{Notice, Output, ServerSlot, SocketId, StreamId, Via};
+use campfire_fire::config::Config;
+use campfire_fire::io::{Notice, Output};
+use campfire_fire::{Event, Fire, Learned, Seat};
+use campfire_protocol::carrier::{ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::identity::{Identity, PublicKey};
 use campfire_protocol::key::{Keys, Psk};
 use campfire_protocol::server::{Scope, Server as Entry, ServerAddress, ServerId, Transport};
@@ -300,7 +301,7 @@ impl World {
     /// The hosts at which a peer sits.
     pub fn sits_at(&self, peer: usize) -> BTreeSet<usize> {
         let servers = self.look(peer).servers(self.now);
-        let camped = servers.iter().filter(|server| server.state == campfire_mesh::status::ServerState::Camped);
+        let camped = servers.iter().filter(|server| server.state == campfire_fire::status::ServerState::Camped);
         camped.map(|server| (0..self.hosts.len()).find(|host| entry(*host).id.as_str() == server.id).unwrap()).collect()
     }
 
@@ -418,7 +419,6 @@ impl World {
                     }
                 }
                 Output::Notice(notice) => self.peers[peer].notices.push(notice),
-                other => panic!("a fire does not ask for {other:?}"),
             }
         }
     }

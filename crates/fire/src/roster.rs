@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use campfire_protocol::announce::{Announcement, Session};
+use campfire_protocol::carrier::ServerSlot;
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::time::Time;
 use campfire_protocol::wire::MemberId;
 
-use super::Seat;
-use crate::io::ServerSlot;
+use crate::Seat;
 
 /// A member without a seat is remembered this long, so that nobody can replay its older announcements at once.
 const MEMORY: Duration = Duration::from_mins(10);
@@ -19,13 +19,13 @@ const MAX_SEATS: usize = 64;
 
 /// One of a member's seats.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SeatInfo {
+pub(crate) struct SeatInfo {
     /// Of the newest announcement seen at this seat.
-    pub(super) sequence: u32,
+    pub(crate) sequence: u32,
     /// The member says itself that it camps there (and does not just visit).
-    pub(super) settled: bool,
+    pub(crate) settled: bool,
     /// Of the sealed announcement: the same bytes again need not be opened.
-    pub(super) digest: u64,
+    pub(crate) digest: u64,
 }
 
 /// A member.
@@ -40,7 +40,7 @@ struct Known {
 
 /// Why an announcement was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// Older than what is known, or of an earlier run.
     Replayed,
     /// The seat is another member's.
@@ -51,16 +51,16 @@ pub(super) enum Refusal {
 
 /// What taking an announcement changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Change {
+pub(crate) struct Change {
     /// The announcement is newer than what was known, or the seat is new.
-    pub(super) news: bool,
+    pub(crate) news: bool,
     /// Seats of an earlier run: gone.
-    pub(super) gone: Vec<Seat>,
+    pub(crate) gone: Vec<Seat>,
 }
 
 /// All members.
 #[derive(Debug)]
-pub(super) struct Roster {
+pub(crate) struct Roster {
     members: BTreeMap<PublicKey, Known>,
     seats: BTreeMap<Seat, PublicKey>,
     limit: usize,
@@ -68,13 +68,13 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { members: BTreeMap::new(), seats: BTreeMap::new(), limit: limit.max(1), uses: 0 }
     }
 
     /// Takes a verified announcement that was found at `seat`. `cache`: the room is large, whoever was not used for longest
     /// and is not linked makes room.
-    pub(super) fn admit(
+    pub(crate) fn admit(
         &mut self,
         now: Time,
         seat: Seat,
@@ -127,7 +127,7 @@ impl Roster {
     }
 
     /// A seat is gone. Tells whose it was.
-    pub(super) fn depart(&mut self, now: Time, seat: &Seat) -> Option<PublicKey> {
+    pub(crate) fn depart(&mut self, now: Time, seat: &Seat) -> Option<PublicKey> {
         let key = self.seats.remove(seat)?;
         if let Some(known) = self.members.get_mut(&key) {
             known.seats.remove(seat);
@@ -139,44 +139,44 @@ impl Roster {
     }
 
     /// The seats known in a room on a server.
-    pub(super) fn seats_at(&self, server: ServerSlot, room: u8) -> impl Iterator<Item = (Seat, PublicKey)> {
+    pub(crate) fn seats_at(&self, server: ServerSlot, room: u8) -> impl Iterator<Item = (Seat, PublicKey)> {
         let from = Seat { server, room, member: MemberId([0; 16]) };
         let to = Seat { server, room, member: MemberId([0xFF; 16]) };
         self.seats.range(from..=to).map(|(seat, key)| (*seat, *key))
     }
 
     /// Who sits there.
-    pub(super) fn peer_of(&self, seat: &Seat) -> Option<PublicKey> {
+    pub(crate) fn peer_of(&self, seat: &Seat) -> Option<PublicKey> {
         self.seats.get(seat).copied()
     }
 
     /// What is known of a seat.
-    pub(super) fn seat(&self, seat: &Seat) -> Option<&SeatInfo> {
+    pub(crate) fn seat(&self, seat: &Seat) -> Option<&SeatInfo> {
         self.members.get(self.seats.get(seat)?)?.seats.get(seat)
     }
 
     /// A member's seats.
-    pub(super) fn seats_of(&self, peer: &PublicKey) -> impl Iterator<Item = (Seat, SeatInfo)> {
+    pub(crate) fn seats_of(&self, peer: &PublicKey) -> impl Iterator<Item = (Seat, SeatInfo)> {
         self.members.get(peer).into_iter().flat_map(|known| known.seats.iter().map(|(seat, info)| (*seat, *info)))
     }
 
     /// A member's newest announcement, as long as it sits anywhere.
-    pub(super) fn announcement(&self, peer: &PublicKey) -> Option<&Announcement> {
+    pub(crate) fn announcement(&self, peer: &PublicKey) -> Option<&Announcement> {
         self.members.get(peer).filter(|known| !known.seats.is_empty()).map(|known| &known.announcement)
     }
 
     /// Members with a seat.
-    pub(super) fn seated(&self) -> impl Iterator<Item = &Announcement> {
+    pub(crate) fn seated(&self) -> impl Iterator<Item = &Announcement> {
         self.members.values().filter(|known| !known.seats.is_empty()).map(|known| &known.announcement)
     }
 
     /// Keys of members with a seat, with their servers.
-    pub(super) fn whereabouts(&self) -> impl Iterator<Item = (&PublicKey, impl Iterator<Item = (&Seat, &SeatInfo)>)> {
+    pub(crate) fn whereabouts(&self) -> impl Iterator<Item = (&PublicKey, impl Iterator<Item = (&Seat, &SeatInfo)>)> {
         self.members.iter().filter(|(_, known)| !known.seats.is_empty()).map(|(key, known)| (key, known.seats.iter()))
     }
 
     /// Whether there is a link to it.
-    pub(super) fn set_linked(&mut self, peer: &PublicKey, linked: bool) {
+    pub(crate) fn set_linked(&mut self, peer: &PublicKey, linked: bool) {
         self.uses += 1;
         if let Some(known) = self.members.get_mut(peer) {
             known.linked = linked;
@@ -185,19 +185,19 @@ impl Roster {
     }
 
     /// Linked members.
-    pub(super) fn linked(&self) -> BTreeSet<PublicKey> {
+    pub(crate) fn linked(&self) -> BTreeSet<PublicKey> {
         self.members.iter().filter(|(_, known)| known.linked).map(|(key, _)| *key).collect()
     }
 
     /// The session known of a member.
     #[cfg(test)]
-    pub(super) fn session(&self, peer: &PublicKey) -> Option<Session> {
+    pub(crate) fn session(&self, peer: &PublicKey) -> Option<Session> {
         self.members.get(peer).map(|known| known.announcement.session)
     }
 
     /// Members held, with a seat or without.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.members.len()
     }
 
@@ -220,7 +220,7 @@ impl Roster {
 }
 
 /// Orders runs and changes within one: what [`Announcement`]s are compared by.
-pub(super) type Version = (Session, u32);
+pub(crate) type Version = (Session, u32);
 
 #[cfg(test)]
 mod tests {

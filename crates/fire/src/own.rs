@@ -17,9 +17,9 @@ use ipnet::{IpNet, Ipv4Net};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 
-use super::Seat;
-use super::roster::Version;
+use crate::Seat;
 use crate::config::{Config, KeyMode};
+use crate::roster::Version;
 
 /// A run that has not yet been accepted anywhere begins anew when the clock turns out to be this wrong.
 const WRONG_CLOCK: Duration = Duration::from_secs(30);
@@ -29,18 +29,18 @@ const MAX_OUTRUNS: u32 = 3;
 
 /// A key's room.
 #[derive(Clone, Debug)]
-pub(super) struct Room {
+pub(crate) struct Room {
     /// Its number, kept as long as the key is held.
-    pub(super) number: u8,
-    pub(super) keys: Arc<Keys>,
-    pub(super) mode: KeyMode,
+    pub(crate) number: u8,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) mode: KeyMode,
     /// The key is no longer held; the seats are kept until then, while links move to other rooms.
-    pub(super) leaving: Option<Time>,
+    pub(crate) leaving: Option<Time>,
 }
 
 /// Whether this run is later than another now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outrun {
+pub(crate) enum Outrun {
     /// It is.
     Done,
     /// The other one comes after us again and again: it is no earlier run, it runs too.
@@ -48,8 +48,8 @@ pub(super) enum Outrun {
 }
 
 /// Who we are and what we say.
-pub(super) struct Own {
-    pub(super) identity: Identity,
+pub(crate) struct Own {
+    pub(crate) identity: Identity,
     network: NetworkId,
     name: String,
     namespace: String,
@@ -72,7 +72,7 @@ pub(super) struct Own {
 }
 
 impl Own {
-    pub(super) fn new(config: &Config, rng: &mut ChaCha20Rng, now: Time, wall: UnixMillis) -> Self {
+    pub(crate) fn new(config: &Config, rng: &mut ChaCha20Rng, now: Time, wall: UnixMillis) -> Self {
         Self {
             identity: config.identity.clone(),
             network: config.network,
@@ -95,31 +95,31 @@ impl Own {
         }
     }
 
-    pub(super) fn session(&self) -> Session {
+    pub(crate) fn session(&self) -> Session {
         self.session
     }
 
-    pub(super) fn ipv4(&self) -> Option<Ipv4Addr> {
+    pub(crate) fn ipv4(&self) -> Option<Ipv4Addr> {
         self.ipv4
     }
 
     /// Orders what we say.
-    pub(super) fn version(&self) -> Version {
+    pub(crate) fn version(&self) -> Version {
         (self.session, self.sequence)
     }
 
     /// Our address that others can find us by.
-    pub(super) fn address(&self) -> std::net::Ipv6Addr {
+    pub(crate) fn address(&self) -> std::net::Ipv6Addr {
         self.network.address(&self.identity.public())
     }
 
     /// A server took our announcement: this run keeps its start time for good.
-    pub(super) fn anchor(&mut self) {
+    pub(crate) fn anchor(&mut self) {
         self.anchored = true;
     }
 
     /// The clock was corrected. If no server has taken our announcement yet, this run begins at the right time.
-    pub(super) fn clock_corrected(&mut self, now: Time, wall: UnixMillis) {
+    pub(crate) fn clock_corrected(&mut self, now: Time, wall: UnixMillis) {
         let age = u64::try_from(now.since(self.begun).as_millis()).unwrap_or(u64::MAX);
         let started = wall.0.saturating_sub(age);
         if !self.anchored && u128::from(started.abs_diff(self.session.started.0)) > WRONG_CLOCK.as_millis() {
@@ -130,7 +130,7 @@ impl Own {
 
     /// An earlier run of ours is still known, and seems to be later than this one (the clock was set back, or wrong): others
     /// would take us for a replay. This run begins after it, then.
-    pub(super) fn outrun(&mut self, other: &Announcement, seat: Seat) -> Option<Outrun> {
+    pub(crate) fn outrun(&mut self, other: &Announcement, seat: Seat) -> Option<Outrun> {
         if other.sent_at > self.woke {
             self.twin = Some((other.session, seat));
         }
@@ -148,7 +148,7 @@ impl Own {
 
     /// A seat is gone. If another process with our identity had it, its goodbye was taken for ours: we begin anew, after it,
     /// so that others know us again.
-    pub(super) fn outlive(&mut self, seat: &Seat) {
+    pub(crate) fn outlive(&mut self, seat: &Seat) {
         if let Some((other, _)) = self.twin.take_if(|(_, held)| held == seat) {
             self.outruns = 0;
             self.begin_after(other.max(self.session));
@@ -161,7 +161,7 @@ impl Own {
         self.changed();
     }
 
-    pub(super) fn set_routes(&mut self, routes: &[IpNet]) {
+    pub(crate) fn set_routes(&mut self, routes: &[IpNet]) {
         let routes: Vec<IpNet> = routes.iter().copied().take(MAX_ROUTES).collect();
         if routes != self.routes {
             self.routes = routes;
@@ -169,14 +169,14 @@ impl Own {
         }
     }
 
-    pub(super) fn set_record(&mut self, record: &ServerRecord) {
+    pub(crate) fn set_record(&mut self, record: &ServerRecord) {
         if self.record.as_ref() != Some(record) {
             self.record = Some(record.clone());
             self.changed();
         }
     }
 
-    pub(super) fn set_fingerprints(&mut self, fingerprints: Vec<Fingerprint>) {
+    pub(crate) fn set_fingerprints(&mut self, fingerprints: Vec<Fingerprint>) {
         if fingerprints != self.fingerprints {
             self.fingerprints = fingerprints;
             self.fingerprints.truncate(MAX_FINGERPRINTS);
@@ -185,7 +185,7 @@ impl Own {
     }
 
     /// The servers camped on, by room, best first.
-    pub(super) fn set_servers(&mut self, mut servers: BTreeMap<u8, Vec<ServerTag>>) {
+    pub(crate) fn set_servers(&mut self, mut servers: BTreeMap<u8, Vec<ServerTag>>) {
         for tags in servers.values_mut() {
             tags.truncate(MAX_SERVERS);
         }
@@ -196,7 +196,7 @@ impl Own {
     }
 
     /// Gives up the IPv4 address: an older session claims it.
-    pub(super) fn yield_ipv4(&mut self) {
+    pub(crate) fn yield_ipv4(&mut self) {
         self.ipv4 = None;
         self.changed();
     }
@@ -225,7 +225,7 @@ impl Own {
     }
 
     /// Our announcement for a seat. What does not fit is left out, the record first (the error says so), then routes.
-    pub(super) fn seal(
+    pub(crate) fn seal(
         &self,
         rng: &mut ChaCha20Rng,
         room: &Room,
@@ -249,7 +249,7 @@ impl Own {
     }
 
     /// What we can be found by in a large room: overlay addresses and names.
-    pub(super) fn tags(&self, keys: &Keys) -> Vec<Tag> {
+    pub(crate) fn tags(&self, keys: &Keys) -> Vec<Tag> {
         let mut names = vec![self.address().to_string()];
         names.extend(self.ipv4.map(|address| address.to_string()));
         if !self.name.is_empty() {

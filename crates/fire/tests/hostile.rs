@@ -6,9 +6,9 @@ mod world;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use campfire_mesh::fire::{Event, Seat};
-use campfire_mesh::io::{ServerSlot, SocketId, Via};
+use campfire_fire::{Event, Seat};
 use campfire_protocol::announce::{Announcement, Session};
+use campfire_protocol::carrier::{ServerSlot, SocketId, Via};
 use campfire_protocol::credential::push_key;
 use campfire_protocol::identity::Identity;
 use campfire_protocol::stun::{Attribute, Builder, Class, Message, Method, TransactionId};
@@ -302,7 +302,7 @@ fn a_server_slot_that_is_not_there_is_asked_for_nothing() {
         fire.release(now, &nowhere);
         fire.note_traffic(now, nowhere.server, Some(now), None);
         fire.on_resolved(now, nowhere.server, &[]);
-        fire.on_stream_closed(now, campfire_mesh::io::StreamId(1), "");
+        fire.on_stream_closed(now, campfire_protocol::carrier::StreamId(1), "");
     });
     assert!(scene.world.look(scene.victim).relay_path(&nowhere).is_none());
 }

@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
+use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::stun::{Attribute, Class, Message, Method, TransactionId};
 use campfire_protocol::time::{Time, UnixMillis};
 use campfire_protocol::wire::{CampSuccess, Cursor, Ember, Entry, Failure, MemberId, SignalIndication, decode_entries};
 
-use super::channels::State as Bound;
-use super::conversation::{Conversation, Phase};
-use super::exchange::{Ask, Exchange, Purpose};
-use super::roster::Version;
-use super::seating::Listing;
-use super::shared::Shared;
-use super::{Event, Learned, Seat};
-use crate::io::{Notice, SocketId, Via};
+use crate::channels::State as Bound;
+use crate::conversation::{Conversation, Phase};
+use crate::exchange::{Ask, Exchange, Purpose};
+use crate::io::Notice;
+use crate::roster::Version;
+use crate::seating::Listing;
+use crate::shared::Shared;
+use crate::{Event, Learned, Seat};
 
 /// Seats are refreshed every 20 s ± 2: this, and a random part on top.
 const REFRESH: Duration = Duration::from_secs(18);
@@ -29,17 +30,17 @@ const REFUSED: Duration = Duration::from_secs(8);
 
 impl Conversation {
     /// Whether this transaction was asked for by this via.
-    pub(super) fn asked(&self, id: TransactionId, via: Via) -> bool {
+    pub(crate) fn asked(&self, id: TransactionId, via: Via) -> bool {
         self.exchanges.get(&id).is_some_and(|exchange| exchange.via == via)
     }
 
     /// Our seat's room, by its id.
-    pub(super) fn room_of(&self, member: &MemberId) -> Option<u8> {
+    pub(crate) fn room_of(&self, member: &MemberId) -> Option<u8> {
         self.seatings.iter().find(|(_, seating)| seating.member == *member).map(|(room, _)| *room)
     }
 
     /// An answer to something asked.
-    pub(super) fn on_answer(&mut self, sh: &mut Shared, now: Time, message: &Message) {
+    pub(crate) fn on_answer(&mut self, sh: &mut Shared, now: Time, message: &Message) {
         let id = message.transaction();
         let Some(exchange) = self.exchanges.get(&id) else { return };
         let right =
@@ -396,7 +397,7 @@ impl Conversation {
     }
 
     /// A push to one of our seats; its integrity is checked here.
-    pub(super) fn on_push(&mut self, sh: &mut Shared, now: Time, room: u8, message: &Message) {
+    pub(crate) fn on_push(&mut self, sh: &mut Shared, now: Time, room: u8, message: &Message) {
         let Some(seating) = self.seatings.get(&room) else { return };
         if message.verify_sha256(seating.push_key.as_slice()).is_err() {
             sh.counters.drop_integrity += 1;
@@ -453,7 +454,7 @@ impl Conversation {
             let learned = self.learned(room, ember.cursor.sequence);
             self.take(sh, now, room, &ember.entries, learned);
             self.read_up_to(sh, now, room, ember.cursor);
-            next = self.seatings.get_mut(&room).and_then(super::seating::Seating::following);
+            next = self.seatings.get_mut(&room).and_then(crate::seating::Seating::following);
         }
         if let Some(seating) = self.seatings.get_mut(&room) {
             seating.expect_more(now, patience);
@@ -462,6 +463,6 @@ impl Conversation {
 }
 
 /// The sockets whose outside address tells something about our NAT.
-pub(super) fn is_primary(socket: SocketId) -> bool {
+pub(crate) fn is_primary(socket: SocketId) -> bool {
     socket.0 <= 1
 }

@@ -6,10 +6,11 @@ mod world;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use campfire_mesh::config::{KeyEntry, KeyMode, Reconfigure};
-use campfire_mesh::fire::{Event, Fire, Learned};
-use campfire_mesh::io::{Notice, Path};
+use campfire_fire::config::{KeyEntry, KeyMode, Reconfigure};
+use campfire_fire::io::Notice;
+use campfire_fire::{Event, Fire, Learned};
 use campfire_protocol::announce::ServerRecord;
+use campfire_protocol::carrier::Path;
 use campfire_protocol::server::score;
 use campfire_turn::Config as ServerConfig;
 
@@ -30,7 +31,7 @@ fn signals_and_channels_reach_members_and_not_those_who_left() {
     assert_eq!(world.count(a, |event| matches!(event, Event::Bound { seat, .. } if *seat == to_b)), 1);
     let Some(Path::Relay { channel, .. }) = world.look(a).relay_path(&to_b) else { panic!("not bound") };
     assert_eq!(world.look(a).seat_of_channel(to_b.server, channel), Some(to_b));
-    world.fire(b, campfire_mesh::fire::Fire::shutdown);
+    world.fire(b, campfire_fire::Fire::shutdown);
     world.run(ms(200));
     assert_eq!(world.count(a, |event| matches!(event, Event::Departed { seat, .. } if *seat == to_b)), 1, "within a second");
     world.fire(a, |fire, now| fire.signal(now, &to_b, vec![1; 148]));
@@ -301,7 +302,7 @@ fn a_server_known_by_two_ids_is_camped_on_once() {
     world.begin(a, &config);
     let b = world.join(&[0]);
     world.run(secs(90));
-    let camped = world.look(a).servers(world.now).iter().filter(|s| s.state == campfire_mesh::status::ServerState::Camped).count();
+    let camped = world.look(a).servers(world.now).iter().filter(|s| s.state == campfire_fire::status::ServerState::Camped).count();
     assert_eq!(camped, 1);
     assert!(world.knows(a, b) && world.knows(b, a));
     assert_eq!(world.look(b).seats(&world.peers[a].key).len(), 1);
@@ -523,7 +524,7 @@ fn ranked(servers: &[usize]) -> Vec<usize> {
     ranked
 }
 
-fn channel(world: &World, peer: usize, seat: campfire_mesh::fire::Seat) -> u16 {
+fn channel(world: &World, peer: usize, seat: campfire_fire::Seat) -> u16 {
     match world.look(peer).relay_path(&seat) {
         Some(Path::Relay { channel, .. }) => channel,
         other => panic!("{other:?}"),

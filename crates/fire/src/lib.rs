@@ -1,6 +1,7 @@
-//! The fire side of the mesh: which servers to camp on, the conversation with each, who sits there. Knows nothing of links.
+//! One member's place at the fire: which servers to camp on, the conversation with each, who sits there. Pure; knows the protocol and
+//! nothing of links, tunnels or packets: it is all that an operator needs, and the ground that a mesh stands on.
 //!
-//! The contract with the rest of the mesh: the fire says [`Event`]s; the links ask by [`Fire::signal`], [`Fire::bind`],
+//! The contract with whoever links over it: the fire says [`Event`]s; links ask by [`Fire::signal`], [`Fire::bind`],
 //! [`Fire::release`] and [`Fire::find`]. A peer is its [`PublicKey`]; where it sits is known as [`Seat`]s.
 //!
 //! After each call that takes `now`, drain [`Fire::poll_event`] and [`Fire::poll_output`] until both give `None`, then
@@ -11,15 +12,18 @@ mod asking;
 mod channels;
 mod choice;
 mod clock;
+pub mod config;
 mod connect;
 mod conversation;
 mod counters;
 mod exchange;
 mod finds;
+pub mod io;
 mod own;
 mod roster;
 mod seating;
 mod shared;
+pub mod status;
 mod timers;
 
 use std::cmp::Reverse;
@@ -27,6 +31,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use campfire_protocol::announce::{Announcement, Session};
+use campfire_protocol::carrier::{Path, ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::key::{Keys, MAX_KEYS};
 use campfire_protocol::server::Transport;
@@ -38,15 +43,15 @@ use rand_core::SeedableRng as _;
 
 pub use self::counters::Counters;
 
-use self::choice::{Choice, Conversations};
-use self::clock::Clock;
-use self::conversation::Conversation;
-use self::finds::Finds;
-use self::own::{Own, Room};
-use self::shared::Shared;
+use crate::choice::{Choice, Conversations};
+use crate::clock::Clock;
 use crate::config::{Config, KeyEntry, Reconfigure};
-use crate::io::{Output, Path, ServerSlot, SocketId, StreamId, Via};
-use crate::status;
+use crate::conversation::Conversation;
+use crate::finds::Finds;
+use crate::io::Output;
+use crate::own::{Own, Room};
+use crate::shared::Shared;
+use crate::status::{Server, ServerState};
 
 /// A peer's seat in one room (one per key held) on one server, under which Signal and Bind reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -148,7 +153,7 @@ impl Fire {
         let mut rng = ChaCha20Rng::from_seed(seed);
         let clock = Clock::new(now, wall);
         let own = Own::new(config, &mut rng, now, wall);
-        let mut sh = Shared::new(rng, clock, own, Vec::new(), config.limits.members, config.in_cluster);
+        let mut sh = Shared::new(rng, clock, own, Vec::new(), config.members, config.in_cluster);
         set_keys(&mut sh, now, &config.keys);
         let mut conversations = Conversations::new();
         let mut choice = Choice::default();
@@ -521,7 +526,7 @@ impl Fire {
         self.sh.udp_blocked
     }
 
-    /// Where servers send from at present (for [`Table::servers`](crate::io::Table::servers)).
+    /// Where servers send from at present (a data plane takes ChannelData and STUN from there alone).
     pub fn vias(&self) -> impl Iterator<Item = (Via, ServerSlot)> {
         self.sh.vias.iter().map(|(via, slot)| (*via, *slot))
     }
@@ -552,9 +557,9 @@ impl Fire {
     }
 
     /// The servers for people, those that are camped on first.
-    pub fn servers(&self, now: Time) -> Vec<status::Server> {
-        let mut servers: Vec<status::Server> = self.conversations.values().map(|conversation| conversation.status(now)).collect();
-        servers.sort_by(|a, b| ((a.state != status::ServerState::Camped), &a.id).cmp(&((b.state != status::ServerState::Camped), &b.id)));
+    pub fn servers(&self, now: Time) -> Vec<Server> {
+        let mut servers: Vec<Server> = self.conversations.values().map(|conversation| conversation.status(now)).collect();
+        servers.sort_by(|a, b| ((a.state != ServerState::Camped), &a.id).cmp(&((b.state != ServerState::Camped), &b.id)));
         servers
     }
 

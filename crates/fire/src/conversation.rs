@@ -1,24 +1,25 @@
 //! The conversation with one server: reaching it, keeping seats, noticing that it is gone. Questions are in
-//! [`asking`](super::asking), answers and pushes in [`answers`](super::answers).
+//! [`asking`](crate::asking), answers and pushes in [`answers`](crate::answers).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use campfire_protocol::carrier::{ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::server::{Server, ServerTag, Transport, tag};
 use campfire_protocol::stun::TransactionId;
 use campfire_protocol::time::Time;
 
-use super::Event;
-use super::channels::Channels;
-use super::connect::{self, Connecting, Names, socket_for};
-use super::exchange::{Ask, Exchange, Purpose};
-use super::own::Room;
-use super::seating::Seating;
-use super::shared::Shared;
-use super::timers::Watch;
-use crate::io::{Notice, Output, ServerSlot, SocketId, StreamId, Via};
+use crate::Event;
+use crate::channels::Channels;
+use crate::connect::{self, Connecting, Names, socket_for};
+use crate::exchange::{Ask, Exchange, Purpose};
+use crate::io::{Notice, Output};
+use crate::own::Room;
+use crate::seating::Seating;
+use crate::shared::Shared;
 use crate::status::{self, ServerState};
+use crate::timers::Watch;
 
 /// Waits between rounds of attempts: the first retries are quick.
 const BACKOFF: [Duration; 5] =
@@ -26,7 +27,7 @@ const BACKOFF: [Duration; 5] =
 /// Random part on top.
 const BACKOFF_JITTER: Duration = Duration::from_secs(2);
 /// How long a server that is still being reached, or has not yet answered our Camp, counts as one that will.
-pub(super) const HOPE: Duration = Duration::from_millis(1_500);
+pub(crate) const HOPE: Duration = Duration::from_millis(1_500);
 /// How often a server that speaks no campfire is tried again.
 const PLAIN_RETRY: Duration = Duration::from_mins(5);
 /// Rounds in which Binding was answered and Camp was not, until a server counts as plain TURN.
@@ -41,7 +42,7 @@ const REJOIN_MAX: Duration = Duration::from_secs(10);
 
 /// What is being done about the server.
 #[derive(Debug)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// Nobody wants to sit there.
     Idle,
     /// It did not answer; tried again then.
@@ -56,52 +57,52 @@ pub(super) enum Phase {
 
 /// An open conversation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Active {
-    pub(super) via: Via,
-    pub(super) transport: Transport,
-    pub(super) remote: SocketAddr,
+pub(crate) struct Active {
+    pub(crate) via: Via,
+    pub(crate) transport: Transport,
+    pub(crate) remote: SocketAddr,
     /// When to try UDP again, and the wait after that; on streams alone.
-    pub(super) upgrade: Option<(Time, Duration)>,
+    pub(crate) upgrade: Option<(Time, Duration)>,
 }
 
 /// See the module.
-pub(super) struct Conversation {
-    pub(super) slot: ServerSlot,
-    pub(super) server: Server,
+pub(crate) struct Conversation {
+    pub(crate) slot: ServerSlot,
+    pub(crate) server: Server,
     /// Hosts of it that we know from other members alone.
-    pub(super) hearsay: BTreeSet<String>,
+    pub(crate) hearsay: BTreeSet<String>,
     tags: BTreeMap<u8, ServerTag>,
-    pub(super) phase: Phase,
-    pub(super) names: Names,
-    pub(super) seatings: BTreeMap<u8, Seating>,
-    pub(super) exchanges: BTreeMap<TransactionId, Exchange>,
-    pub(super) channels: Channels,
+    pub(crate) phase: Phase,
+    pub(crate) names: Names,
+    pub(crate) seatings: BTreeMap<u8, Seating>,
+    pub(crate) exchanges: BTreeMap<TransactionId, Exchange>,
+    pub(crate) channels: Channels,
     /// When anything last came from there.
-    pub(super) heard: Option<Time>,
-    pub(super) rtt: Option<Duration>,
-    pub(super) failures: usize,
+    pub(crate) heard: Option<Time>,
+    pub(crate) rtt: Option<Duration>,
+    pub(crate) failures: usize,
     /// It has answered a campfire message, ever.
-    pub(super) campfire: bool,
+    pub(crate) campfire: bool,
     plain_rounds: u8,
-    pub(super) watch: Watch,
-    pub(super) suspect: bool,
+    pub(crate) watch: Watch,
+    pub(crate) suspect: bool,
     /// It said that it is about to stop.
-    pub(super) leaving: bool,
+    pub(crate) leaving: bool,
     /// How it sees our sockets.
-    pub(super) mapped: BTreeMap<SocketId, SocketAddr>,
-    pub(super) old_streams: Vec<(Time, StreamId)>,
+    pub(crate) mapped: BTreeMap<SocketId, SocketAddr>,
+    pub(crate) old_streams: Vec<(Time, StreamId)>,
     /// It answers on a stream and did not on UDP.
-    pub(super) udp_failed: bool,
+    pub(crate) udp_failed: bool,
     /// Over UDP large packets do not come through: streams alone are used.
-    pub(super) narrow: bool,
+    pub(crate) narrow: bool,
     /// `Notice::Camped` was given since it was last lost.
-    pub(super) noticed: bool,
+    pub(crate) noticed: bool,
     noticed_plain: bool,
-    pub(super) problem: Option<String>,
+    pub(crate) problem: Option<String>,
 }
 
 impl Conversation {
-    pub(super) fn new(sh: &mut Shared, slot: ServerSlot, server: Server) -> Self {
+    pub(crate) fn new(sh: &mut Shared, slot: ServerSlot, server: Server) -> Self {
         let start = u16::try_from(sh.jitter(Duration::from_micros(4_096)).as_micros()).unwrap_or(0);
         Self {
             slot,
@@ -132,23 +133,23 @@ impl Conversation {
     }
 
     /// Its tag under a room's key.
-    pub(super) fn tag(&mut self, room: &Room) -> ServerTag {
+    pub(crate) fn tag(&mut self, room: &Room) -> ServerTag {
         *self.tags.entry(room.number).or_insert_with(|| tag(&room.keys, &self.server.id))
     }
 
     /// A room's number may come to mean another room.
-    pub(super) fn forget_room(&mut self, room: u8) {
+    pub(crate) fn forget_room(&mut self, room: u8) {
         self.seatings.remove(&room);
         self.tags.remove(&room);
     }
 
     /// The same, once it was computed.
-    pub(super) fn known_tag(&self, room: u8) -> Option<ServerTag> {
+    pub(crate) fn known_tag(&self, room: u8) -> Option<ServerTag> {
         self.tags.get(&room).copied()
     }
 
     /// For people.
-    pub(super) fn status(&self, now: Time) -> status::Server {
+    pub(crate) fn status(&self, now: Time) -> status::Server {
         let seated = || self.seatings.iter().filter(|(room, _)| self.seated(now, **room)).map(|(_, seating)| seating);
         let state = match &self.phase {
             Phase::Plain(_) => ServerState::PlainTurn,
@@ -172,17 +173,17 @@ impl Conversation {
         }
     }
 
-    pub(super) fn active(&self) -> Option<Active> {
+    pub(crate) fn active(&self) -> Option<Active> {
         if let Phase::Active(active) = self.phase { Some(active) } else { None }
     }
 
     /// We sit in this room there.
-    pub(super) fn seated(&self, now: Time, room: u8) -> bool {
+    pub(crate) fn seated(&self, now: Time, room: u8) -> bool {
         self.active().is_some() && self.seatings.get(&room).is_some_and(|seating| seating.seated(now))
     }
 
     /// We sit there, or nothing yet speaks against it.
-    pub(super) fn hopeful(&self, now: Time, room: u8) -> bool {
+    pub(crate) fn hopeful(&self, now: Time, room: u8) -> bool {
         match &self.phase {
             Phase::Idle => self.failures == 0,
             Phase::Connecting(connecting) => self.failures == 0 && now.since(connecting.started) < HOPE,
@@ -194,7 +195,7 @@ impl Conversation {
     }
 
     /// The rooms in which to sit. Seats elsewhere are left.
-    pub(super) fn want(&mut self, sh: &mut Shared, now: Time, rooms: &BTreeSet<u8>) {
+    pub(crate) fn want(&mut self, sh: &mut Shared, now: Time, rooms: &BTreeSet<u8>) {
         for &number in rooms {
             let Some(room) = sh.room(number).cloned() else { continue };
             let seating = self.seatings.entry(number).or_insert_with(|| Seating::new(&mut sh.rng, &room.keys));
@@ -217,12 +218,12 @@ impl Conversation {
     }
 
     /// Whether anybody wants to sit there.
-    pub(super) fn wanted(&self) -> bool {
+    pub(crate) fn wanted(&self) -> bool {
         self.seatings.values().any(|seating| seating.wanted)
     }
 
     /// Begins a round of attempts.
-    pub(super) fn connect(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn connect(&mut self, sh: &mut Shared, now: Time) {
         self.drop_vias(sh);
         let addresses = connect::preferred(&self.server, sh.in_cluster);
         self.names.want(now, &addresses);
@@ -230,7 +231,7 @@ impl Conversation {
         self.go_on_connecting(sh, now);
     }
 
-    pub(super) fn go_on_connecting(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn go_on_connecting(&mut self, sh: &mut Shared, now: Time) {
         if let Some((host, port)) = self.names.next(now) {
             sh.outputs.push_back(Output::Resolve { server: self.slot, host, port });
         }
@@ -309,12 +310,12 @@ impl Conversation {
         }
     }
 
-    pub(super) fn on_resolved(&mut self, sh: &mut Shared, now: Time, addresses: &[SocketAddr]) {
+    pub(crate) fn on_resolved(&mut self, sh: &mut Shared, now: Time, addresses: &[SocketAddr]) {
         self.names.resolved(now, addresses);
         self.go_on_connecting(sh, now);
     }
 
-    pub(super) fn on_stream_opened(&mut self, sh: &mut Shared, now: Time, stream: StreamId) -> bool {
+    pub(crate) fn on_stream_opened(&mut self, sh: &mut Shared, now: Time, stream: StreamId) -> bool {
         let via = Via::Stream(stream);
         let room = self.first_room(sh);
         let Phase::Connecting(connecting) = &mut self.phase else { return false };
@@ -326,7 +327,7 @@ impl Conversation {
         true
     }
 
-    pub(super) fn on_stream_closed(&mut self, sh: &mut Shared, now: Time, stream: StreamId, reason: &str) {
+    pub(crate) fn on_stream_closed(&mut self, sh: &mut Shared, now: Time, stream: StreamId, reason: &str) {
         let via = Via::Stream(stream);
         self.old_streams.retain(|(_, old)| *old != stream);
         if self.active().is_some_and(|active| active.via == via) {
@@ -343,7 +344,7 @@ impl Conversation {
     }
 
     /// A socket is open (again), or its addresses changed: the way to the server may have.
-    pub(super) fn on_socket_opened(&mut self, sh: &mut Shared, now: Time, socket: SocketId) {
+    pub(crate) fn on_socket_opened(&mut self, sh: &mut Shared, now: Time, socket: SocketId) {
         if std::mem::take(&mut self.narrow)
             && let Phase::Active(active) = &mut self.phase
             && active.transport != Transport::Udp
@@ -367,7 +368,7 @@ impl Conversation {
         }
     }
 
-    pub(super) fn on_socket_closed(&mut self, sh: &mut Shared, now: Time, socket: SocketId) {
+    pub(crate) fn on_socket_closed(&mut self, sh: &mut Shared, now: Time, socket: SocketId) {
         self.mapped.remove(&socket);
         let on_it = |via: &Via| matches!(via, Via::Udp { socket: ours, .. } if *ours == socket);
         if self.active().is_some_and(|active| on_it(&active.via)) {
@@ -382,7 +383,7 @@ impl Conversation {
     }
 
     /// A way was found: the conversation begins (or moves) there. Camps in all rooms but the one whose answer told.
-    pub(super) fn settle_on(&mut self, sh: &mut Shared, now: Time, via: Via, told: u8) {
+    pub(crate) fn settle_on(&mut self, sh: &mut Shared, now: Time, via: Via, told: u8) {
         let has_udp = self.server.addresses.iter().any(|address| address.transport == Transport::Udp);
         let (transport, remote) = match &mut self.phase {
             Phase::Active(active) if active.via == via => return,
@@ -436,7 +437,7 @@ impl Conversation {
     }
 
     /// Camps in all wanted rooms.
-    pub(super) fn camp_all(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn camp_all(&mut self, sh: &mut Shared, now: Time) {
         self.camp_in_all_but(sh, now, None);
     }
 
@@ -451,7 +452,7 @@ impl Conversation {
 
     /// The server does not answer any more.
     /// Large packets do not come through over UDP: from here on a stream, if the server offers one.
-    pub(super) fn narrow(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn narrow(&mut self, sh: &mut Shared, now: Time) {
         let on_udp = self.active().is_some_and(|active| active.transport == Transport::Udp);
         if on_udp && self.server.addresses.iter().any(|address| address.transport != Transport::Udp) {
             self.narrow = true;
@@ -459,7 +460,7 @@ impl Conversation {
         }
     }
 
-    pub(super) fn lost(&mut self, sh: &mut Shared, now: Time, reason: &str) {
+    pub(crate) fn lost(&mut self, sh: &mut Shared, now: Time, reason: &str) {
         if self.active().is_none() {
             return;
         }
@@ -492,7 +493,7 @@ impl Conversation {
     }
 
     /// The server speaks no campfire.
-    pub(super) fn found_plain(&mut self, sh: &mut Shared, now: Time, why: &str) {
+    pub(crate) fn found_plain(&mut self, sh: &mut Shared, now: Time, why: &str) {
         if !std::mem::replace(&mut self.noticed_plain, true) {
             sh.notice(Notice::PlainTurn { server: self.server.id.to_string() });
         }
@@ -520,7 +521,7 @@ impl Conversation {
     }
 
     /// Nobody wants to sit there any more.
-    pub(super) fn hang_up(&mut self, sh: &mut Shared) {
+    pub(crate) fn hang_up(&mut self, sh: &mut Shared) {
         if let Some(Active { via: Via::Stream(stream), .. }) = self.active() {
             sh.outputs.push_back(Output::CloseStream { stream });
         }
@@ -535,14 +536,14 @@ impl Conversation {
     }
 
     /// Hangs up once the last seat has been left.
-    pub(super) fn tidy(&mut self, sh: &mut Shared) {
+    pub(crate) fn tidy(&mut self, sh: &mut Shared) {
         if self.active().is_some() && self.exchanges.is_empty() && !self.wanted() {
             self.hang_up(sh);
         }
     }
 
     /// The rooms in which the server does not hold what we say now are told.
-    pub(super) fn announce(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn announce(&mut self, sh: &mut Shared, now: Time) {
         let Some(active) = self.active() else { return };
         let version = sh.own.version();
         let outdated = self.seatings.iter().filter(|(_, s)| s.wanted && s.until.is_some() && s.held != Some(version));
