@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use campfire_lab::Process;
 
 use crate::client::{self, Camping};
-use crate::world::Process;
 
 /// How many, and where.
 #[derive(clap::Args)]
@@ -51,12 +51,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     // One member to begin with: code, room and buffers are there, what follows is what members cost.
     join(address, 1, arguments.announcement)?;
-    let empty = resident(server.0.id())?;
+    let empty = resident(server.id())?;
     let begin = Instant::now();
     let (_sockets, slowest) = join(address, arguments.members, arguments.announcement)?;
     let all = begin.elapsed();
     std::thread::sleep(Duration::from_secs(1));
-    let full = resident(server.0.id())?;
+    let full = resident(server.id())?;
     let each = full.saturating_sub(empty) as f64 / arguments.members as f64;
     println!(
         "{} members joined in {:.0} ms (slowest answer {:.0} ms); the server grew from {} to {} KiB: {:.0} bytes a member, {:.0} without its announcement of {}",

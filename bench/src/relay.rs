@@ -1,18 +1,20 @@
 //! `campfire-bench relay`: the same load through campfire-turn and coturn, in turns, and the medians.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use campfire_lab::Process;
 use serde::Serialize;
 
 use crate::client::{self, USER};
 use crate::load::Measured;
 use crate::measure::{self, Reading};
-use crate::world::{CLIENTS, Process, SERVER, Topology, World};
+use crate::world::{ADDRESSES, NETWORK, Topology, World};
 
 /// How to measure.
 #[derive(clap::Args)]
@@ -144,20 +146,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if busy > MOST_BUSY {
         println!("note: {:.0} % of this machine is busy with other things; trust the process's column alone", busy * 100.0);
     }
-    let topologies = arguments.topology.map_or(vec![Topology::Bare, Topology::Pod], |topology| vec![topology]);
     let mut rows = Vec::new();
-    for topology in topologies {
-        let _world = World::new(topology)?;
+    for topology in Topology::chosen(arguments.topology) {
+        let world = World::new(topology)?;
         for load in LOADS {
             let mut runs: [Vec<Measured>; 4] = Default::default();
             for _ in 0..arguments.runs {
                 for (contender, runs) in CONTENDERS.into_iter().zip(&mut runs) {
                     let start = || match contender {
-                        Contender::Members | Contender::Allocations => ours(&server, &secrets, &users),
-                        Contender::Coturn => coturn_server(&arguments.coturn),
-                        Contender::Baseline => sink(),
+                        Contender::Members | Contender::Allocations => ours(&world, &server, &secrets, &users),
+                        Contender::Coturn => coturn_server(&world, &arguments.coturn),
+                        Contender::Baseline => sink(&world),
                     };
-                    let measured = measure_quietly(contender, load, arguments.seconds, start)
+                    let measured = measure_quietly(&world, contender, load, arguments.seconds, start)
                         .with_context(|| format!("{}, {}", contender.name(), load.name))?;
                     runs.push(measured);
                 }
@@ -176,10 +177,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Measures until others leave the machine alone.
-fn measure_quietly(contender: Contender, load: Load, seconds: f64, start: impl Fn() -> Result<Process>) -> Result<Measured> {
+fn measure_quietly(world: &World, contender: Contender, load: Load, seconds: f64, start: impl Fn() -> Result<Process>) -> Result<Measured> {
     let mut best: Option<Measured> = None;
     for _ in 0..TRIES {
-        let measured = measure_one(contender, load, seconds, &start()?)?;
+        let measured = measure_one(world, contender, load, seconds, &start()?)?;
         let quiet = measured.steal <= MOST_STEAL;
         if best.as_ref().is_none_or(|best| measured.steal < best.steal) {
             best = Some(measured);
@@ -191,11 +192,12 @@ fn measure_quietly(contender: Contender, load: Load, seconds: f64, start: impl F
     best.context("no run")
 }
 
-fn measure_one(contender: Contender, load: Load, seconds: f64, process: &Process) -> Result<Measured> {
-    let output = World::command(CLIENTS, std::env::current_exe()?)
+fn measure_one(world: &World, contender: Contender, load: Load, seconds: f64, process: &Process) -> Result<Measured> {
+    let output = world.ends[0]
+        .command(std::env::current_exe()?)
         .args(["load", "--way", contender.way()])
-        .args(["--server", &World::server_address().to_string()])
-        .args(["--process", &process.0.id().to_string(), "--rate", &load.rate.to_string()])
+        .args(["--server", &server_address().to_string()])
+        .args(["--process", &process.id().to_string(), "--rate", &load.rate.to_string()])
         .args(["--train", &load.train.to_string(), "--size", &load.size.to_string(), "--seconds", &seconds.to_string()])
         .output()?;
     if !output.status.success() {
@@ -204,23 +206,27 @@ fn measure_one(contender: Contender, load: Load, seconds: f64, process: &Process
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn ours(program: &PathBuf, secrets: &PathBuf, users: &PathBuf) -> Result<Process> {
-    let listen = format!("udp://{}", World::server_address());
-    let child = World::command(SERVER, program)
+fn ours(world: &World, program: &PathBuf, secrets: &PathBuf, users: &PathBuf) -> Result<Process> {
+    let listen = format!("udp://{}", server_address());
+    let child = world.ends[1]
+        .command(program)
         .args(["--listen", &listen, "--enable-campfire", "--secrets-dir"])
         .arg(secrets)
         .arg("--users-file")
         .arg(users)
-        .args(["--relay-address", "10.77.1.2", "--allow-peer", "10.77.0.0/16", "--log", "error"])
+        .args(["--relay-address", &server_address().ip().to_string(), "--log", "error"])
+        .args(["--allow-peer", &format!("{}/{}", NETWORK.0, NETWORK.1)])
         .stdout(Stdio::null())
         .spawn()?;
     started(child)
 }
 
-fn coturn_server(program: &PathBuf) -> Result<Process> {
-    let child = World::command(SERVER, program)
+fn coturn_server(world: &World, program: &PathBuf) -> Result<Process> {
+    let address = server_address().ip().to_string();
+    let child = world.ends[1]
+        .command(program)
         .args(["-n", "--no-cli", "--no-tls", "--no-dtls", "--no-stdout-log", "--log-file", "/dev/null", "--pidfile", "/dev/null"])
-        .args(["--listening-ip", "10.77.1.2", "--relay-ip", "10.77.1.2", "--listening-port", "3478"])
+        .args(["--listening-ip", &address, "--relay-ip", &address, "--listening-port", "3478"])
         .args(["--lt-cred-mech", "--realm", "bench", "--user", &format!("{}:{}", USER.0, USER.1)])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -228,10 +234,14 @@ fn coturn_server(program: &PathBuf) -> Result<Process> {
     started(child)
 }
 
-fn sink() -> Result<Process> {
-    let child =
-        World::command(SERVER, std::env::current_exe()?).args(["sink", "--listen", &World::server_address().to_string()]).spawn()?;
+fn sink(world: &World) -> Result<Process> {
+    let child = world.ends[1].command(std::env::current_exe()?).args(["sink", "--listen", &server_address().to_string()]).spawn()?;
     started(child)
+}
+
+/// Where the server is: at the second end.
+fn server_address() -> SocketAddr {
+    SocketAddr::from((ADDRESSES[1], 3478))
 }
 
 /// Gives a server the time to bind its sockets.

@@ -3,15 +3,18 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use campfire_lab::Process;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::measure::{self, Reading};
+use crate::world::{ADDRESSES, NODE, Topology, World};
 
 /// How to measure.
 #[derive(clap::Args)]
@@ -37,29 +40,12 @@ pub struct Arguments {
     /// Small datagrams a second.
     #[arg(long, default_value_t = 50_000)]
     datagrams: u32,
-    /// Between the two ends: one cable, or a node's namespace that forwards, as pods have it.
-    #[arg(long, value_enum, default_value = "both")]
-    topology: Topologies,
+    /// Between the two ends: one cable, or a node's namespace that forwards, as pods have it. Both by default.
+    #[arg(long, value_enum)]
+    topology: Option<Topology>,
     /// Write the results as JSON.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Topologies {
-    Bare,
-    Pod,
-    Both,
-}
-
-/// What lies between the two ends.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Topology {
-    /// One cable.
-    Bare,
-    /// A namespace that forwards between two cables, as a node does between pods.
-    Pod,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,8 +72,6 @@ impl Contender {
     }
 }
 
-const END_A: &str = "10.78.1.1";
-const END_B: &str = "10.78.2.1";
 const PORT: u16 = 4001;
 
 /// Keys in hex: secrets of both ends, their public keys, the preshared key.
@@ -155,21 +139,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         arguments.runs,
         arguments.seconds
     );
-    let topologies: &[Topology] = match arguments.topology {
-        Topologies::Bare => &[Topology::Bare],
-        Topologies::Pod => &[Topology::Pod],
-        Topologies::Both => &[Topology::Bare, Topology::Pod],
-    };
     let mut rows = Vec::new();
-    for topology in topologies {
+    for topology in Topology::chosen(arguments.topology) {
         let mut figures: [Vec<Figures>; CONTENDERS.len()] = Default::default();
         for _ in 0..arguments.runs {
             for (contender, figures) in CONTENDERS.into_iter().zip(&mut figures) {
-                let one = measure_one(contender, *topology, arguments, &peer).with_context(|| contender.name())?;
+                let one = measure_one(contender, topology, arguments, &peer).with_context(|| contender.name())?;
                 figures.push(one);
             }
         }
-        rows.extend(table(*topology, &figures));
+        rows.extend(table(topology, &figures));
     }
     print(&rows);
     if let Some(path) = &arguments.output {
@@ -183,32 +162,34 @@ fn measure_one(contender: Contender, topology: Topology, arguments: &Arguments, 
     let world = World::new(topology)?;
     let ends = match contender {
         Contender::Nothing => Vec::new(),
-        Contender::Campfire => vec![ours(peer, 1, arguments.mtu)?, ours(peer, 0, arguments.mtu)?],
-        Contender::Fire => through_the_fire(topology, arguments.mtu)?,
-        Contender::WireguardGo => vec![theirs(&arguments.wireguard_go, &["-f"], 1)?, theirs(&arguments.wireguard_go, &["-f"], 0)?],
+        Contender::Campfire => vec![ours(&world, peer, 1, arguments.mtu)?, ours(&world, peer, 0, arguments.mtu)?],
+        Contender::Fire => through_the_fire(&world, arguments.mtu)?,
+        Contender::WireguardGo => {
+            vec![theirs(&world, &arguments.wireguard_go, &["-f"], 1)?, theirs(&world, &arguments.wireguard_go, &["-f"], 0)?]
+        }
         Contender::Boringtun => {
             let flags = ["--foreground", "--disable-drop-privileges", "--threads", "1"];
-            vec![theirs(&arguments.boringtun, &flags, 1)?, theirs(&arguments.boringtun, &flags, 0)?]
+            vec![theirs(&world, &arguments.boringtun, &flags, 1)?, theirs(&world, &arguments.boringtun, &flags, 0)?]
         }
     };
     let address = match contender {
-        Contender::Nothing => END_B.to_owned(),
-        Contender::Fire => overlay_address(1)?,
+        Contender::Nothing => ADDRESSES[1].to_string(),
+        Contender::Fire => overlay_address(&world, 1)?,
         Contender::Campfire | Contender::WireguardGo | Contender::Boringtun => {
             for side in 0..2 {
-                addresses(side, arguments.mtu)?;
+                addresses(&world, side, arguments.mtu)?;
             }
             "10.9.0.2".to_owned()
         }
     };
     let address = address.as_str();
-    wait_for(address)?;
-    let mut figures = Figures { idle_ms: ping(address, 200)?, ..Figures::default() };
-    let processes: Vec<u32> = ends.iter().map(|end| end.0.id()).collect();
+    wait_for(&world, address)?;
+    let mut figures = Figures { idle_ms: ping(&world, address, 200)?, ..Figures::default() };
+    let processes: Vec<u32> = ends.iter().map(Process::id).collect();
 
-    let server = iperf_server(address)?;
+    let server = iperf_server(&world, address)?;
     let before = readings(&processes)?;
-    let result = iperf(address, &["-t", &arguments.seconds.to_string()])?;
+    let result = iperf(&world, address, &["-t", &arguments.seconds.to_string()])?;
     let after = readings(&processes)?;
     let received = number(&result, "/end/sum_received/bytes")?;
     let used: Vec<_> = after.iter().zip(&before).map(|(after, before)| after.since(before)).collect();
@@ -219,15 +200,15 @@ fn measure_one(contender: Contender, topology: Topology, arguments: &Arguments, 
 
     let rate = u64::from(arguments.datagrams) * 64 * 8;
     let before = Reading::take(None)?;
-    let result = iperf(address, &["-u", "-l", "64", "-b", &rate.to_string(), "-t", &(arguments.seconds / 2).max(2).to_string()])?;
+    let result = iperf(&world, address, &["-u", "-l", "64", "-b", &rate.to_string(), "-t", &(arguments.seconds / 2).max(2).to_string()])?;
     let used = Reading::take(None)?.since(&before);
     let (packets, lost) = (number(&result, "/end/sum/packets")?, number(&result, "/end/sum/lost_packets")?);
     figures.datagram_loss = lost / packets.max(1.0);
     figures.datagram_machine_us = used.machine.as_secs_f64() * 1e6 / (packets - lost).max(1.0);
 
-    let mut load = World::command(0, "iperf3").args(["-c", address, "-P", "4", "-t", "4"]).stdout(Stdio::null()).spawn()?;
+    let mut load = world.ends[0].command("iperf3").args(["-c", address, "-P", "4", "-t", "4"]).stdout(Stdio::null()).spawn()?;
     std::thread::sleep(Duration::from_secs(1));
-    figures.loaded_ms = ping(address, 200)?;
+    figures.loaded_ms = ping(&world, address, 200)?;
     load.wait()?;
     figures.peak_mib = processes.iter().filter_map(|id| peak_mib(*id)).fold(0.0, f64::max);
     drop((server, ends, world));
@@ -239,21 +220,22 @@ fn readings(processes: &[u32]) -> Result<Vec<Reading>> {
     std::iter::once(None).chain(processes.iter().copied().map(Some)).map(Reading::take).collect()
 }
 
-fn ours(program: &Path, side: usize, mtu: u16) -> Result<Process> {
+fn ours(world: &World, program: &Path, side: usize, mtu: u16) -> Result<Process> {
     let (own, other) = ends(side);
     let flag = if side == 0 { ",initiate" } else { "" };
     let peer = format!("{},{other}:{PORT},10.9.0.{}/32{flag}", PUBLIC[1 - side], 2 - side);
-    let child = World::command(side, program)
+    let child = world.ends[side]
+        .command(program)
         .args(["run", &device(side), &format!("{own}:{PORT}"), &hex(&SECRETS[side]), &hex(&PRESHARED), &mtu.to_string(), &peer])
         .stdout(Stdio::null())
         .spawn()?;
     let process = Process(child);
-    wait_for_device(side)?;
+    wait_for_device(world, side)?;
     Ok(process)
 }
 
 /// `campfire-turn`, and `campfire up` at both ends: the programs beside this one.
-fn through_the_fire(topology: Topology, mtu: u16) -> Result<Vec<Process>> {
+fn through_the_fire(world: &World, mtu: u16) -> Result<Vec<Process>> {
     let folder = std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default();
     let program = |name: &str| {
         let path = folder.join(name);
@@ -280,19 +262,18 @@ fn through_the_fire(topology: Topology, mtu: u16) -> Result<Vec<Process>> {
     };
     fs::write(secrets.join(say("fingerprint")?), say("relay-secret")?)?;
     // Pods have the server on the node between them; on one cable it has to sit at one end.
-    let (namespace, address) = if topology == Topology::Pod { (NODE, "10.78.1.2") } else { (NAMES[1], END_B) };
-    let server = Command::new("ip")
-        .args(["netns", "exec", namespace])
-        .arg(&turn)
+    let (place, address) = world.node.as_ref().map_or((&world.ends[1], ADDRESSES[1]), |node| (node, NODE[0]));
+    let server = place
+        .command(&turn)
         .args(["--enable-campfire", "--listen", "0.0.0.0:3478", "--secrets-dir"])
         .arg(&secrets)
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
     let mut processes = vec![Process(server)];
     for side in [1, 0] {
-        let peer = World::command(side, &campfire)
+        let peer = world.ends[side]
+            .command(&campfire)
             .args(["up", "--no-direct", "--interface", &device(side), "--mtu", &mtu.to_string()])
             .args(["--server", &format!("fire={address}:3478"), "--psk-file"])
             .arg(&psk)
@@ -306,16 +287,17 @@ fn through_the_fire(topology: Topology, mtu: u16) -> Result<Vec<Process>> {
         processes.push(Process(peer));
     }
     for side in 0..2 {
-        wait_for_device(side)?;
+        wait_for_device(world, side)?;
     }
     Ok(processes)
 }
 
 /// The global IPv6 address that a peer gave its device.
-fn overlay_address(side: usize) -> Result<String> {
+fn overlay_address(world: &World, side: usize) -> Result<String> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        let output = World::command(side, "ip").args(["-6", "-o", "address", "show", "dev", &device(side), "scope", "global"]).output()?;
+        let output =
+            world.ends[side].command("ip").args(["-6", "-o", "address", "show", "dev", &device(side), "scope", "global"]).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if let Some(address) = text.split_whitespace().skip_while(|word| *word != "inet6").nth(1).and_then(|cidr| cidr.split('/').next()) {
             return Ok(address.to_owned());
@@ -327,8 +309,9 @@ fn overlay_address(side: usize) -> Result<String> {
     }
 }
 
-fn theirs(program: &Path, flags: &[&str], side: usize) -> Result<Process> {
-    let child = World::command(side, program)
+fn theirs(world: &World, program: &Path, flags: &[&str], side: usize) -> Result<Process> {
+    let child = world.ends[side]
+        .command(program)
         .args(flags)
         .arg(device(side))
         .env("WG_PROCESS_FOREGROUND", "1")
@@ -337,7 +320,7 @@ fn theirs(program: &Path, flags: &[&str], side: usize) -> Result<Process> {
         .spawn()
         .with_context(|| program.display().to_string())?;
     let process = Process(child);
-    wait_for_device(side)?;
+    wait_for_device(world, side)?;
     let (_, other) = ends(side);
     let configuration = format!(
         "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n[Peer]\nPublicKey = {}\nPresharedKey = {}\nAllowedIPs = 10.9.0.{}/32\nEndpoint = {other}:{PORT}\n",
@@ -348,7 +331,8 @@ fn theirs(program: &Path, flags: &[&str], side: usize) -> Result<Process> {
     );
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        let mut set = World::command(side, "wg")
+        let mut set = world.ends[side]
+            .command("wg")
             .args(["setconf", &device(side), "/dev/stdin"])
             .stdin(Stdio::piped())
             .stderr(Stdio::null())
@@ -364,17 +348,18 @@ fn theirs(program: &Path, flags: &[&str], side: usize) -> Result<Process> {
     }
 }
 
-fn ends(side: usize) -> (&'static str, &'static str) {
-    if side == 0 { (END_A, END_B) } else { (END_B, END_A) }
+/// The addresses of one end and of the other.
+fn ends(side: usize) -> (Ipv4Addr, Ipv4Addr) {
+    (ADDRESSES[side], ADDRESSES[1 - side])
 }
 
 fn device(side: usize) -> String {
     format!("cfb{side}")
 }
 
-fn wait_for_device(side: usize) -> Result<()> {
+fn wait_for_device(world: &World, side: usize) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
-    while !World::command(side, "ip").args(["link", "show", &device(side)]).output()?.status.success() {
+    while !world.ends[side].command("ip").args(["link", "show", &device(side)]).output()?.status.success() {
         if Instant::now() > deadline {
             bail!("no interface within 5 s");
         }
@@ -383,14 +368,16 @@ fn wait_for_device(side: usize) -> Result<()> {
     Ok(())
 }
 
-fn addresses(side: usize, mtu: u16) -> Result<()> {
-    World::ip(&format!("-n {} address add 10.9.0.{}/24 dev {}", NAMES[side], side + 1, device(side)))?;
-    World::ip(&format!("-n {} link set {} mtu {mtu} up", NAMES[side], device(side)))
+fn addresses(world: &World, side: usize, mtu: u16) -> Result<()> {
+    let (end, device) = (&world.ends[side], device(side));
+    end.address(&device, [10, 9, 0, side as u8 + 1], 24)?;
+    end.mtu(&device, mtu)?;
+    end.up(&device)
 }
 
-fn wait_for(address: &str) -> Result<()> {
+fn wait_for(world: &World, address: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(15);
-    while !World::command(0, "ping").args(["-c", "1", "-W", "1", address]).output()?.status.success() {
+    while !world.ends[0].command("ping").args(["-c", "1", "-W", "1", address]).output()?.status.success() {
         if Instant::now() > deadline {
             bail!("{address} does not answer within 15 s");
         }
@@ -399,21 +386,21 @@ fn wait_for(address: &str) -> Result<()> {
 }
 
 /// Median round trip, milliseconds.
-fn ping(address: &str, count: u32) -> Result<f64> {
-    let output = World::command(0, "ping").args(["-i", "0.01", "-c", &count.to_string(), "-W", "1", address]).output()?;
+fn ping(world: &World, address: &str, count: u32) -> Result<f64> {
+    let output = world.ends[0].command("ping").args(["-i", "0.01", "-c", &count.to_string(), "-W", "1", address]).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let times = text.lines().filter_map(|line| line.split_once("time=")?.1.split(' ').next()?.parse::<f64>().ok());
     Ok(median(times))
 }
 
-fn iperf_server(address: &str) -> Result<Process> {
-    let child = World::command(1, "iperf3").args(["-s", "-B", address]).stdout(Stdio::null()).spawn().context("iperf3")?;
+fn iperf_server(world: &World, address: &str) -> Result<Process> {
+    let child = world.ends[1].command("iperf3").args(["-s", "-B", address]).stdout(Stdio::null()).spawn().context("iperf3")?;
     std::thread::sleep(Duration::from_millis(300));
     Ok(Process(child))
 }
 
-fn iperf(address: &str, arguments: &[&str]) -> Result<Value> {
-    let Output { status, stdout, stderr } = World::command(0, "iperf3").args(["-J", "-c", address]).args(arguments).output()?;
+fn iperf(world: &World, address: &str, arguments: &[&str]) -> Result<Value> {
+    let Output { status, stdout, stderr } = world.ends[0].command("iperf3").args(["-J", "-c", address]).args(arguments).output()?;
     if !status.success() {
         bail!("iperf3: {}{}", String::from_utf8_lossy(&stderr), String::from_utf8_lossy(&stdout));
     }
@@ -505,82 +492,4 @@ fn base64(bytes: &[u8]) -> String {
         text.extend((0..4).map(|at| if at > chunk.len() { '=' } else { char::from(DIGITS[(word >> (18 - 6 * at)) as usize & 63]) }));
     }
     text
-}
-
-/// The two ends' namespaces, and the node between them.
-const NAMES: [&str; 2] = ["campfire-bench-a", "campfire-bench-b"];
-const NODE: &str = "campfire-bench-n";
-
-/// The namespaces; removed when dropped.
-struct World;
-
-impl World {
-    fn new(topology: Topology) -> Result<Self> {
-        Self::remove();
-        let world = Self;
-        let [a, b] = NAMES;
-        Self::ip(&format!("netns add {a}"))?;
-        Self::ip(&format!("netns add {b}"))?;
-        match topology {
-            Topology::Bare => Self::ip(&format!("-n {a} link add cable type veth peer name cable netns {b}"))?,
-            Topology::Pod => {
-                Self::ip(&format!("netns add {NODE}"))?;
-                Self::ip(&format!("-n {a} link add cable type veth peer name to-a netns {NODE}"))?;
-                Self::ip(&format!("-n {b} link add cable type veth peer name to-b netns {NODE}"))?;
-                for (name, address) in [("to-a", "10.78.1.2/24"), ("to-b", "10.78.2.2/24")] {
-                    Self::ip(&format!("-n {NODE} address add {address} dev {name}"))?;
-                    Self::ip(&format!("-n {NODE} link set {name} up"))?;
-                }
-                let forward = Command::new("ip").args(["netns", "exec", NODE, "sysctl", "-qw", "net.ipv4.ip_forward=1"]).status()?;
-                if !forward.success() {
-                    bail!("the namespace between does not forward");
-                }
-            }
-        }
-        for (name, address) in NAMES.into_iter().zip([END_A, END_B]) {
-            Self::ip(&format!("-n {name} address add {address}/24 dev cable"))?;
-            Self::ip(&format!("-n {name} link set cable up"))?;
-            Self::ip(&format!("-n {name} link set lo up"))?;
-            let gateway = if address == END_A { "10.78.1.2" } else { "10.78.2.2" };
-            let way = if topology == Topology::Pod { format!("via {gateway}") } else { "dev cable".to_owned() };
-            Self::ip(&format!("-n {name} route add 10.78.0.0/16 {way}"))?;
-        }
-        Ok(world)
-    }
-
-    fn ip(line: &str) -> Result<()> {
-        let output = Command::new("ip").args(line.split(' ')).output().context("ip (Debian's package iproute2)")?;
-        if !output.status.success() {
-            bail!("ip {line}: {} (this bench needs root)", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(())
-    }
-
-    fn command(side: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", NAMES[side]]).arg(program).stdin(Stdio::null());
-        command
-    }
-
-    fn remove() {
-        for name in [NAMES[0], NAMES[1], NODE] {
-            let _ = Command::new("ip").args(["netns", "delete", name]).stderr(Stdio::null()).status();
-        }
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        Self::remove();
-    }
-}
-
-/// A process of ours; ended when dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use campfire_lab::peer::{Keys, connected};
-use campfire_lab::{Host, Nat, Peer, PeerOptions, TurnServer, World};
+use campfire_lab::{Host, Nat, Net, Peer, PeerOptions, TurnServer, World};
 
 /// Name of the demo's world.
 pub const WORLD: &str = "demo";
@@ -26,13 +26,14 @@ impl Steps {
 }
 
 pub fn run(keep: bool, out: &Path) -> Result<()> {
-    if let Some(why) = campfire_lab::missing_for_worlds() {
+    if let Some(why) = campfire_lab::net::missing() {
         bail!("the demo {why}");
     }
     remove_when_interrupted()?;
     let steps = Steps { start: Instant::now() };
 
     steps.say("an internet with two TURN servers, two clusters and a laptop, each behind a NAT of its own kind");
+    Net::remove(WORLD)?;
     let mut world = World::new(WORLD)?;
     let keys = Keys::make(world.state())?;
     let mut servers = Vec::new();
@@ -106,7 +107,7 @@ pub fn run(keep: bool, out: &Path) -> Result<()> {
     steps.say("everyone still reaches everyone");
 
     if keep {
-        world.keep();
+        world.keep()?;
         for server in servers {
             std::mem::forget(server);
         }
@@ -152,7 +153,7 @@ fn remove_when_interrupted() -> Result<()> {
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             eprintln!("\ninterrupted: removing the world");
-            if let Err(error) = World::remove(WORLD) {
+            if let Err(error) = Net::remove(WORLD) {
                 eprintln!("{error:#}; run `campfire-lab clean`");
             }
             std::process::exit(128 + signal);

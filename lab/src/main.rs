@@ -3,7 +3,7 @@
 mod demo;
 
 use anyhow::Result;
-use campfire_lab::World;
+use campfire_lab::Net;
 use clap::{Parser, Subcommand};
 
 /// Campfire in a world of network namespaces on this machine (needs root; nothing leaves the machine).
@@ -52,6 +52,6 @@ fn run(action: Action) -> Result<()> {
     match action {
         Action::Demo { keep, out } => demo::run(keep, &out),
         Action::Enter { host, command } => demo::enter(&host, &command),
-        Action::Clean => World::remove(demo::WORLD),
+        Action::Clean => Net::remove(demo::WORLD),
     }
 }

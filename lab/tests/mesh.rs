@@ -9,24 +9,9 @@ use campfire_lab::peer::{Certificate, INTERFACE, Keys};
 use campfire_lab::{Gateway, Host, Nat, Peer, PeerOptions, TurnServer, World};
 use serde_json::Value;
 
-/// Skips (and says why) where namespaces cannot be made or the run is told to leave root's tests out.
-macro_rules! needs_namespaces {
-    () => {
-        if std::env::var("CAMPFIRE_TEST_ROOT").is_ok_and(|v| v == "no") {
-            println!("SKIPPED: CAMPFIRE_TEST_ROOT=no");
-            return;
-        }
-        if let Some(why) = campfire_lab::missing_for_worlds() {
-            println!("SKIPPED: {why}");
-            return;
-        }
-    };
-}
-
 #[test]
 fn symmetric_and_masquerade_talk_through_the_fire_and_say_why() {
-    needs_namespaces!();
-    let mut lab = Lab::new("sym", 2);
+    let Some(mut lab) = Lab::new("sym", 2) else { return };
     let (mut one, mut two) = (lab.gateway("a", Nat::Symmetric), lab.gateway("b", Nat::Masquerade));
     let (p, q) = (lab.peer(&mut one, "p"), lab.peer(&mut two, "q"));
     lab.all_ping(&[&p, &q]);
@@ -37,8 +22,7 @@ fn symmetric_and_masquerade_talk_through_the_fire_and_say_why() {
 
 #[test]
 fn port_restricted_peers_find_a_direct_path() {
-    needs_namespaces!();
-    let mut lab = Lab::new("prpr", 2);
+    let Some(mut lab) = Lab::new("prpr", 2) else { return };
     let (mut one, mut two) = (lab.gateway("a", Nat::PortRestricted), lab.gateway("b", Nat::PortRestricted));
     let (p, q) = (lab.peer(&mut one, "p"), lab.peer(&mut two, "q"));
     lab.all_ping(&[&p, &q]);
@@ -51,8 +35,7 @@ fn port_restricted_peers_find_a_direct_path() {
 
 #[test]
 fn symmetric_reaches_a_full_cone_and_an_open_host_directly() {
-    needs_namespaces!();
-    let mut lab = Lab::new("symfc", 2);
+    let Some(mut lab) = Lab::new("symfc", 2) else { return };
     let (mut one, mut two, mut three) = (lab.gateway("a", Nat::Symmetric), lab.gateway("b", Nat::FullCone), lab.gateway("c", Nat::Open));
     let (p, q, o) = (lab.peer(&mut one, "p"), lab.peer(&mut two, "q"), lab.peer(&mut three, "o"));
     lab.all_ping(&[&p, &q, &o]);
@@ -64,8 +47,7 @@ fn symmetric_reaches_a_full_cone_and_an_open_host_directly() {
 
 #[test]
 fn a_peer_without_udp_camps_over_tcp() {
-    needs_namespaces!();
-    let mut lab = Lab::new("tcp", 1);
+    let Some(mut lab) = Lab::new("tcp", 1) else { return };
     let (mut one, mut two) = (lab.gateway("a", Nat::UdpBlocked), lab.gateway("b", Nat::Masquerade));
     let (p, q) = (lab.peer(&mut one, "p"), lab.peer(&mut two, "q"));
     lab.all_ping(&[&p, &q]);
@@ -76,8 +58,7 @@ fn a_peer_without_udp_camps_over_tcp() {
 
 #[test]
 fn a_peer_that_gets_out_on_tcp_443_alone_camps_over_tls_with_a_server_that_it_knows() {
-    needs_namespaces!();
-    let mut lab = Lab::new("tls", 0);
+    let Some(mut lab) = Lab::new("tls", 0) else { return };
     let host = lab.world.server("srv0").unwrap();
     let address = host.address();
     let made = rcgen::generate_simple_self_signed(vec![address.to_string()]).unwrap();
@@ -97,8 +78,7 @@ fn a_peer_that_gets_out_on_tcp_443_alone_camps_over_tls_with_a_server_that_it_kn
 
 #[test]
 fn peers_with_ipv6_alone_meet_and_talk() {
-    needs_namespaces!();
-    let mut lab = Lab::new("v6", 1);
+    let Some(mut lab) = Lab::new("v6", 1) else { return };
     let (mut one, mut two) = (lab.gateway("a", Nat::Ipv6Only), lab.gateway("b", Nat::Ipv6Only));
     let (p, q) = (lab.peer(&mut one, "p"), lab.peer(&mut two, "q"));
     lab.all_ping(&[&p, &q]);
@@ -107,8 +87,7 @@ fn peers_with_ipv6_alone_meet_and_talk() {
 
 #[test]
 fn a_path_of_1280_bytes_carries_full_packets() {
-    needs_namespaces!();
-    let mut lab = Lab::new("mtu", 1);
+    let Some(mut lab) = Lab::new("mtu", 1) else { return };
     let (mut one, mut two) = (lab.gateway("a", Nat::Masquerade), lab.gateway("b", Nat::PortRestricted));
     lab.world.mtu(&one, 1280).unwrap();
     let (p, q) = (lab.peer(&mut one, "p"), lab.peer(&mut two, "q"));
@@ -124,8 +103,7 @@ fn a_path_of_1280_bytes_carries_full_packets() {
 
 #[test]
 fn a_killed_server_costs_less_than_two_seconds_and_no_session() {
-    needs_namespaces!();
-    let mut lab = Lab::new("fail", 2);
+    let Some(mut lab) = Lab::new("fail", 2) else { return };
     let (mut one, mut two) = (lab.gateway("a", Nat::Symmetric), lab.gateway("b", Nat::Symmetric));
     let (p, q) = (lab.peer(&mut one, "p"), lab.peer(&mut two, "q"));
     lab.all_ping(&[&p, &q]);
@@ -155,8 +133,7 @@ fn a_killed_server_costs_less_than_two_seconds_and_no_session() {
 
 #[test]
 fn a_goodbye_is_known_within_a_second() {
-    needs_namespaces!();
-    let mut lab = Lab::new("bye", 1);
+    let Some(mut lab) = Lab::new("bye", 1) else { return };
     let mut gateway = lab.gateway("a", Nat::Masquerade);
     let (p, q) = (lab.peer(&mut gateway, "p"), lab.peer(&mut gateway, "q"));
     lab.all_ping(&[&p, &q]);
@@ -170,8 +147,7 @@ fn a_goodbye_is_known_within_a_second() {
 
 #[test]
 fn no_key_is_ever_printed_not_even_at_trace() {
-    needs_namespaces!();
-    let mut lab = Lab::new("keys", 1);
+    let Some(mut lab) = Lab::new("keys", 1) else { return };
     lab.options.log = Some("trace".into());
     let (mut one, mut two) = (lab.gateway("a", Nat::Masquerade), lab.gateway("b", Nat::Symmetric));
     let (p, q) = (lab.peer(&mut one, "p"), lab.peer(&mut two, "q"));
@@ -207,7 +183,11 @@ struct Lab {
 }
 
 impl Lab {
-    fn new(name: &str, servers: usize) -> Self {
+    /// `None`, with the reason printed, where it cannot be.
+    fn new(name: &str, servers: usize) -> Option<Self> {
+        if campfire_lab::net::skipped() {
+            return None;
+        }
         let mut world = World::new(name).unwrap();
         let keys = Keys::make(world.state()).unwrap();
         let mut options = PeerOptions::default();
@@ -222,7 +202,7 @@ impl Lab {
                 TurnServer::start(host, &keys.secrets).unwrap()
             })
             .collect();
-        Self { world, servers, keys, options }
+        Some(Self { world, servers, keys, options })
     }
 
     fn gateway(&mut self, name: &str, nat: Nat) -> Gateway {

@@ -50,8 +50,7 @@ fn two_ports(world: &mut World, gateway: &mut Gateway, server: &Host, name: &str
 
 #[test]
 fn gateways_translate_as_their_names_say() {
-    if let Some(why) = campfire_lab::missing_for_worlds() {
-        println!("SKIPPED: {why}");
+    if campfire_lab::net::skipped() {
         return;
     }
     let mut world = World::new("wtest").unwrap();

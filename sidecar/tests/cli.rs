@@ -84,7 +84,8 @@ fn a_key_file_of_another_user_is_named_with_what_to_do() {
     folder.file("psk", KEY, 0o600);
     fs::set_permissions(folder.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = folder.path("campfire");
-    fs::copy(env!("CARGO_BIN_EXE_campfire"), &copy).unwrap();
+    // Not by this process: a child that another test starts meanwhile would hold the copy open for writing, and it could not be run.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_campfire")).arg(&copy).status().unwrap().success());
     let output = folder.run(Command::new(setpriv).args(NOBODY).arg(copy).args(["up", "--server", "a", "--psk-file", "psk"]));
     assert_eq!(
         (output.status.code(), err(&output).as_str()),

@@ -1,14 +1,12 @@
-//! Two data planes in network namespaces of their own, with tables made by hand; and one against wireguard-go. Needs root
-//! and iproute2; says so where it has to skip.
+//! Two data planes in network namespaces of their own, with tables made by hand; and one against wireguard-go. Needs root; says so where it
+//! has to skip.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// The namespaces have fixed names, so one test at a time.
-static TURN: Mutex<()> = Mutex::new(());
+use campfire_lab::{Namespace, Net};
 
 const SECRETS: [&str; 2] = [
     "0101010101010101010101010101010101010101010101010101010101010101",
@@ -154,40 +152,33 @@ fn base64(hex: &str) -> String {
     text
 }
 
-/// Two namespaces on one veth pair, 10.77.0.1 and 10.77.0.2, and what runs in them.
+/// Two namespaces on one cable, 10.77.0.1 and 10.77.0.2, and what runs in them.
 struct World {
     children: Vec<Child>,
-    _turn: std::sync::MutexGuard<'static, ()>,
+    ends: [Namespace; 2],
+    _net: Net,
 }
 
 impl World {
     /// `None`, with the reason printed, where it cannot be.
     fn new(mtu: u16) -> Option<Self> {
-        let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.starts_with(b"0\n"));
-        if !root || Command::new("ip").arg("-V").output().is_err() {
-            println!("SKIPPED: needs root and iproute2, to make network namespaces");
+        if campfire_lab::net::skipped() {
             return None;
         }
-        remove_namespaces();
-        let world = Self { children: Vec::new(), _turn: turn };
-        let script = format!(
-            "set -e; ip netns add cft0; ip netns add cft1
-             ip link add cftv0 netns cft0 type veth peer name cftv1 netns cft1
-             for i in 0 1; do n=\"ip -n cft$i\"; $n link set lo up; $n addr add 10.77.0.$((i+1))/24 dev cftv$i; $n addr add fd77::$((i+1))/64 dev cftv$i nodad; $n link set cftv$i mtu {mtu} up; done"
-        );
-        let made = Command::new("sh").args(["-c", &script]).output().ok()?;
-        if !made.status.success() {
-            println!("SKIPPED: this machine makes no network namespaces: {}", String::from_utf8_lossy(&made.stderr));
-            return None;
+        let net = Net::new("plane").expect("a net");
+        let ends = ["one", "two"].map(|name| net.namespace(name).expect("a namespace"));
+        net.cable((&ends[0], "cable"), (&ends[1], "cable")).expect("a cable");
+        for (end, number) in ends.iter().zip(1..) {
+            end.address("cable", [10, 77, 0, number], 24).expect("an address");
+            end.address("cable", [0xfd77, 0, 0, 0, 0, 0, 0, u16::from(number)], 64).expect("an address");
+            end.mtu("cable", mtu).expect("an MTU");
         }
-        Some(world)
+        Some(Self { children: Vec::new(), ends, _net: net })
     }
 
-    #[allow(clippy::unused_self)] // Without a world there are no namespaces.
     fn command(&self, side: usize, arguments: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &format!("cft{side}")]).args(arguments);
+        let mut command = self.ends[side].command(arguments[0]);
+        command.args(&arguments[1..]);
         command
     }
 
@@ -280,13 +271,6 @@ impl Drop for World {
             let _ = child.kill();
             let _ = child.wait();
         }
-        remove_namespaces();
-    }
-}
-
-fn remove_namespaces() {
-    for side in 0..2 {
-        let _ = Command::new("ip").args(["netns", "del", &format!("cft{side}")]).output();
     }
 }
 

@@ -6,11 +6,12 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use campfire_api::agent::{Key, KeyMode, Report, ServerEntry, Settings, SettingsRequest};
+use campfire_lab::{Net, Process};
 use campfire_protocol::key::Psk;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -27,19 +28,14 @@ const INSIDE: &str = "CAMPFIRE_POD_TEST_INSIDE";
 #[test]
 fn a_pods_containers_make_a_mesh_with_no_more_rights_than_they_have_in_a_pod() {
     if std::env::var_os(INSIDE).is_none() {
-        for program in ["unshare", "setpriv", "ip"] {
-            if campfire_lab::world::which(program).is_none() {
-                println!("SKIPPED: {program} is not here (Debian: util-linux, iproute2)");
-                return;
-            }
-        }
-        if std::env::var("CAMPFIRE_TEST_ROOT").is_ok_and(|value| value == "no") || !Path::new("/dev/net/tun").exists() || !is_root() {
-            println!("SKIPPED: a network namespace with a TUN device needs root");
+        if campfire_lab::net::skipped() {
             return;
         }
-        let status = Command::new("unshare")
-            .args(["--net", "--"])
-            .arg(std::env::current_exe().unwrap())
+        let net = Net::new("pod").unwrap();
+        let status = net
+            .namespace("pod")
+            .unwrap()
+            .command(std::env::current_exe().unwrap())
             .args(["--exact", "a_pods_containers_make_a_mesh_with_no_more_rights_than_they_have_in_a_pod", "--nocapture"])
             .env(INSIDE, "1")
             .status()
@@ -47,7 +43,6 @@ fn a_pods_containers_make_a_mesh_with_no_more_rights_than_they_have_in_a_pod() {
         assert!(status.success(), "inside the namespace");
         return;
     }
-    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
     tokio::runtime::Runtime::new().unwrap().block_on(inside());
 }
 
@@ -64,7 +59,7 @@ async fn inside() {
         fs::set_permissions(secrets.join(keys.fingerprint.to_string()), fs::Permissions::from_mode(0o600)).unwrap();
     }
     let turn = campfire_lab::peer::binary("campfire-turn").unwrap();
-    let _turn = Running(
+    let _turn = Process(
         Command::new(turn)
             .args(["--enable-campfire", "--listen", "127.0.0.1:3478", "--secrets-dir"])
             .arg(&secrets)
@@ -145,24 +140,11 @@ fn fingerprint(key: &str) -> String {
     key.parse::<Psk>().unwrap().derive().fingerprint.to_string()
 }
 
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
-}
-
 fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < Duration::from_secs(40), "waited 40 s for: {what}");
         std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -208,10 +190,10 @@ impl Pod {
         assert!(status.success(), "{}", fs::read_to_string(self.state.with_extension("log")).unwrap());
     }
 
-    fn up(&self, agent: &str) -> Running {
+    fn up(&self, agent: &str) -> Process {
         let rights = ["--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
         let mut command = self.command(&rights);
-        Running(command.args(["up", "--agent", agent]).spawn().unwrap())
+        Process(command.args(["up", "--agent", agent]).spawn().unwrap())
     }
 
     fn ready(&self, policy: &str, timeout: &str) -> bool {

@@ -18,19 +18,17 @@ mod process;
 mod sidecars;
 mod table;
 
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, ensure};
+use campfire_lab::Net;
 use clap::Parser;
 
 use self::table::Results;
 
 /// Set in the network namespace.
 const INSIDE: &str = "CAMPFIRE_BENCH_INSIDE";
-/// Makes the cluster's Service addresses ours, and runs the rest.
-const ENTER: &str = "ip link set lo up && ip route add local 10.91.0.0/16 dev lo && exec \"$0\" \"$@\"";
 
 /// Measures the operator on a bare control plane.
 #[derive(Debug, Parser)]
@@ -86,9 +84,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     if std::env::var_os(INSIDE).is_none() {
-        let mut inside = Command::new("unshare");
-        inside.args(["--net", "--", "sh", "-c", ENTER]).arg(std::env::current_exe()?).args(std::env::args_os().skip(1));
-        return Err(inside.env(INSIDE, "1").exec()).context("unshare (util-linux), which makes a network namespace, as root");
+        let net = Net::new("scale")?;
+        let namespace = net.namespace("cluster")?;
+        // The cluster's Service addresses are ours.
+        namespace.ip(&["route", "add", "local", "10.91.0.0/16", "dev", "lo"])?;
+        let status = namespace.command(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(INSIDE, "1").status()?;
+        ensure!(status.success(), "the bench ended with {status}");
+        return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
