@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint fuzz bench crds images cluster clean-clusters clean-demo
+.PHONY: help install demo test test-fast soak lint fuzz bench crds images cluster clean-clusters clean-demo
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -18,11 +18,14 @@ demo: ## Two clusters and a laptop behind real NATs become one mesh (root; KEEP=
 clean-demo: ## Remove a demo that was left running
 	@target/release/campfire-lab clean
 
-test: ## Everything: lints, unit, simulated worlds, real namespaces (root), interop
+test: ## The gate: lints, unit, simulated worlds, real namespaces (root), interop, stories on real clusters
 	@scripts/test
 
 test-fast: ## The same without what needs root or installs anything
 	@scripts/test --fast
+
+soak: ## What is too long for the gate (root; hours); writes its figures into docs/performance.md
+	@scripts/soak
 
 lint: ## Format, clippy, shell scripts, licences
 	@scripts/lint

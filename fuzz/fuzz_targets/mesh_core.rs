@@ -2,6 +2,8 @@
 //! that says anything. Nothing panics, what is sent can be read, and time passes: no wake-up asks for itself at once.
 #![no_main]
 
+mod script;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -28,6 +30,8 @@ use campfire_protocol::wire::{
 };
 use campfire_tunnel::{Event, LinkId};
 use libfuzzer_sys::fuzz_target;
+
+use self::script::Script;
 
 const WALL: u64 = 1_800_000_000_000;
 const PEERS: u8 = 4;
@@ -58,28 +62,6 @@ fuzz_target!(|bytes: &[u8]| {
     }
     world.end();
 });
-
-/// The input, read from the front; zeros when it is used up.
-struct Script<'a>(&'a [u8]);
-
-impl<'a> Script<'a> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn small(&mut self) -> u8 {
-        self.byte().unwrap_or(0)
-    }
-
-    fn bytes(&mut self, most: usize) -> &'a [u8] {
-        let length = usize::from(self.small()).min(most).min(self.0.len());
-        let (taken, rest) = self.0.split_at(length);
-        self.0 = rest;
-        taken
-    }
-}
 
 struct World {
     mesh: Mesh,

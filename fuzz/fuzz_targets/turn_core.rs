@@ -2,6 +2,8 @@
 //! faith. Nothing panics, all that is sent can be read, and when everybody's time is up nothing is left.
 #![no_main]
 
+mod script;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -17,6 +19,8 @@ use campfire_turn::auth::Secrets;
 use campfire_turn::config::{Config, PeerPolicy};
 use campfire_turn::io::{Forward, Input, ListenerId, Output, RelayId, StreamId, Via};
 use libfuzzer_sys::fuzz_target;
+
+use self::script::Script;
 
 const WALL: u64 = 1_800_000_000_000;
 
@@ -43,28 +47,6 @@ fuzz_target!(|bytes: &[u8]| {
     }
     world.end();
 });
-
-/// The input, read from the front; zeros when it is used up.
-struct Script<'a>(&'a [u8]);
-
-impl<'a> Script<'a> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn small(&mut self) -> u8 {
-        self.byte().unwrap_or(0)
-    }
-
-    fn bytes(&mut self, most: usize) -> &'a [u8] {
-        let length = usize::from(self.small()).min(most).min(self.0.len());
-        let (taken, rest) = self.0.split_at(length);
-        self.0 = rest;
-        taken
-    }
-}
 
 struct World {
     server: Server,

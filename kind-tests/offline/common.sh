@@ -8,12 +8,10 @@ cache=${CAMPFIRE_KIND_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/campfire/k
 run=${CAMPFIRE_KIND_RUN:-/run/campfire-kind-tests}
 
 kubernetes_version=v1.35.4
-kind_version=v0.33.0
-coredns_version=v1.13.1
-helm_version=v4.3.1
+helm_version=v4.1.4
 kwok_version=v0.7.0
 
-kubernetes_key=$(cat "$offline"/kubernetes/go.mod "$offline"/kubernetes/go.sum | sha256sum | cut -c1-12)
+kubernetes_key=$(cat "$offline"/kubernetes/go.mod "$offline"/kubernetes/go.sum "$offline"/kubernetes/coredns/main.go "$offline"/clients.txt | sha256sum | cut -c1-12)
 kubernetes_bin=$cache/kubernetes-$kubernetes_version-$kubernetes_key
 tools_bin=$cache/tools
 

@@ -132,8 +132,9 @@ struct Laptop(Child);
 impl Laptop {
     /// `campfire up`, until it sees everybody.
     fn up(cluster: &Cluster) -> Self {
-        let program = root().join("target/debug/campfire");
-        assert!(program.exists(), "no {}: cargo build -p campfire-sidecar", program.display());
+        // Beside the folder of this test's own program.
+        let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("campfire");
+        assert!(program.exists(), "no {}: cargo build --workspace --bins", program.display());
         let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
         let mut command = Command::new(root().join("kind-tests/cluster"));
         command.args(["run", cluster.name(), "env", &format!("PATH={path}"), "campfire", "up", "--uri-file", "laptop.uri"]);
