@@ -148,7 +148,12 @@ pub fn watch() -> io::Result<mpsc::Receiver<()>> {
 /// What opening the device failed with, and what to do about it.
 pub fn explain_device(name: &str, error: &io::Error) -> anyhow::Error {
     match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => anyhow!(
+        // Only the device node answers so; the interface itself asks for a capability (EPERM).
+        Some(libc::EACCES) => anyhow!(
+            "/dev/net/tun may not be opened by this user ({error}): run as root, or open the device to all users, as ordinary hosts have it, \
+             as root: chmod 0666 /dev/net/tun"
+        ),
+        Some(libc::EPERM) => anyhow!(
             "interface {name} cannot be made without rights ({error}): run as root, give the process CAP_NET_ADMIN, or make the device first, \
              as root: ip tuntap add dev {name} mode tun user \"$USER\" vnet_hdr"
         ),
@@ -284,6 +289,8 @@ mod tests {
     fn opening_the_device_explains_what_to_do() {
         let text = |code| explain_device("campfire0", &io::Error::from_raw_os_error(code)).to_string();
         assert!(text(libc::EPERM).contains("run as root, give the process CAP_NET_ADMIN, or make the device first"));
+        let closed = text(libc::EACCES);
+        assert!(closed.contains("as root: chmod 0666 /dev/net/tun") && !closed.contains("ip tuntap"), "{closed}");
         assert!(text(libc::EBUSY).contains("in use by another process"));
         assert!(text(libc::ENOENT).contains("/dev/net/tun is not there"));
         assert!(text(libc::EINVAL).contains("is no TUN device"));
