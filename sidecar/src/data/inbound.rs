@@ -8,12 +8,13 @@ use campfire_protocol::carrier::{Path, ServerSlot, Via};
 use campfire_tunnel::{LinkId, TunnelError, Tunnels, control};
 
 use super::add;
-use super::coalesce::Sink;
-use super::demux::{self, Kind};
-use super::packet::{Ip, clamp_mss};
-use super::tun::{Tun, VNET};
+use super::tun::Tun;
 use super::worker::{SLAB, Worker};
 use crate::plane::{Counters, FromData};
+use campfire_datapath::coalesce::Sink;
+use campfire_datapath::demux::{self, Kind};
+use campfire_datapath::packet::{Ip, clamp_mss};
+use campfire_datapath::vnet::VNET;
 
 /// The TUN as the place where packets and superpackets go.
 struct Device<'a> {

@@ -1,7 +1,7 @@
 //! The data plane: one thread (epoll) between the TUN and the UDP sockets, and WireGuard between the two.
 //!
-//! Out: TUN (superpackets) → [`segment`] → sealed straight into a train of [`ports`] → one send a train. In: GRO buffers →
-//! [`demux`] → opened into a slab → [`coalesce`] → one write a flow. Nothing on the way is allocated, locked or handed to
+//! Out: TUN (superpackets) → [`campfire_datapath::segment`] → sealed straight into a train of [`ports`] → one send a train. In: GRO buffers →
+//! [`campfire_datapath::demux`] → opened into a slab → [`campfire_datapath::coalesce`] → one write a flow. Nothing on the way is allocated, locked or handed to
 //! another thread per packet.
 
 use std::io;
@@ -17,32 +17,16 @@ use zeroize::Zeroizing;
 
 use crate::plane::{Counters, FromData, ToData};
 
-mod checksum;
-mod coalesce;
-mod demux;
 mod inbound;
 mod outbound;
-mod packet;
 mod ports;
-mod segment;
 mod sys;
 mod tun;
-mod waiting;
 mod worker;
 
 pub use ports::bind;
 pub use sys::make_tun_node;
 pub use tun::Tun;
-
-/// What reads and changes packets, for `fuzz/` alone.
-#[doc(hidden)]
-pub mod fuzzing {
-    pub use super::coalesce::{Coalescer, Sink};
-    pub use super::demux::{Kind, classify, is_wireguard};
-    pub use super::packet::{Ip, TCP, UDP, clamp_mss, is_sound};
-    pub use super::segment::segment;
-    pub use super::tun::{Gso, VNET, VnetHeader};
-}
 
 /// Commands that may wait for the data thread.
 const COMMANDS: usize = 4096;

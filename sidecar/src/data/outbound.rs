@@ -6,12 +6,12 @@ use campfire_protocol::carrier::Path;
 use campfire_tunnel::{LinkId, OVERHEAD, Tunnels};
 
 use super::add;
-use super::packet::{Ip, clamp_mss};
 use super::ports::{CHANNEL_HEADER, Ports, carrier, channel_header};
-use super::segment::segment;
-use super::tun::{VNET, VnetHeader};
 use super::worker::Worker;
 use crate::plane::FromData;
+use campfire_datapath::packet::{Ip, clamp_mss};
+use campfire_datapath::segment::segment;
+use campfire_datapath::vnet::{VNET, VnetHeader};
 
 impl Worker {
     /// Takes one packet or superpacket, with its header before it, from the TUN.

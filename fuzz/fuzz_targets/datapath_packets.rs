@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 
-use campfire_sidecar::data::fuzzing::{
-    Coalescer, Gso, Ip, Kind, Sink, TCP, UDP, VNET, VnetHeader, clamp_mss, classify, is_sound, is_wireguard, segment,
-};
+use campfire_datapath::coalesce::{Coalescer, Sink};
+use campfire_datapath::demux::{Kind, classify, is_wireguard};
+use campfire_datapath::packet::{Ip, TCP, UDP, clamp_mss, is_sound};
+use campfire_datapath::segment::segment;
+use campfire_datapath::vnet::{Gso, VNET, VnetHeader};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::checksum::Sum;
+use crate::checksum::Sum;
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
@@ -149,7 +149,7 @@ pub fn clamp_mss(packet: &mut [u8], ip: &Ip, mtu: u16, partial_checksum: bool) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]

@@ -4,9 +4,9 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
-use super::checksum::Sum;
-use super::packet::{ACK, Ip, PSH, TCP, UDP, is_sound, read_u16, read_u32, set_length};
-use super::tun::{Gso, VnetHeader};
+use crate::checksum::Sum;
+use crate::packet::{ACK, Ip, PSH, TCP, UDP, is_sound, read_u16, read_u32, set_length};
+use crate::vnet::{Gso, VnetHeader};
 
 /// Flows held at a time.
 const FLOWS: usize = 16;
@@ -246,8 +246,8 @@ fn write_alone(packet: &[u8], sink: &mut impl Sink) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::packet::tests::{seal, tcp, udp};
-    use crate::data::segment::segment;
+    use crate::packet::tests::{seal, tcp, udp};
+    use crate::segment::segment;
     use proptest::prelude::*;
 
     #[test]

@@ -1,9 +1,9 @@
 //! Out of the TUN: a superpacket is cut into the packets it stands for, each with headers and checksums of its own (what a
 //! NIC does for TSO and USO).
 
-use super::checksum::Sum;
-use super::packet::{CWR, FIN, Ip, PSH, TCP, UDP, read_u16, read_u32, set_length};
-use super::tun::{Gso, VnetHeader};
+use crate::checksum::Sum;
+use crate::packet::{CWR, FIN, Ip, PSH, TCP, UDP, read_u16, read_u32, set_length};
+use crate::vnet::{Gso, VnetHeader};
 
 /// Most bytes of headers: IPv4 and TCP with all their options are 120; IPv6 extension headers may come on top.
 const MAX_HEADERS: usize = 192;
@@ -101,8 +101,8 @@ fn complete_checksum(packet: &mut [u8], start: usize, at: usize) -> Result<(), M
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::packet::is_sound;
-    use crate::data::packet::tests::{tcp, udp};
+    use crate::packet::is_sound;
+    use crate::packet::tests::{tcp, udp};
     use proptest::prelude::*;
 
     #[test]
