@@ -8,13 +8,13 @@ use campfire_protocol::carrier::{Path, ServerSlot, Via};
 use campfire_tunnel::{LinkId, TunnelError, Tunnels, control};
 
 use super::add;
-use super::tun::Tun;
 use super::worker::{SLAB, Worker};
 use crate::plane::{Counters, FromData};
 use campfire_datapath::coalesce::Sink;
 use campfire_datapath::demux::{self, Kind};
 use campfire_datapath::packet::{Ip, clamp_mss};
 use campfire_datapath::vnet::VNET;
+use campfire_sys::tun::Tun;
 
 /// The TUN as the place where packets and superpackets go.
 struct Device<'a> {

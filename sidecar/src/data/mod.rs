@@ -20,13 +20,11 @@ use crate::plane::{Counters, FromData, ToData};
 mod inbound;
 mod outbound;
 mod ports;
-mod sys;
-mod tun;
 mod worker;
 
+pub use campfire_sys::calls::make_tun_node;
+pub use campfire_sys::tun::Tun;
 pub use ports::bind;
-pub use sys::make_tun_node;
-pub use tun::Tun;
 
 /// Commands that may wait for the data thread.
 const COMMANDS: usize = 4096;
@@ -127,7 +125,7 @@ fn add(counter: &AtomicU64, count: usize) {
 pub fn start(config: DataConfig) -> io::Result<DataHandle> {
     let (queue, commands) = sync_channel(COMMANDS);
     let (to_control, from) = tokio::sync::mpsc::channel(MESSAGES);
-    let wake = Arc::new(Wake { event: sys::event_fd()?, pending: AtomicBool::new(false) });
+    let wake = Arc::new(Wake { event: campfire_sys::calls::event_fd()?, pending: AtomicBool::new(false) });
     let counters = Arc::new(Counters::default());
     let worker = worker::Worker::new(config, commands, Arc::clone(&wake), to_control, Arc::clone(&counters))?;
     let join = std::thread::Builder::new().name("data".to_owned()).spawn(move || worker.run())?;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use campfire_protocol::carrier::{Path, SocketId, StreamId, Via};
 
 use super::add;
-use super::sys::{self, Sending};
 use crate::plane::{Counters, STREAM_BATCH, StreamSender};
+use campfire_sys::calls::{self as sys, Sending};
 
 /// Trains open at a time.
 const TRAINS: usize = 8;

@@ -18,12 +18,12 @@ use campfire_tunnel::{Event, LinkId, OVERHEAD, Tunnels, control};
 use tokio::sync::mpsc::Sender;
 
 use super::ports::Ports;
-use super::sys::{BATCH, Epoll, Receiver};
-use super::tun::Tun;
 use super::{DataConfig, Wake, add};
 use crate::plane::{Counters, FromData, ToData};
 use campfire_datapath::coalesce::Coalescer;
 use campfire_datapath::waiting::Waiting;
+use campfire_sys::calls::{BATCH, Epoll, Receiver};
+use campfire_sys::tun::Tun;
 
 /// Tokens of the epoll instance; sockets have theirs from 0.
 const WAKE: u64 = u64::MAX;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use campfire_protocol::time::{Time, UnixMillis};
+use campfire_sys::udp::{Epoll, HEADROOM, Received, Receiver, WakeFd};
 use campfire_turn::Server;
 use campfire_turn::auth::Secrets;
 use campfire_turn::io::{Forward, Input, Output, RelayId, StreamId, Via};
@@ -21,7 +22,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::framing;
 use super::metrics::Counters;
-use super::offload::{Epoll, HEADROOM, Received, Receiver, WakeFd};
 use super::outbox::{Outbox, Route, SocketKey, Sockets};
 use super::queue::Queue;
 use super::sockets::{RelaySettings, UdpSockets};

@@ -19,8 +19,6 @@ mod framing;
 mod http;
 mod logging;
 mod metrics;
-#[allow(unsafe_code)]
-mod offload;
 mod outbox;
 mod queue;
 mod secrets;

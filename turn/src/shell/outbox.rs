@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
-use super::offload::{self, BATCH, Message, Piece, Sender, Source, Sources};
+use campfire_sys::udp::{self as offload, BATCH, Message, Piece, Sender, Source, Sources};
 
 /// Most datagrams of a train (the kernel's `UDP_MAX_SEGMENTS` on every kernel that has UDP GSO).
 const MAX_SEGMENTS: usize = 64;

@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use campfire_sys::udp as offload;
 use campfire_turn::io::ListenerId;
 use rand_core::RngCore;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::config::Settings;
-use super::offload;
 use super::outbox::{Route, SocketKey, Sockets};
 
 /// Buffers of a listening socket: what arrives while the packet thread is not scheduled for some ten milliseconds.

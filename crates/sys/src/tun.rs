@@ -5,9 +5,10 @@ use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use campfire_datapath::vnet::VNET;
+use crate::calls as sys;
 
-use super::sys;
+/// Bytes of the `virtio_net_hdr` before each packet.
+const VNET: usize = 10;
 
 /// Packets that the kernel queues for us. Fewer make for less latency under load, since most are superpackets; but a burst of
 /// small ones has to fit while this thread waits for its turn on a busy machine.
@@ -61,17 +62,17 @@ impl Tun {
     }
 
     /// Whether it takes superpackets of UDP.
-    pub(super) fn udp_superpackets(&self) -> bool {
+    pub fn udp_superpackets(&self) -> bool {
         self.udp_superpackets
     }
 
     /// Whether it takes superpackets at all.
-    pub(super) fn superpackets(&self) -> bool {
+    pub fn superpackets(&self) -> bool {
         self.vnet
     }
 
     /// Reads one packet or superpacket behind its header; returns the length of both. `WouldBlock` when there is none.
-    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.vnet {
             return (&self.file).read(buffer);
         }
@@ -81,7 +82,7 @@ impl Tun {
     }
 
     /// Writes one packet or superpacket in pieces, of which the first is its header.
-    pub(super) fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         (&self.file).write_vectored(if self.vnet { pieces } else { &pieces[1..] })
     }
 }

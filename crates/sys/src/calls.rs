@@ -1,6 +1,5 @@
 //! The system calls of the data plane that need `unsafe`: TUN, UDP with segmentation offload, epoll, eventfd. No policy
 //! here; everything above is safe code.
-#![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::fs::File;
