@@ -364,10 +364,6 @@ impl Tunnels for StandIn {
         Ok(Opened { link: id, packet: 0..length })
     }
 
-    fn link_of(&self, receiver_index: u32) -> Option<LinkId> {
-        self.by_index.get(&receiver_index).copied()
-    }
-
     fn tick(&mut self, events: &mut Vec<Event>) {
         let now = self.clock.now();
         for position in 0..self.links.len() {

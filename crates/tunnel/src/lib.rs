@@ -4,6 +4,8 @@
 //! seals and opens packets through [`Tunnels`]. Two implementations exist: [`noise::NoiseTunnels`] (boringtun, the real one)
 //! and the simulated world's stand-in, which has the same messages, sizes and timers but no cryptography.
 
+#![deny(clippy::wildcard_enum_match_arm, clippy::too_many_lines)]
+
 use std::ops::Range;
 
 use zeroize::Zeroizing;
@@ -126,12 +128,43 @@ pub trait Tunnels {
     /// Opens a data message (type 4) into `out`, which needs room for `message.len() - 16` bytes (the tag is opened along).
     fn open(&mut self, message: &[u8], out: &mut [u8], events: &mut Vec<Event>) -> Result<Opened, TunnelError>;
 
-    /// Whose session a receiver index of ours is: what a batch is sorted by before it is opened.
-    fn link_of(&self, receiver_index: u32) -> Option<LinkId>;
-
     /// Runs the timers (rekey, keepalive, expiry). To be called about every 250 ms.
     fn tick(&mut self, events: &mut Vec<Event>);
 
     /// Time of the link's last completed handshake, as milliseconds ago, if there is a session.
     fn last_handshake_ms(&self, link: LinkId) -> Option<u64>;
+}
+
+impl<T: Tunnels + ?Sized> Tunnels for Box<T> {
+    fn execute(&mut self, command: Command, events: &mut Vec<Event>) {
+        (**self).execute(command, events);
+    }
+
+    fn initiator(&mut self, initiation: &[u8]) -> Option<[u8; 32]> {
+        (**self).initiator(initiation)
+    }
+
+    fn handshake(&mut self, message: &[u8], events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
+        (**self).handshake(message, events)
+    }
+
+    fn is_ready(&self, link: LinkId) -> bool {
+        (**self).is_ready(link)
+    }
+
+    fn seal(&mut self, link: LinkId, packet: &[u8], out: &mut [u8]) -> Result<usize, TunnelError> {
+        (**self).seal(link, packet, out)
+    }
+
+    fn open(&mut self, message: &[u8], out: &mut [u8], events: &mut Vec<Event>) -> Result<Opened, TunnelError> {
+        (**self).open(message, out, events)
+    }
+
+    fn tick(&mut self, events: &mut Vec<Event>) {
+        (**self).tick(events);
+    }
+
+    fn last_handshake_ms(&self, link: LinkId) -> Option<u64> {
+        (**self).last_handshake_ms(link)
+    }
 }

@@ -7,7 +7,7 @@
 //! and costs then a token of its link, so that no member starves another. Finding out who speaks costs one Diffie-Hellman
 //! and a token that all share; members nobody knows yet have a small share of their own.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -97,6 +97,8 @@ pub struct NoiseTunnels {
     secret: StaticSecret,
     public: PublicKey,
     links: Vec<Option<Link>>,
+    /// Whose a public key is.
+    by_key: HashMap<[u8; 32], LinkId>,
     /// boringtun's limiter with no limit: it checks mac1.
     mac1: Arc<RateLimiter>,
     /// Diffie-Hellmans for finding out who an initiation is from.
@@ -124,6 +126,7 @@ impl NoiseTunnels {
             secret,
             public,
             links: Vec::new(),
+            by_key: HashMap::new(),
             parses: Bucket::new(4000.0, 2000.0),
             strangers: Bucket::new(500.0, 200.0),
             remembered: VecDeque::with_capacity(REMEMBERED),
@@ -169,11 +172,13 @@ impl NoiseTunnels {
         if link.0 >= MAX_LINKS {
             return;
         }
+        self.remove(link);
         let index = link.0 as usize;
         if self.links.len() <= index {
             self.links.resize_with(index + 1, || None);
         }
         let place = self.make_place(link, 0, &public_key, preshared);
+        self.by_key.insert(public_key, link);
         self.links[index] = Some(Link { public_key, places: [Some(place), None], current: 0, handshakes: Bucket::new(20.0, 4.0) });
     }
 
@@ -253,16 +258,19 @@ impl NoiseTunnels {
         Ok(half.peer_static_public)
     }
 
-    fn find(&self, public_key: &[u8; 32]) -> Option<LinkId> {
-        let found = self.links.iter().position(|link| link.as_ref().is_some_and(|link| link.public_key == *public_key))?;
-        Some(LinkId(found as u32))
+    fn remove(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        // Another link may have come to have this key meanwhile.
+        if self.by_key.get(&link.public_key) == Some(&id) {
+            self.by_key.remove(&link.public_key);
+        }
     }
 
     /// Answers an initiation from every living place: while a key changes we cannot know which one the other side means, and
     /// the answer under the other key does not authenticate there and is dropped.
     fn answer(&mut self, message: &[u8], events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
         let key = self.identify(message)?;
-        let id = self.find(&key).ok_or(TunnelError::UnknownLink)?;
+        let id = *self.by_key.get(&key).ok_or(TunnelError::UnknownLink)?;
         let mut scratch = [0; SCRATCH];
         let Some(link) = self.link(id) else { return Err(TunnelError::UnknownLink) };
         link.handshakes.take()?;
@@ -277,7 +285,7 @@ impl NoiseTunnels {
                     outcome = Ok(id);
                 }
                 TunnResult::Err(error) if outcome.is_err() => outcome = Err(handshake_error(&error)),
-                _ => {}
+                TunnResult::Err(_) | TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {}
             }
         }
         outcome
@@ -301,7 +309,7 @@ impl NoiseTunnels {
                 Ok(id)
             }
             TunnResult::Err(error) => Err(handshake_error(&error)),
-            _ => Ok(id),
+            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => Ok(id),
         }
     }
 
@@ -332,7 +340,7 @@ impl NoiseTunnels {
                         events.push(Event::Expired { link: id });
                     }
                 }
-                _ => {}
+                TunnResult::Err(_) | TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {}
             }
             if place.ready {
                 place.refresh();
@@ -358,7 +366,39 @@ fn handshake_error(error: &WireGuardError) -> TunnelError {
         WireGuardError::WrongTai64nTimestamp | WireGuardError::InvalidTai64nTimestamp => TunnelError::Replayed,
         WireGuardError::UnexpectedPacket | WireGuardError::WrongIndex => TunnelError::UnknownIndex,
         WireGuardError::UnderLoad => TunnelError::Limited,
-        _ => TunnelError::Forged,
+        WireGuardError::DestinationBufferTooSmall
+        | WireGuardError::IncorrectPacketLength
+        | WireGuardError::WrongPacketType
+        | WireGuardError::WrongKey
+        | WireGuardError::InvalidMac
+        | WireGuardError::InvalidAeadTag
+        | WireGuardError::InvalidCounter
+        | WireGuardError::DuplicateCounter
+        | WireGuardError::InvalidPacket
+        | WireGuardError::NoCurrentSession
+        | WireGuardError::LockFailed
+        | WireGuardError::ConnectionExpired => TunnelError::Forged,
+    }
+}
+
+/// What boringtun's refusal of a data message means to the caller.
+fn data_error(error: &WireGuardError) -> TunnelError {
+    match error {
+        WireGuardError::NoCurrentSession | WireGuardError::WrongIndex => TunnelError::UnknownIndex,
+        WireGuardError::InvalidCounter | WireGuardError::DuplicateCounter => TunnelError::Replayed,
+        WireGuardError::InvalidPacket => TunnelError::Malformed,
+        WireGuardError::DestinationBufferTooSmall
+        | WireGuardError::IncorrectPacketLength
+        | WireGuardError::UnexpectedPacket
+        | WireGuardError::WrongPacketType
+        | WireGuardError::WrongKey
+        | WireGuardError::InvalidTai64nTimestamp
+        | WireGuardError::WrongTai64nTimestamp
+        | WireGuardError::InvalidMac
+        | WireGuardError::InvalidAeadTag
+        | WireGuardError::LockFailed
+        | WireGuardError::ConnectionExpired
+        | WireGuardError::UnderLoad => TunnelError::Forged,
     }
 }
 
@@ -374,17 +414,13 @@ impl Tunnels for NoiseTunnels {
             Command::Add { link, public_key, preshared } => self.add(link, public_key, &preshared),
             Command::Rekey { link, preshared } => self.rekey(link, &preshared),
             Command::Initiate { link } => self.initiate(link, events),
-            Command::Remove { link } => {
-                if let Some(place) = self.links.get_mut(link.0 as usize) {
-                    *place = None;
-                }
-            }
+            Command::Remove { link } => self.remove(link),
         }
     }
 
     fn initiator(&mut self, initiation: &[u8]) -> Option<[u8; 32]> {
         let key = self.identify(initiation).ok()?;
-        if self.find(&key).is_none() {
+        if !self.by_key.contains_key(&key) {
             self.strangers.take().ok()?;
         }
         Some(key)
@@ -414,7 +450,9 @@ impl Tunnels for NoiseTunnels {
         }
         match place.tunn.encapsulate(packet, out) {
             TunnResult::WriteToNetwork(message) => Ok(message.len()),
-            _ => Err(TunnelError::NoSession),
+            TunnResult::Done | TunnResult::Err(_) | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {
+                Err(TunnelError::NoSession)
+            }
         }
     }
 
@@ -434,14 +472,7 @@ impl Tunnels for NoiseTunnels {
             TunnResult::Done => 0,
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => packet.len(),
             TunnResult::WriteToNetwork(_) => return Err(TunnelError::Forged),
-            TunnResult::Err(error) => {
-                return Err(match error {
-                    WireGuardError::NoCurrentSession | WireGuardError::WrongIndex => TunnelError::UnknownIndex,
-                    WireGuardError::InvalidCounter | WireGuardError::DuplicateCounter => TunnelError::Replayed,
-                    WireGuardError::InvalidPacket => TunnelError::Malformed,
-                    _ => TunnelError::Forged,
-                });
-            }
+            TunnResult::Err(error) => return Err(data_error(&error)),
         };
         place.heard = true;
         if place.answered == Some(index) || !place.ready {
@@ -451,10 +482,6 @@ impl Tunnels for NoiseTunnels {
             }
         }
         Ok(Opened { link: id, packet: 0..length })
-    }
-
-    fn link_of(&self, receiver_index: u32) -> Option<LinkId> {
-        self.locate(receiver_index).map(|(link, _)| link)
     }
 
     fn tick(&mut self, events: &mut Vec<Event>) {

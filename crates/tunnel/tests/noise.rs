@@ -228,14 +228,29 @@ fn a_removed_link_is_gone() {
 
 #[test]
 fn session_indices_lead_to_their_link_and_never_look_like_stun() {
-    let (mut a, mut b) = pair();
-    let initiation = a.initiate();
-    let index = u32::from_le_bytes(initiation[4..8].try_into().unwrap());
-    assert_eq!(a.tunnels.link_of(index), Some(LINK));
+    let (mut a, mut b) = connected();
+    let mut message = a.seal(100);
+    let index = u32::from_le_bytes(message[4..8].try_into().unwrap());
+    assert_eq!(index >> 9, LINK.0, "the upper bits are the link's number");
+    message[4..8].copy_from_slice(&0x42A4_1221_u32.to_le_bytes());
+    assert_eq!(b.open(&message), Err(TunnelError::UnknownIndex));
     a.add(LinkId(MAX_LINKS), b.public, OLD);
-    a.tunnels.execute(Command::Initiate { link: LinkId(MAX_LINKS) }, &mut b.events);
-    assert!(b.events.is_empty(), "no link beyond the bound");
-    assert_eq!(a.tunnels.link_of(0x42A4_1221), None);
+    let mut events = Vec::new();
+    a.tunnels.execute(Command::Initiate { link: LinkId(MAX_LINKS) }, &mut events);
+    assert!(events.is_empty(), "no link beyond the bound");
+}
+
+#[test]
+fn a_key_belongs_to_the_link_that_it_was_given_last() {
+    let (mut a, mut b) = pair();
+    let (other, key) = (LinkId(3), a.public);
+    b.add(other, key, OLD);
+    b.tunnels.execute(Command::Remove { link: LINK }, &mut Vec::new());
+    let initiation = a.initiate();
+    assert_eq!(b.tunnels.handshake(&initiation, &mut Vec::new()), Ok(other), "though the link before it was removed later");
+    b.add(other, [5; 32], OLD);
+    let initiation = a.initiate();
+    assert_eq!(b.tunnels.handshake(&initiation, &mut Vec::new()), Err(TunnelError::UnknownLink), "the link is somebody else's now");
 }
 
 #[test]
