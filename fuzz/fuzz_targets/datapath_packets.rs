@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 
-use campfire_datapath::coalesce::{Coalescer, Sink};
+use campfire_datapath::coalesce::Coalescer;
 use campfire_datapath::demux::{Kind, classify, is_wireguard};
 use campfire_datapath::packet::{Ip, TCP, UDP, clamp_mss, is_sound};
 use campfire_datapath::segment::segment;
@@ -80,21 +80,24 @@ fn train(mut script: &[u8]) {
         }
     }
     let mut slab = packets.concat();
-    let (mut coalescer, mut sink, mut start) = (Coalescer::new(true, true), Written::default(), 0);
-    let mut pushed = Vec::new();
+    let (mut coalescer, mut start) = (Coalescer::new(true, true), 0);
+    let (mut pushed, mut written) = (Vec::new(), Vec::new());
+    let mut write = |pieces: &[IoSlice<'_>], packets: usize| {
+        written.push((pieces.iter().flat_map(|piece| piece.to_vec()).collect::<Vec<u8>>(), packets));
+    };
     for packet in packets {
         let range = start..start + packet.len();
         start = range.end;
         if let Some(ip) = Ip::parse(&packet) {
-            coalescer.push(&mut slab, range, &ip, &mut sink);
+            coalescer.push(&mut slab, range, &ip, &mut write);
             pushed.push(packet);
         }
     }
-    coalescer.flush(&mut slab, &mut sink);
+    coalescer.flush(&mut slab, &mut write);
     assert!(coalescer.is_empty());
 
     let mut back = Vec::new();
-    for (mut bytes, count) in sink.0 {
+    for (mut bytes, count) in written {
         let (header, packet) = bytes.split_first_chunk_mut::<VNET>().expect("a header comes first");
         let header = VnetHeader::read(*header).expect("of our own");
         assert_eq!(segment(&header, packet, |piece| back.push(piece.to_vec())), Ok(count));
@@ -172,13 +175,4 @@ fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
         flows.entry(flow).or_default().push(packet);
     }
     flows
-}
-
-#[derive(Default)]
-struct Written(Vec<(Vec<u8>, usize)>);
-
-impl Sink for Written {
-    fn write(&mut self, pieces: &[IoSlice<'_>], packets: usize) {
-        self.0.push((pieces.iter().flat_map(|piece| piece.to_vec()).collect(), packets));
-    }
 }

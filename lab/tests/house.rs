@@ -31,7 +31,7 @@ fn unsafe_code_is_allowed_where_the_table_says_and_nowhere_else() {
     let (drawn, built) = (drawn(), built());
     for (name, row) in built.iter().filter(|(_, row)| row.has_unsafe) {
         let manifest = fs::read_to_string(row.folder.join("Cargo.toml")).unwrap();
-        for lint in ["undocumented_unsafe_blocks = \"deny\""] {
+        for lint in ["undocumented_unsafe_blocks = \"deny\"", "multiple_unsafe_ops_per_block = \"deny\""] {
             assert!(manifest.contains(lint), "{name} has unsafe code and not {lint}");
         }
     }

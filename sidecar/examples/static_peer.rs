@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use campfire_datapath::command::Command as Data;
 use campfire_datapath::table::{LinkEntry, Table};
+use campfire_datapath::upcall::Upcall;
 use campfire_protocol::carrier::{Path, ServerSlot, SocketId, Via};
-use campfire_sidecar::data::{self, DataConfig, Tun};
+use campfire_sidecar::data::{self, DataConfig};
 use campfire_sidecar::plane::{FromData, ToData};
 use campfire_tunnel::{Command, Event, LinkId};
 use zeroize::Zeroizing;
@@ -46,7 +47,7 @@ fn run(tun: &str, listen: SocketAddr, secret: &str, preshared: &str, mtu: u16, p
     let preshared = Zeroizing::new(key(preshared)?);
     let peers = peers.iter().map(|peer| parse(peer, socket)).collect::<Result<Vec<_>>>()?;
     let mut handle = data::start(DataConfig {
-        tun: Tun::open(std::path::Path::new("/dev/net/tun"), tun).with_context(|| format!("opening TUN {tun}"))?,
+        tun: data::open_tun(std::path::Path::new("/dev/net/tun"), tun).with_context(|| format!("opening TUN {tun}"))?,
         sockets: vec![(socket, data::bind(listen).with_context(|| format!("binding {listen}"))?)],
         secret: Zeroizing::new(key(secret)?),
         mtu,
@@ -76,20 +77,26 @@ fn run(tun: &str, listen: SocketAddr, secret: &str, preshared: &str, mtu: u16, p
     }
     println!("running {tun}");
     while let Some(message) = handle.from.blocking_recv() {
-        match message {
-            FromData::Handshake { path, message, .. } => handle.to.send(ToData::Command(Data::Receive { path, message }))?,
-            FromData::Tunnel(Event::Send { link, message }) => {
+        let upcall = match message {
+            FromData::Upcall(upcall) => upcall,
+            FromData::SocketOpened { .. } => continue,
+            FromData::SocketClosed { .. } => bail!("the socket is gone"),
+            FromData::Failed(reason) => bail!(reason),
+        };
+        match upcall {
+            Upcall::Handshake { path, message, .. } => handle.to.send(ToData::Command(Data::Receive { path, message }))?,
+            Upcall::Tunnel(Event::Send { link, message }) => {
                 if let Some(path) = paths.get(&link) {
                     handle.to.send(ToData::Command(Data::SendMessage { path: *path, message }))?;
                 }
             }
-            FromData::Tunnel(Event::Established { link, initiator }) => println!("established {} {initiator}", link.0),
-            FromData::Tunnel(Event::Expired { link }) => {
+            Upcall::Tunnel(Event::Established { link, initiator }) => println!("established {} {initiator}", link.0),
+            Upcall::Tunnel(Event::Expired { link }) => {
                 handle.to.send(ToData::Command(Data::Tunnel(Command::Initiate { link })))?;
             }
-            FromData::Wanted { address } => println!("wanted {address}"),
-            FromData::Failed(reason) => bail!(reason),
-            _ => {}
+            Upcall::Wanted { address } => println!("wanted {address}"),
+            // There is no mesh that would ask, and none to be told.
+            Upcall::Stun { .. } | Upcall::Initiation { .. } | Upcall::Control { .. } | Upcall::Traffic(_) => {}
         }
     }
     Ok(())

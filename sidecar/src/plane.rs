@@ -1,15 +1,17 @@
-//! The contract between the two planes of the peer: what the control side (tokio: mesh, streams, status) and the data
-//! thread (epoll: TUN, UDP, WireGuard) say to each other. Control messages may be slow and allocate; nothing here is per
+//! The contract between the two planes of the peer: what the control side (tokio: mesh, streams, status) and the data thread (epoll: TUN, UDP and
+//! the datapath between them) say to each other. Control messages may be slow and allocate; nothing here is per
 //! packet, except frames of TCP and TLS relays, which go in batches.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use campfire_datapath::STREAM_BATCH;
 use campfire_datapath::command::Command;
-use campfire_datapath::table::{Table, Traffic};
-use campfire_protocol::carrier::{Path, SocketId, StreamId, Via};
-use campfire_tunnel::LinkId;
+use campfire_datapath::counters::Counters as DatapathCounters;
+use campfire_datapath::table::Table;
+use campfire_datapath::upcall::Upcall;
+use campfire_protocol::carrier::{SocketId, StreamId};
 
 /// To the data thread.
 #[allow(missing_docs)] // of fields: their types and the variant say it
@@ -34,9 +36,6 @@ pub enum ToData {
 /// the queue [`STREAM_QUEUE`] batches (256 KiB together); what does not fit is dropped, newest first, and counted.
 pub type StreamSender = tokio::sync::mpsc::Sender<Vec<u8>>;
 
-/// Most bytes in one item of a [`StreamSender`].
-pub const STREAM_BATCH: usize = 16 * 1024;
-
 /// Items that a [`StreamSender`]'s channel is to be made for.
 pub const STREAM_QUEUE: usize = 16;
 
@@ -44,20 +43,8 @@ pub const STREAM_QUEUE: usize = 16;
 #[allow(missing_docs)] // of fields: their types and the variant say it
 #[derive(Debug)]
 pub enum FromData {
-    /// A STUN message.
-    Stun { via: Via, message: Vec<u8> },
-    /// A handshake message (WireGuard types 1–3), and whose key a type 1 proves.
-    Handshake { path: Path, message: Vec<u8>, initiator: Option<[u8; 32]> },
-    /// Answer to [`Command::IdentifyInitiation`].
-    Initiation { token: u64, initiator: Option<[u8; 32]> },
-    /// An opened control packet's payload.
-    Control { link: LinkId, path: Path, payload: Vec<u8> },
-    /// The tunnels' event.
-    Tunnel(campfire_tunnel::Event),
-    /// What was seen on links, about every 100 ms.
-    Traffic(Vec<Traffic>),
-    /// An application wants an overlay address without a link or session.
-    Wanted { address: IpAddr },
+    /// What the datapath passes up.
+    Upcall(Upcall),
     /// Answer to [`Command::OpenSocket`] (and said for sockets 0 and 1 at start).
     SocketOpened { socket: SocketId, local: SocketAddr },
     /// A socket failed.
@@ -68,24 +55,26 @@ pub enum FromData {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters that the data thread keeps and status and metrics read (relaxed atomics; one writer).
+        /// Counters that status and metrics read: the data thread's own, and the datapath's as they were at the end of its last turn (relaxed
+        /// atomics; one writer).
         #[derive(Debug, Default)]
         pub struct Counters {
-            $($(#[$doc])* pub $name: AtomicU64,)*
+            $($(#[$doc])* pub(crate) $name: AtomicU64,)*
+            datapath: [AtomicU64; DatapathCounters::NAMES.len()],
         }
 
         impl Counters {
             /// Every counter's name and value, for metrics and status.
             pub fn values(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name.load(Ordering::Relaxed)),)*]
+                let own = [$((stringify!($name), &self.$name)),*];
+                let datapath = DatapathCounters::NAMES.into_iter().zip(&self.datapath);
+                own.into_iter().chain(datapath).map(|(name, counter)| (name, counter.load(Ordering::Relaxed))).collect()
             }
         }
     };
 }
 
 counters! {
-    /// IP packets read from the TUN (a superpacket counts as its segments).
-    tun_read_packets,
     /// Reads of the TUN that gave something (superpackets or single packets).
     tun_reads,
     /// Bytes of IP packets read from the TUN.
@@ -96,7 +85,7 @@ counters! {
     tun_writes,
     /// Bytes of IP packets written to the TUN.
     tun_written_bytes,
-    /// Writes to the TUN that the kernel refused.
+    /// Packets that the kernel refused to take from us.
     tun_write_errors,
     /// Datagrams sent on UDP (a GSO send counts as its segments).
     udp_sent_datagrams,
@@ -118,29 +107,15 @@ counters! {
     stream_dropped_frames,
     /// Frames that came from streams.
     stream_received_frames,
-    /// Datagrams and frames that are none of STUN, ChannelData, WireGuard, or are ChannelData or STUN from elsewhere than a
-    /// server.
-    dropped_unrecognised,
-    /// WireGuard messages for a session that is not ours (any more).
-    dropped_unknown_session,
-    /// WireGuard messages that did not authenticate.
-    dropped_forged,
-    /// WireGuard messages seen before, or too old.
-    dropped_replayed,
-    /// Handshakes beyond a member's rate.
-    dropped_limited,
-    /// Packets inside WireGuard that are not sound IP packets.
-    dropped_malformed,
-    /// Packets inside WireGuard with a source address that is not the link's.
-    dropped_source,
-    /// Packets inside WireGuard to an address that is neither ours nor on a route that we offer.
-    dropped_destination,
-    /// Packets from the TUN to an address that nobody has.
-    dropped_no_route,
-    /// Packets from the TUN that waited for a session too long, or beyond the bound.
-    dropped_no_session,
-    /// Packets from the TUN that were no sound IP packets.
-    dropped_tun_malformed,
     /// Messages for the control plane that did not fit into its queue.
     dropped_to_control,
+}
+
+impl Counters {
+    /// Takes over what the datapath counted.
+    pub(crate) fn publish(&self, counted: &DatapathCounters) {
+        for (counter, value) in self.datapath.iter().zip(counted.values()) {
+            counter.store(value, Ordering::Relaxed);
+        }
+    }
 }

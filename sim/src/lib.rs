@@ -1,8 +1,8 @@
 //! A world for tests: clock, NATs, links, loss, many meshes and servers in one process, all of it from one seed.
 //!
-//! Real are the peers' brains ([`campfire_mesh::Mesh`]) and the servers' cores ([`campfire_turn::Server`]). In small are the
-//! data plane ([`peer`]), sockets and streams. Stand-ins are the WireGuard sessions ([`standin`]), unless a test asks for
-//! the real ones.
+//! Real are the peers' brains ([`campfire_mesh::Mesh`]), a packet's way between applications, sessions and paths
+//! ([`campfire_datapath::Datapath`]), and the servers' cores ([`campfire_turn::Server`]). In small are sockets and streams. Stand-ins are the
+//! WireGuard sessions ([`standin`]), unless a test asks for the real ones.
 //!
 //! ```no_run
 //! use campfire_sim::{Nat, World, secs};
@@ -20,8 +20,8 @@
 use std::time::Duration;
 
 mod builder;
-mod checksum;
 mod conntrack;
+mod hash;
 mod link;
 mod nat;
 mod net;

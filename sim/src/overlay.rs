@@ -1,6 +1,8 @@
 //! What applications say over the overlay: pings, in small IP packets.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+
+use campfire_datapath::packet::Ip;
 
 /// Smallest ping: an IPv6 header, kind and id.
 pub const SMALLEST: usize = 40 + 16;
@@ -56,14 +58,14 @@ impl Echo {
 
     /// Reads an IP packet.
     pub fn decode(packet: &[u8]) -> Option<Self> {
-        let (source, destination) = addresses(packet)?;
-        let header = if source.is_ipv6() { 40 } else { 20 };
-        let is_reply = match *packet.get(header)? {
+        let ip = Ip::parse(packet)?;
+        let (source, destination) = (ip.source(packet), ip.destination(packet));
+        let is_reply = match *packet.get(ip.header)? {
             PING => false,
             PONG => true,
             _ => return None,
         };
-        let id = u64::from_be_bytes(packet.get(header + 8..header + 16)?.try_into().ok()?);
+        let id = u64::from_be_bytes(packet.get(ip.header + 8..ip.header + 16)?.try_into().ok()?);
         Some(Self { source, destination, is_reply, id, size: packet.len() })
     }
 
@@ -71,22 +73,5 @@ impl Echo {
     #[must_use]
     pub fn reply(&self) -> Self {
         Self { source: self.destination, destination: self.source, is_reply: true, ..*self }
-    }
-}
-
-/// Source and destination of an IP packet.
-pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
-    match packet.first()? >> 4 {
-        6 => {
-            let source: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
-            let destination: [u8; 16] = packet.get(24..40)?.try_into().ok()?;
-            Some((Ipv6Addr::from(source).into(), Ipv6Addr::from(destination).into()))
-        }
-        4 => {
-            let source: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
-            let destination: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
-            Some((Ipv4Addr::from(source).into(), Ipv4Addr::from(destination).into()))
-        }
-        _ => None,
     }
 }

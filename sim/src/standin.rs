@@ -16,7 +16,7 @@ use campfire_protocol::time::Time;
 use campfire_tunnel::{Command, Event, LinkId, Opened, TunnelError, Tunnels};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use crate::checksum::{digest, tag};
+use crate::hash::{digest, tag};
 use crate::random::Random;
 
 /// Virtual time, for what does not get it as an argument.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use campfire_protocol::time::Time;
 
-use crate::checksum::Hash;
+use crate::hash::Hash;
 
 /// How many events are remembered in words.
 const REMEMBERED: usize = 2_000;

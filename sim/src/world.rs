@@ -37,17 +37,11 @@ pub struct ServerRef(pub usize);
 /// The wall clock when a world begins: 2025-06-01T00:00:00Z, in milliseconds since 1970.
 pub const EPOCH: u64 = 1_748_736_000_000;
 
-/// How often sessions' timers run, and the mesh is told of traffic.
-const TICK: Duration = Duration::from_millis(250);
-const REPORT: Duration = Duration::from_millis(100);
-
 /// What is planned.
 pub(crate) enum Event {
     Hop(Hop),
     Start(PeerRef, u32),
     Wake(PeerRef, u32),
-    Tick(PeerRef, u32),
-    Report(PeerRef, u32),
     Wall(PeerRef, u32),
     SocketOpened(PeerRef, u32, SocketId),
     Resolved(PeerRef, u32, ServerSlot, Vec<SocketAddr>),
@@ -102,8 +96,6 @@ pub(crate) struct PeerHost {
     pub notices: Vec<(Time, Notice)>,
     pub camp_notices: Vec<(Time, campfire_fire::io::Notice)>,
     wake: Option<Time>,
-    ticking: bool,
-    reporting: bool,
 }
 
 /// A world: everything in it follows from its seed and what the test does to it.
@@ -245,27 +237,9 @@ impl World {
                 let host = &mut self.peers[peer.0];
                 if host.run == run && host.wake == Some(now) {
                     host.wake = None;
-                    if let Some(peer) = host.peer.as_mut().filter(|peer| peer.mesh.next_wake().is_some_and(|wake| wake <= now)) {
-                        peer.input(now, Input::Wake);
+                    if let Some(living) = &mut host.peer {
+                        living.wake(now);
                     }
-                    self.settle(peer);
-                }
-            }
-            Event::Tick(peer, run) => {
-                let now = self.now;
-                let host = &mut self.peers[peer.0];
-                if let Some(living) = host.peer.as_mut().filter(|_| host.run == run) {
-                    host.ticking = false;
-                    living.tick(now);
-                    self.settle(peer);
-                }
-            }
-            Event::Report(peer, run) => {
-                let now = self.now;
-                let host = &mut self.peers[peer.0];
-                if let Some(living) = host.peer.as_mut().filter(|_| host.run == run) {
-                    host.reporting = false;
-                    living.report_traffic(now);
                     self.settle(peer);
                 }
             }
@@ -356,8 +330,6 @@ impl World {
             notices: Vec::new(),
             camp_notices: Vec::new(),
             wake: None,
-            ticking: false,
-            reporting: false,
         });
         self.inhabitants.insert(node, Inhabitant::Peer(peer));
         self.queue.push(start, Event::Start(peer, 0));
@@ -399,7 +371,7 @@ impl World {
         let host = &mut self.peers[peer.0];
         host.peer = None;
         host.run += 1;
-        (host.wake, host.ticking, host.reporting) = (None, false, false);
+        host.wake = None;
         host.sockets.clear();
         host.ports.clear();
         let streams = std::mem::take(&mut host.streams);
@@ -439,7 +411,7 @@ impl World {
         let now = self.now;
         loop {
             let Some(living) = self.peers[peer.0].peer.as_mut() else { return };
-            let effects = std::mem::take(&mut living.effects);
+            let effects = living.take_effects();
             if effects.is_empty() {
                 break;
             }
@@ -449,21 +421,13 @@ impl World {
         }
         let host = &mut self.peers[peer.0];
         let Some(living) = host.peer.as_mut() else { return };
-        if let Some(wake) = living.mesh.next_wake() {
+        if let Some(wake) = living.next_wake() {
             // A wake-up that has passed would come at once, for ever: give time a chance to move.
             let wake = wake.max(now + Duration::from_micros(1));
             if host.wake.is_none_or(|planned| planned > wake) {
                 host.wake = Some(wake);
                 self.queue.push(wake, Event::Wake(peer, host.run));
             }
-        }
-        if !host.ticking && living.needs_ticks() {
-            host.ticking = true;
-            self.queue.push(now + TICK, Event::Tick(peer, host.run));
-        }
-        if !host.reporting && living.has_traffic() {
-            host.reporting = true;
-            self.queue.push(now + REPORT, Event::Report(peer, host.run));
         }
     }
 

@@ -117,7 +117,7 @@ fn everything_sent_twice_and_late_does_no_harm() {
         }
         case.world.tap();
     }
-    assert!(case.peers.iter().any(|&peer| case.world.counters(peer).replayed > 0));
+    assert!(case.peers.iter().any(|&peer| case.world.counters(peer).datapath.dropped_replayed > 0));
     case.assert_unharmed();
 }
 
@@ -153,7 +153,7 @@ fn a_member_cannot_send_from_anothers_overlay_address() {
         case.world.app(evil, &forged);
     }
     case.world.run_for(secs(1));
-    assert_eq!(case.world.counters(target).wrong_source, 5);
+    assert_eq!(case.world.counters(target).datapath.dropped_source, 5);
     case.assert_unharmed();
 }
 

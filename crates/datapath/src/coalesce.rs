@@ -17,12 +17,6 @@ const PIECES: usize = 64;
 /// Bytes of a superpacket.
 const MOST: usize = 65_535;
 
-/// Where superpackets go.
-pub trait Sink {
-    /// Writes a packet: `pieces[0]` is its [`VnetHeader`]. `packets`: how many it stands for.
-    fn write(&mut self, pieces: &[IoSlice<'_>], packets: usize);
-}
-
 /// A flow's packets so far: the first whole, of the others the payload.
 struct Flow {
     ip: Ip,
@@ -53,8 +47,9 @@ struct Candidate {
     last: bool,
 }
 
-/// Holds flows until they are full, broken or flushed. The packets themselves lie in a slab of the caller's, which stays
-/// untouched until [`flush`](Self::flush).
+/// Holds flows until they are full, broken or flushed. The packets themselves lie in a slab of the caller's, which stays untouched until
+/// [`flush`](Self::flush). What is complete goes to the caller's `write`: in pieces, of which the first is a [`VnetHeader`], with how many packets
+/// they stand for.
 pub struct Coalescer {
     flows: Vec<Flow>,
     tcp: bool,
@@ -68,11 +63,11 @@ impl Coalescer {
     }
 
     /// Takes the packet at `range` of `slab`; writes what is complete.
-    pub fn push(&mut self, slab: &mut [u8], range: Range<usize>, ip: &Ip, sink: &mut impl Sink) {
+    pub fn push(&mut self, slab: &mut [u8], range: Range<usize>, ip: &Ip, write: &mut impl FnMut(&[IoSlice<'_>], usize)) {
         let Some(candidate) = self.candidate(&slab[range.clone()], ip) else {
             // Whatever it is, it must not overtake what is held of the same pair.
-            self.flush_pair(slab, range.clone(), ip, sink);
-            write_alone(&slab[range], sink);
+            self.flush_pair(slab, range.clone(), ip, write);
+            write_alone(&slab[range], write);
             return;
         };
         if let Some(index) = self.flows.iter().position(|flow| flow.same_flow(slab, range.clone(), &candidate)) {
@@ -88,18 +83,18 @@ impl Coalescer {
                     slab[flow.first.start + flow.ip.header + 13] |= if flow.gso == Gso::Udp { 0 } else { PSH };
                 }
                 if candidate.last || payload < flow.segment || flow.count == PIECES || flow.length + flow.segment > MOST {
-                    self.flows.remove(index).write(slab, sink);
+                    self.flows.remove(index).write(slab, write);
                 }
                 return;
             }
-            self.flows.remove(index).write(slab, sink);
+            self.flows.remove(index).write(slab, write);
         }
         if candidate.last {
-            write_alone(&slab[range], sink);
+            write_alone(&slab[range], write);
             return;
         }
         if self.flows.len() == FLOWS {
-            self.flows.remove(0).write(slab, sink);
+            self.flows.remove(0).write(slab, write);
         }
         let payload = range.len() - candidate.headers;
         self.flows.push(Flow {
@@ -117,9 +112,9 @@ impl Coalescer {
     }
 
     /// Writes everything held; after it the slab may be used anew.
-    pub fn flush(&mut self, slab: &mut [u8], sink: &mut impl Sink) {
+    pub fn flush(&mut self, slab: &mut [u8], write: &mut impl FnMut(&[IoSlice<'_>], usize)) {
         for flow in self.flows.drain(..) {
-            flow.write(slab, sink);
+            flow.write(slab, write);
         }
     }
 
@@ -150,11 +145,11 @@ impl Coalescer {
         }
     }
 
-    fn flush_pair(&mut self, slab: &mut [u8], range: Range<usize>, ip: &Ip, sink: &mut impl Sink) {
+    fn flush_pair(&mut self, slab: &mut [u8], range: Range<usize>, ip: &Ip, write: &mut impl FnMut(&[IoSlice<'_>], usize)) {
         let mut index = 0;
         while let Some(flow) = self.flows.get(index) {
             if flow.ip.v6 == ip.v6 && flow.ip.addresses(&slab[flow.first.clone()]) == ip.addresses(&slab[range.clone()]) {
-                self.flows.remove(index).write(slab, sink);
+                self.flows.remove(index).write(slab, write);
             } else {
                 index += 1;
             }
@@ -204,9 +199,9 @@ impl Flow {
         is_sound(other, &candidate.ip)
     }
 
-    fn write(self, slab: &mut [u8], sink: &mut impl Sink) {
+    fn write(self, slab: &mut [u8], write: &mut impl FnMut(&[IoSlice<'_>], usize)) {
         if self.count == 1 {
-            write_alone(&slab[self.first], sink);
+            write_alone(&slab[self.first], write);
             return;
         }
         let (at, udp) = (self.ip.header, self.gso == Gso::Udp);
@@ -234,13 +229,13 @@ impl Flow {
         for (piece, (start, length)) in pieces[2..].iter_mut().zip(&self.rest[..self.count - 1]) {
             *piece = IoSlice::new(&slab[*start as usize..*start as usize + usize::from(*length)]);
         }
-        sink.write(&pieces[..=self.count], self.count);
+        write(&pieces[..=self.count], self.count);
     }
 }
 
-fn write_alone(packet: &[u8], sink: &mut impl Sink) {
+fn write_alone(packet: &[u8], write: &mut impl FnMut(&[IoSlice<'_>], usize)) {
     let header = VnetHeader::default().write();
-    sink.write(&[IoSlice::new(&header), IoSlice::new(packet)], 1);
+    write(&[IoSlice::new(&header), IoSlice::new(packet)], 1);
 }
 
 #[cfg(test)]
@@ -361,27 +356,21 @@ mod tests {
         }
     }
 
-    #[derive(Default)]
-    struct Collected(Vec<(Vec<u8>, usize)>);
-
-    impl Sink for Collected {
-        fn write(&mut self, pieces: &[IoSlice<'_>], packets: usize) {
-            self.0.push((pieces.iter().flat_map(|piece| piece.to_vec()).collect(), packets));
-        }
-    }
-
     fn coalesce(packets: &[Vec<u8>]) -> Vec<(Vec<u8>, usize)> {
         let mut slab: Vec<u8> = packets.concat();
-        let (mut coalescer, mut sink, mut start) = (Coalescer::new(true, true), Collected::default(), 0);
+        let (mut coalescer, mut written, mut start) = (Coalescer::new(true, true), Vec::new(), 0);
+        let mut write = |pieces: &[IoSlice<'_>], packets: usize| {
+            written.push((pieces.iter().flat_map(|piece| piece.to_vec()).collect(), packets));
+        };
         for packet in packets {
             if let Some(ip) = Ip::parse(packet) {
-                coalescer.push(&mut slab, start..start + packet.len(), &ip, &mut sink);
+                coalescer.push(&mut slab, start..start + packet.len(), &ip, &mut write);
             }
             start += packet.len();
         }
-        coalescer.flush(&mut slab, &mut sink);
+        coalescer.flush(&mut slab, &mut write);
         assert!(coalescer.is_empty());
-        sink.0
+        written
     }
 
     fn cut(written: Vec<(Vec<u8>, usize)>) -> Vec<Vec<u8>> {

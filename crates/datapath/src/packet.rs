@@ -1,4 +1,4 @@
-//! What the data plane reads and changes in IP packets.
+//! What is read and changed in IP packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,15 +10,15 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
 /// TCP flags (RFC 9293 §3.1).
-pub const FIN: u8 = 0x01;
+pub(crate) const FIN: u8 = 0x01;
 /// Synchronise.
-pub const SYN: u8 = 0x02;
+pub(crate) const SYN: u8 = 0x02;
 /// Push.
-pub const PSH: u8 = 0x08;
+pub(crate) const PSH: u8 = 0x08;
 /// Acknowledgement.
-pub const ACK: u8 = 0x10;
+pub(crate) const ACK: u8 = 0x10;
 /// Congestion window reduced (RFC 3168).
-pub const CWR: u8 = 0x80;
+pub(crate) const CWR: u8 = 0x80;
 
 /// What an IP header says. IPv6 extension headers count as transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,19 +85,19 @@ fn address(octets: &[u8]) -> IpAddr {
 
 /// A big-endian 16-bit number; 0 beyond the end.
 #[inline]
-pub fn read_u16(bytes: &[u8], at: usize) -> u16 {
+pub(crate) fn read_u16(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
 }
 
 /// A big-endian 32-bit number; 0 beyond the end.
 #[inline]
-pub fn read_u32(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn read_u32(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).map_or(0, |bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
 /// Writes the packet's length (of `packet` as it is, or `length`) and, for IPv4, the header's checksum.
 #[inline]
-pub fn set_length(packet: &mut [u8], ip: &Ip, length: usize) {
+pub(crate) fn set_length(packet: &mut [u8], ip: &Ip, length: usize) {
     if ip.v6 {
         packet[4..6].copy_from_slice(&((length - 40) as u16).to_be_bytes());
     } else {

@@ -27,19 +27,14 @@ pub fn segment(header: &VnetHeader, packet: &mut [u8], mut emit: impl FnMut(&mut
     }
     let ip = Ip::parse(packet).ok_or(Malformed)?;
     let size = usize::from(header.segment);
-    let (protocol, transport, checksum_at) = match header.gso {
+    let (protocol, transport, checksum_at, known_version) = match header.gso {
         Gso::Tcp4 | Gso::Tcp6 => {
             let offset = packet.get(start + 12).ok_or(Malformed)? >> 4;
-            (TCP, usize::from(offset) * 4, start + 16)
+            (TCP, usize::from(offset) * 4, start + 16, ip.v6 == (header.gso == Gso::Tcp6))
         }
-        _ => (UDP, 8, start + 6),
+        Gso::Udp | Gso::None => (UDP, 8, start + 6, true),
     };
     let headers = start + transport;
-    let known_version = match header.gso {
-        Gso::Tcp4 => !ip.v6,
-        Gso::Tcp6 => ip.v6,
-        _ => true,
-    };
     let sound = known_version && start >= ip.header && (ip.v6 || start == ip.header);
     if !sound || size == 0 || headers > MAX_HEADERS || packet.len() <= headers || (protocol == TCP && transport < 20) {
         return Err(Malformed);
@@ -99,7 +94,7 @@ fn complete_checksum(packet: &mut [u8], start: usize, at: usize) -> Result<(), M
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::packet::is_sound;
     use crate::packet::tests::{tcp, udp};

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use campfire_datapath::table::Table;
+use campfire_datapath::upcall::Upcall;
 use campfire_fire::Fire;
 use campfire_protocol::time::{Time, UnixMillis};
 
@@ -80,6 +81,19 @@ impl Mesh {
         }
         self.links.handle(now, &mut self.fire, &input);
         self.settle(now);
+    }
+
+    /// The data plane told something: each part of it is one [`Input`].
+    pub fn upcall(&mut self, now: Time, upcall: Upcall) {
+        match upcall {
+            Upcall::Stun { via, message } => self.handle(now, Input::Stun { via, message: &message }),
+            Upcall::Handshake { path, message, initiator } => self.handle(now, Input::Handshake { path, message: &message, initiator }),
+            Upcall::Initiation { token, initiator } => self.handle(now, Input::Initiation { token, initiator }),
+            Upcall::Control { link, path, payload } => self.handle(now, Input::Control { link, path, payload: &payload }),
+            Upcall::Tunnel(event) => self.handle(now, Input::Tunnel(event)),
+            Upcall::Traffic(links) => links.into_iter().for_each(|traffic| self.handle(now, Input::Traffic(traffic))),
+            Upcall::Wanted { address } => self.handle(now, Input::Wanted { address }),
+        }
     }
 
     /// Carries what each half says over to the other until both are quiet.

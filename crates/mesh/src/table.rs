@@ -112,6 +112,7 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
+    use campfire_datapath::table::Refusal;
     use campfire_protocol::identity::Identity;
     use campfire_protocol::time::UnixMillis;
 
@@ -219,8 +220,13 @@ mod tests {
         let overlay = NetworkId([1, 2, 3, 4, 5]);
         let ours = [IpAddr::V6(overlay.address(&key(9))), "10.9.255.1".parse().unwrap()];
         let others = [IpAddr::V6(overlay.address(&key(1))), "10.1.0.1".parse().unwrap(), "10.10.0.1".parse().unwrap()];
-        assert!(ours.iter().all(|address| table.is_ours(address)));
-        assert!(!others.iter().any(|address| table.is_ours(address)));
+        let from = IpAddr::V6(overlay.address(&key(1)));
+        for address in ours {
+            assert_eq!(table.admit(LinkId(0), &from, &address), Ok(()), "{address}");
+        }
+        for address in others {
+            assert_eq!(table.admit(LinkId(0), &from, &address), Err(Refusal::Destination), "{address}");
+        }
     }
 
     fn rules(accepted: &[&str]) -> Rules {

@@ -1,7 +1,23 @@
-//! What the shells need of the system and the standard library does not offer. The one crate of the project with `unsafe`.
+//! What the shells need of the system and the standard library does not offer: batches of datagrams in both directions with segmentation
+//! offload, TUN devices, waiting for many descriptors.
+//!
+//! The one crate of the project with `unsafe`. It knows nobody, and decides nothing: how much, when and for whom is the caller's. Whatever is
+//! `unsafe` works on memory that it owns or has borrowed for the call; no pointer outlives the call that it was made for. What rustix offers
+//! safely is rustix's; libc is for what it lacks (`recvmmsg`, control messages, `UDP_SEGMENT`, the ioctls of TUN).
+//!
+//! | module | what it holds | contract |
+//! | --- | --- | --- |
+//! | [`udp`] | [`Socket`](udp::Socket), [`Receiver`](udp::Receiver), [`Sender`](udp::Sender) | what [`Receiver::receive`](udp::Receiver::receive) filled is read until the next one |
+//! | [`tun`] | [`Tun`](tun::Tun) | each packet with its `virtio_net_hdr`, whatever the device has |
+//! | [`epoll`] | [`Epoll`](epoll::Epoll), [`Wake`](epoll::Wake) | after [`Wake::clear`](epoll::Wake::clear) look at what others left |
 
-#![allow(clippy::new_without_default)]
+use std::io;
 
-pub mod calls;
+pub mod epoll;
 pub mod tun;
 pub mod udp;
+
+/// The result of a system call, or why it failed.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,145 +1,471 @@
-//! Linux system calls that the standard library does not offer: batches of datagrams in both directions, segmentation
-//! offload (UDP GRO and GSO), the local address of a datagram, epoll and eventfd. The only `unsafe` code of the server.
-//!
-//! Everything here works on memory that the callers own and on indices that are checked before a pointer is made of them;
-//! no pointer outlives the call that it was made for.
+//! UDP in batches: many datagrams with one system call, trains of equal datagrams as one (UDP GRO and GSO), and the local address of each.
 
+use std::cell::Cell;
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::ops::AddAssign;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::ptr;
 use std::time::Duration;
 
-/// Most datagrams (GRO trains count as one) that one call takes or gives.
+use libc::{c_int, c_uint};
+use socket2::{Domain, Protocol, Type};
+
+use crate::check;
+use crate::epoll::wait_writable;
+
+/// Most datagrams (a train counts as one) that one call takes or gives.
 pub const BATCH: usize = 64;
-/// A slot holds the longest datagram or GRO train.
+/// A slot holds the longest datagram or train.
 const SLOT: usize = 64 * 1024;
-/// Free bytes in front of a slot's datagram: a header can be put before it in place.
+/// Free bytes in front of each received datagram or train: a header can be put before it in place.
 pub const HEADROOM: usize = 64;
 /// Distance of slots: not a multiple of a page, so that the first bytes of all slots do not fall into the same few cache sets.
 const STRIDE: usize = HEADROOM + SLOT + 1216;
 /// Room for the control messages of one datagram: packet info and segment size, with space to spare.
 type Control = [u64; 12];
 
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+/// How much a socket's buffers are to hold, in bytes (the kernel doubles it for its own overhead).
+#[derive(Clone, Copy, Debug)]
+pub struct Buffers {
+    /// What arrives while nobody looks.
+    pub receive: usize,
+    /// What is sent faster than it leaves.
+    pub send: usize,
 }
 
-/// Waits for many sockets.
-pub struct Epoll {
-    fd: OwnedFd,
-    events: [libc::epoll_event; BATCH],
+/// A UDP socket that is sent from and received on in batches.
+pub struct Socket {
+    socket: UdpSocket,
+    /// Whether the kernel cuts trains for it; not any more once it said that it cannot.
+    segments: Cell<bool>,
 }
 
-impl Epoll {
-    /// An epoll instance that reports up to [`BATCH`] sockets a wait.
-    pub fn new() -> io::Result<Self> {
-        // SAFETY: no pointers; the result is checked before it is owned, and nothing else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
-        Ok(Self { fd, events: [libc::epoll_event { events: 0, u64: 0 }; BATCH] })
+impl Socket {
+    /// Binds one: non-blocking, of one family (IPv6 without IPv4), with trains received whole. Buffers grow past the system's limits where the
+    /// process may (`CAP_NET_ADMIN`), else up to them. Datagrams too long for a path are fragmented, whatever an ICMP says of its MTU: an
+    /// overlay's MTU is small enough for nearly every path, and on the rest a fragmented packet beats a lost one.
+    pub fn bind(address: SocketAddr, buffers: Buffers) -> io::Result<Self> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        let this = Self { socket: socket.into(), segments: Cell::new(true) };
+        for (force, plain, bytes) in
+            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, buffers.receive), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, buffers.send)]
+        {
+            let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
+            if this.set(libc::SOL_SOCKET, force, bytes).is_err() {
+                // As much as there is.
+                let _ = this.set(libc::SOL_SOCKET, plain, bytes);
+            }
+        }
+        let fragments = if address.is_ipv6() {
+            this.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
+        } else {
+            this.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+        };
+        if let Err(error) = fragments.and_then(|()| this.set(libc::SOL_UDP, libc::UDP_GRO, 1)) {
+            tracing::debug!(%error, "a UDP socket without all its options: it works, slower");
+        }
+        Ok(this)
     }
 
-    /// Reports `token` whenever `fd` can be read (level-triggered), until `fd` is closed.
-    pub fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
-        // SAFETY: both descriptors are open, `event` lives through the call and the kernel copies it.
-        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event) })?;
-        Ok(())
+    /// From now on each received datagram says to which of our addresses it came ([`Received::local`]).
+    pub fn tell_local_addresses(&self) -> io::Result<()> {
+        if self.local_addr()?.is_ipv6() {
+            self.set(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
+        } else {
+            self.set(libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+        }
     }
 
-    /// Waits until a socket is readable or `timeout` (rounded up to milliseconds; `None`: forever) has passed; the number of
-    /// tokens to be read with [`Self::token`].
-    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
-        let timeout = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
-        let events = libc::c_int::try_from(self.events.len()).unwrap_or(0);
-        // SAFETY: the kernel writes at most `events` events into memory of that many, which we hold exclusively.
-        let count = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), events, timeout) };
-        match check(count) {
-            Ok(count) => Ok(count as usize),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+    /// What it is bound to.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// What its receive buffer became, in bytes, the kernel's overhead included.
+    pub fn receive_buffer(&self) -> io::Result<usize> {
+        socket2::SockRef::from(&self.socket).recv_buffer_size()
+    }
+
+    /// Whether the kernel cuts trains here. Where it does not they are cut by us, with one call for up to [`BATCH`] datagrams.
+    pub fn segments(&self) -> bool {
+        self.segments.get()
+    }
+
+    fn set(&self, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+        let size = size_of::<c_int>() as libc::socklen_t;
+        // SAFETY: the value is an int that lives through the call, and its size is given.
+        check(unsafe { libc::setsockopt(self.socket.as_raw_fd(), level, option, (&raw const value).cast(), size) }).map(drop)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What the kernel said about a received datagram or train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// The local address that it was sent to, if asked for ([`Socket::tell_local_addresses`]).
+    pub local: Option<IpAddr>,
+    /// Where its bytes begin in [`Receiver::slab`].
+    pub offset: usize,
+    /// How many they are.
+    pub length: usize,
+    /// Length of each datagram in it but the last, which may be shorter; never 0.
+    pub segment: usize,
+}
+
+/// Fixed memory for a batch of received datagrams.
+pub struct Receiver {
+    slab: Box<[u8]>,
+    names: Box<[Name]>,
+    controls: Box<[Control]>,
+    vectors: Box<[libc::iovec]>,
+    headers: Box<[libc::mmsghdr]>,
+    /// Datagrams of the last batch.
+    count: usize,
+}
+
+// SAFETY: what its headers point at is this value's own, and is set anew before each call; between calls no pointer is followed.
+unsafe impl Send for Receiver {}
+
+impl Receiver {
+    /// Reserves so many slots of 64 KiB, [`BATCH`] at most; pages that no datagram was long enough to touch cost nothing.
+    pub fn new(slots: usize) -> Self {
+        let slots = slots.clamp(1, BATCH);
+        // SAFETY: a plain C structure for which all-zero is valid.
+        let name = unsafe { zeroed::<Name>() };
+        // SAFETY: the same; a null pointer and a zero length.
+        let vector = unsafe { zeroed::<libc::iovec>() };
+        // SAFETY: the same.
+        let header = unsafe { zeroed::<libc::mmsghdr>() };
+        Self {
+            slab: vec![0; STRIDE * slots].into_boxed_slice(),
+            names: vec![name; slots].into_boxed_slice(),
+            controls: vec![[0; 12]; slots].into_boxed_slice(),
+            vectors: vec![vector; slots].into_boxed_slice(),
+            headers: vec![header; slots].into_boxed_slice(),
+            count: 0,
+        }
+    }
+
+    /// The memory that [`Received::offset`] counts in.
+    pub fn slab(&self) -> &[u8] {
+        &self.slab
+    }
+
+    /// The bytes of one received datagram, or of one of a train; empty beyond the slab.
+    pub fn bytes(&self, offset: usize, length: usize) -> &[u8] {
+        self.slab.get(offset..offset + length).unwrap_or_default()
+    }
+
+    /// The same, to be rewritten in place.
+    pub fn bytes_mut(&mut self, offset: usize, length: usize) -> &mut [u8] {
+        self.slab.get_mut(offset..offset + length).unwrap_or_default()
+    }
+
+    /// Receives up to `most` datagrams or trains without waiting; how many there are to be read with [`get`](Self::get) (0: nothing there). An
+    /// error is one of something sent earlier (an ICMP message), and is read off the socket by being told.
+    pub fn receive(&mut self, socket: &Socket, most: usize) -> io::Result<usize> {
+        self.count = 0;
+        let slots = self.slab.chunks_exact_mut(STRIDE);
+        let rest = self.names.iter_mut().zip(self.controls.iter_mut()).zip(self.vectors.iter_mut());
+        let mut count = 0;
+        for ((slot, ((name, control), vector)), header) in slots.zip(rest).zip(self.headers.iter_mut()).take(most) {
+            let slot = slot.get_mut(HEADROOM..HEADROOM + SLOT).unwrap_or_default();
+            vector.iov_base = slot.as_mut_ptr().cast();
+            vector.iov_len = slot.len();
+            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
+            header.msg_hdr.msg_namelen = size_of::<Name>() as libc::socklen_t;
+            header.msg_hdr.msg_iov = ptr::from_mut(vector);
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = size_of::<Control>() as _;
+            header.msg_hdr.msg_flags = 0;
+            count += 1;
+        }
+        let (headers, flags) = (self.headers.as_mut_ptr(), libc::MSG_DONTWAIT as _);
+        // SAFETY: the first `count` headers were just pointed at slots, names, vectors and control buffers of this value, which is held
+        // exclusively through the call; their lengths are true.
+        let received = unsafe { libc::recvmmsg(socket.socket.as_raw_fd(), headers, count as c_uint, flags, ptr::null_mut()) };
+        match check(received) {
+            Ok(received) => {
+                self.count = received as usize;
+                Ok(self.count)
+            }
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => Ok(0),
             Err(error) => Err(error),
         }
     }
 
-    /// The token of the `index`-th readable socket of the last wait.
-    pub fn token(&self, index: usize) -> u64 {
-        self.events.get(index).map_or(u64::MAX, |event| event.u64)
+    /// The `index`-th of the last batch; `None` if it was cut short or came from no IP address.
+    pub fn get(&self, index: usize) -> Option<Received> {
+        let header = self.headers.get(index).filter(|_| index < self.count)?;
+        let length = (header.msg_len as usize).min(SLOT);
+        if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+            return None;
+        }
+        let from = read_name(self.names.get(index)?)?;
+        let mut received = Received { from, local: None, offset: index * STRIDE + HEADROOM, length, segment: length.max(1) };
+        read_controls(&header.msg_hdr, &mut received);
+        Some(received)
     }
 }
 
-/// A counter that makes an [`Epoll`] return: how other threads wake the packet thread.
-pub struct WakeFd(OwnedFd);
-
-impl WakeFd {
-    /// A new one, not signalled.
-    pub fn new() -> io::Result<Self> {
-        // SAFETY: no pointers; the result is checked before it is owned.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?) }))
-    }
-
-    /// Its descriptor, for [`Epoll::add`].
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(&self.0)
-    }
-
-    /// Signals it.
-    pub fn signal(&self) {
-        let one = 1_u64;
-        // SAFETY: writes the eight bytes of `one`. It fails only when the counter is full: then it is signalled already.
-        let _ = unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
-    }
-
-    /// Takes the signal back.
-    pub fn clear(&self) {
-        let mut count = 0_u64;
-        // SAFETY: reads at most eight bytes into `count`. Failing means that it was not signalled.
-        let _ = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
-    }
-}
-
-fn set(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: `value` lives through the call, and its size is given.
-    check(unsafe {
-        libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<libc::c_int>() as libc::socklen_t)
-    })?;
-    Ok(())
-}
-
-/// Lets the kernel hand over trains of datagrams of one sender and size in one piece.
-pub fn enable_gro(fd: BorrowedFd<'_>) -> io::Result<()> {
-    set(fd, libc::SOL_UDP, libc::UDP_GRO, 1)
-}
-
-/// Asks for the local address of every datagram.
-pub fn enable_packet_info(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
-    if ipv6 { set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1) } else { set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1) }
-}
-
-/// Sends with fragmentation allowed and takes no ICMP's word for a path's MTU: a relay carries what it is given.
-pub fn allow_fragments(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
-    if ipv6 {
-        set(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
-    } else {
-        set(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+/// Reads the control messages that the kernel left with a datagram of the last batch.
+fn read_controls(header: &libc::msghdr, received: &mut Received) {
+    // SAFETY: `msg_control` points at a control buffer of the receiver that is borrowed here, filled by the kernel up to `msg_controllen`.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: null, or within that buffer and aligned, since the buffer is and all lengths are padded.
+    while let Some(message) = unsafe { next.as_ref() } {
+        // SAFETY: points behind a header within the buffer.
+        let data = unsafe { libc::CMSG_DATA(next) };
+        match (message.cmsg_level, message.cmsg_type) {
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                // SAFETY: the kernel puts an int there, at any alignment.
+                received.segment = unsafe { ptr::read_unaligned(data.cast::<c_int>()) }.max(1) as usize;
+            }
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // SAFETY: the kernel puts an in_pktinfo there, at any alignment.
+                let info = unsafe { ptr::read_unaligned(data.cast::<libc::in_pktinfo>()) };
+                received.local = Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                // SAFETY: the kernel puts an in6_pktinfo there, at any alignment.
+                let info = unsafe { ptr::read_unaligned(data.cast::<libc::in6_pktinfo>()) };
+                received.local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+            }
+            _ => {}
+        }
+        // SAFETY: both point into the same buffer; the macro gives null beyond its end.
+        next = unsafe { libc::CMSG_NXTHDR(header, next) };
     }
 }
 
-/// Grows the socket buffers past the system's limits where the process may (`CAP_NET_ADMIN`), else up to them.
-pub fn grow_buffers(fd: BorrowedFd<'_>, bytes: usize) {
-    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
-    for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
-        if set(fd, libc::SOL_SOCKET, force, bytes).is_err() {
-            let _ = set(fd, libc::SOL_SOCKET, plain, bytes);
+/// One datagram, or a train of them, to be sent.
+#[derive(Clone)]
+pub struct Message<P> {
+    /// The receiver.
+    pub to: SocketAddr,
+    /// The local address to send from, where the socket has several.
+    pub from: Option<IpAddr>,
+    /// Length of each datagram of a train but the last; 0: it is one datagram.
+    pub segment: usize,
+    /// What is sent, in order. Of a train each piece but the last holds whole datagrams of that length.
+    pub pieces: P,
+}
+
+/// What became of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// System calls.
+    pub calls: u64,
+    /// Messages that the kernel took: trains, and datagrams that went by themselves.
+    pub messages: u64,
+    /// Datagrams in them.
+    pub datagrams: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Datagrams lost because the socket's buffer stayed full.
+    pub full: u64,
+    /// Datagrams that the kernel refused (no route, forbidden by a firewall and such).
+    pub refused: u64,
+}
+
+impl AddAssign for Sent {
+    fn add_assign(&mut self, more: Self) {
+        self.calls += more.calls;
+        self.messages += more.messages;
+        self.datagrams += more.datagrams;
+        self.bytes += more.bytes;
+        self.full += more.full;
+        self.refused += more.refused;
+    }
+}
+
+/// Memory for the headers of a batch of sends.
+pub struct Sender {
+    names: Box<[Name]>,
+    controls: Box<[Control]>,
+    vectors: Vec<libc::iovec>,
+    headers: Box<[libc::mmsghdr]>,
+}
+
+// SAFETY: what its headers point at is set anew before each call; between calls no pointer is followed.
+unsafe impl Send for Sender {}
+
+impl Default for Sender {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sender {
+    /// Headers for [`BATCH`] messages.
+    pub fn new() -> Self {
+        // SAFETY: a plain C structure for which all-zero is valid.
+        let name = unsafe { zeroed::<Name>() };
+        // SAFETY: the same.
+        let header = unsafe { zeroed::<libc::mmsghdr>() };
+        Self {
+            names: vec![name; BATCH].into_boxed_slice(),
+            controls: vec![[0; 12]; BATCH].into_boxed_slice(),
+            vectors: Vec::with_capacity(BATCH * 4),
+            headers: vec![header; BATCH].into_boxed_slice(),
         }
     }
+
+    /// Sends messages, in order, with as few calls as possible; what the kernel does not take is counted and gone. Where it cannot cut a train,
+    /// the train's datagrams go one by one. While the socket's buffer is full it waits up to `patience` for room; when there was none in that
+    /// time, what does not fit is not waited for any more.
+    pub fn send<'a, P>(&mut self, socket: &Socket, messages: impl Iterator<Item = Message<P>> + Clone, patience: Duration) -> Sent
+    where
+        P: Iterator<Item = &'a [u8]> + Clone,
+    {
+        let mut run = Run { socket, patience, sent: Sent::default() };
+        let mut rest = messages;
+        while let Some(head) = rest.clone().next() {
+            let train = head.segment > 0;
+            if !train || socket.segments.get() {
+                match run.advance(self, &mut rest) {
+                    Ok(()) => break,
+                    // EIO: no checksum offload on the way out, and it stays so. The others: longer than this path's MTU, which single
+                    // datagrams may be (they are fragmented).
+                    Err(Refused { error, train: true, .. }) if cannot_cut(&error) => {
+                        socket.segments.set(socket.segments.get() && error.raw_os_error() != Some(libc::EIO));
+                    }
+                    Err(Refused { error, datagrams, .. }) => {
+                        tracing::debug!(%error, "datagrams were not taken");
+                        run.sent.refused += datagrams;
+                        rest.next();
+                        continue;
+                    }
+                }
+            }
+            if let Some(Message { to, from, segment, pieces }) = rest.next() {
+                let mut singles = pieces.flat_map(move |piece| piece.chunks(segment.max(1))).map(move |datagram| Message {
+                    to,
+                    from,
+                    segment: 0,
+                    pieces: std::iter::once(datagram),
+                });
+                while let Err(Refused { datagrams, .. }) = run.advance(self, &mut singles) {
+                    run.sent.refused += datagrams;
+                    singles.next();
+                }
+            }
+        }
+        run.sent
+    }
+
+    /// Hands up to [`BATCH`] messages to the kernel in one call; how many it took. An error is that of the first.
+    fn submit<'a, P>(&mut self, socket: &Socket, messages: impl Iterator<Item = Message<P>>) -> io::Result<usize>
+    where
+        P: Iterator<Item = &'a [u8]>,
+    {
+        self.vectors.clear();
+        let mut count = 0;
+        let rest = self.controls.iter_mut().zip(self.headers.iter_mut());
+        for ((message, name), (control, header)) in messages.zip(self.names.iter_mut()).zip(rest) {
+            let first = self.vectors.len();
+            self.vectors
+                .extend(message.pieces.map(|bytes| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }));
+            header.msg_hdr.msg_namelen = write_name(name, message.to);
+            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
+            // Pointed at its vectors below, once they no longer move.
+            header.msg_hdr.msg_iov = ptr::null_mut();
+            header.msg_hdr.msg_iovlen = (self.vectors.len() - first) as _;
+            write_controls(&mut header.msg_hdr, control, message.from, message.segment as u16);
+            count += 1;
+        }
+        let mut next = self.vectors.as_mut_ptr();
+        for header in self.headers.iter_mut().take(count) {
+            header.msg_hdr.msg_iov = next;
+            // SAFETY: the lengths of all headers add up to the number of vectors, so this stays within them or one past.
+            next = unsafe { next.add(header.msg_hdr.msg_iovlen) };
+        }
+        let (headers, flags) = (self.headers.as_mut_ptr(), libc::MSG_DONTWAIT as _);
+        // SAFETY: the first `count` headers point at names, controls and vectors of this value, held exclusively, and the vectors at bytes that
+        // are borrowed for 'a, which outlives the call; the kernel only reads them.
+        let sent = unsafe { libc::sendmmsg(socket.socket.as_raw_fd(), headers, count as c_uint, flags) };
+        Ok(check(sent)? as usize)
+    }
 }
 
-/// Waits up to `milliseconds` until `fd` takes a datagram again; whether it does.
-pub fn wait_writable(fd: BorrowedFd<'_>, milliseconds: u16) -> bool {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one `pollfd` that lives through the call.
-    unsafe { libc::poll(&raw mut poll, 1, milliseconds.into()) == 1 }
+/// What is the same for all messages of one [`Sender::send`], and what became of them so far.
+struct Run<'a> {
+    socket: &'a Socket,
+    /// Zero once the buffer stayed full.
+    patience: Duration,
+    sent: Sent,
+}
+
+/// The message that the kernel did not take, and why.
+struct Refused {
+    error: io::Error,
+    train: bool,
+    datagrams: u64,
+}
+
+impl Run<'_> {
+    /// Sends until all is sent, or until the first of the rest is refused for another reason than a full buffer.
+    fn advance<'a, P, M>(&mut self, sender: &mut Sender, rest: &mut M) -> Result<(), Refused>
+    where
+        P: Iterator<Item = &'a [u8]> + Clone,
+        M: Iterator<Item = Message<P>> + Clone,
+    {
+        let mut waited = false;
+        while let Some(head) = rest.clone().next() {
+            self.sent.calls += 1;
+            match sender.submit(self.socket, rest.clone()) {
+                Ok(count) => {
+                    waited = false;
+                    self.sent.messages += count as u64;
+                    for (message, header) in rest.by_ref().take(count).zip(&sender.headers) {
+                        self.sent.bytes += u64::from(header.msg_len);
+                        self.sent.datagrams += datagrams(u64::from(header.msg_len), message.segment);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !waited && !self.patience.is_zero() && wait_writable(self.socket, self.patience) {
+                        waited = true;
+                    } else {
+                        self.patience = Duration::ZERO;
+                        self.sent.full += head.datagrams();
+                        rest.next();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Refused { error, train: head.segment > 0, datagrams: head.datagrams() }),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a, P: Iterator<Item = &'a [u8]>> Message<P> {
+    fn datagrams(self) -> u64 {
+        datagrams(self.pieces.map(|piece| piece.len() as u64).sum(), self.segment)
+    }
+}
+
+fn datagrams(bytes: u64, segment: usize) -> u64 {
+    if segment == 0 { 1 } else { bytes.div_ceil(segment as u64) }
+}
+
+fn cannot_cut(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP))
 }
 
 /// Storage for an address of either family.
@@ -169,298 +495,192 @@ fn write_name(name: &mut Name, address: SocketAddr) -> libc::socklen_t {
 }
 
 fn read_name(name: &Name) -> Option<SocketAddr> {
-    match libc::c_int::from(name.sin6_family) {
+    match c_int::from(name.sin6_family) {
         libc::AF_INET => {
             // SAFETY: as in `write_name`; every bit pattern is a valid `sockaddr_in`.
             let v4 = unsafe { ptr::read(ptr::from_ref(name).cast::<libc::sockaddr_in>()) };
             let address = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
             Some(SocketAddr::V4(SocketAddrV4::new(address, u16::from_be(v4.sin_port))))
         }
-        libc::AF_INET6 => Some(SocketAddr::V6(SocketAddrV6::new(
-            Ipv6Addr::from(name.sin6_addr.s6_addr),
-            u16::from_be(name.sin6_port),
-            0,
-            name.sin6_scope_id,
-        ))),
+        libc::AF_INET6 => {
+            let address = Ipv6Addr::from(name.sin6_addr.s6_addr);
+            // The scope is kept for link-local addresses alone: of others it must not tell equal ones apart.
+            let scope = if address.is_unicast_link_local() { name.sin6_scope_id } else { 0 };
+            Some(SocketAddr::V6(SocketAddrV6::new(address, u16::from_be(name.sin6_port), 0, scope)))
+        }
         _ => None,
     }
 }
 
-/// What the kernel said about a received datagram or train.
-#[derive(Clone, Copy, Debug)]
-pub struct Received {
-    /// Who sent it.
-    pub from: SocketAddr,
-    /// The local address that it was sent to, if asked for ([`enable_packet_info`]).
-    pub local: Option<IpAddr>,
-    /// Where its bytes begin in the slab.
-    pub offset: usize,
-    /// How many they are.
-    pub length: usize,
-    /// Length of each datagram in it but the last, which may be shorter.
-    pub segment: usize,
-}
-
-/// Fixed memory for a batch of received datagrams.
-pub struct Receiver {
-    slab: Box<[u8]>,
-    names: Box<[Name]>,
-    controls: Box<[Control]>,
-    vectors: Box<[libc::iovec]>,
-    headers: Box<[libc::mmsghdr]>,
-}
-
-impl Receiver {
-    /// Reserves [`BATCH`] slots of 64 KiB; pages that no datagram was long enough to touch cost nothing.
-    pub fn new() -> Self {
-        // SAFETY: all three are plain C structures for which all-zero (null pointers, zero lengths) is valid.
-        let (name, vector, header) = unsafe { (zeroed::<Name>(), zeroed::<libc::iovec>(), zeroed::<libc::mmsghdr>()) };
-        Self {
-            slab: vec![0; STRIDE * BATCH].into_boxed_slice(),
-            names: vec![name; BATCH].into_boxed_slice(),
-            controls: vec![[0; 12]; BATCH].into_boxed_slice(),
-            vectors: vec![vector; BATCH].into_boxed_slice(),
-            headers: vec![header; BATCH].into_boxed_slice(),
-        }
-    }
-
-    /// The memory that [`Received::offset`] counts in.
-    pub fn slab(&self) -> &[u8] {
-        &self.slab
-    }
-
-    /// The bytes of one frame of a received datagram, to be rewritten in place.
-    pub fn frame_mut(&mut self, offset: usize, length: usize) -> &mut [u8] {
-        self.slab.get_mut(offset..offset + length).unwrap_or_default()
-    }
-
-    /// Receives up to `limit` datagrams without waiting; how many.
-    pub fn receive(&mut self, fd: BorrowedFd<'_>, limit: usize) -> io::Result<usize> {
-        let count = limit.min(BATCH);
-        let slots = self.slab.chunks_exact_mut(STRIDE);
-        let rest = self.names.iter_mut().zip(self.controls.iter_mut()).zip(self.vectors.iter_mut());
-        for ((slot, ((name, control), vector)), header) in slots.zip(rest).zip(self.headers.iter_mut()).take(count) {
-            let slot = slot.get_mut(HEADROOM..HEADROOM + SLOT).unwrap_or_default();
-            vector.iov_base = slot.as_mut_ptr().cast();
-            vector.iov_len = slot.len();
-            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
-            header.msg_hdr.msg_namelen = size_of::<Name>() as libc::socklen_t;
-            header.msg_hdr.msg_iov = ptr::from_mut(vector);
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = size_of::<Control>() as _;
-            header.msg_hdr.msg_flags = 0;
-        }
-        // SAFETY: the first `count` headers were just pointed at slots, names and control buffers of this value, which is
-        // held exclusively through the call; their lengths are true.
-        let received = unsafe {
-            libc::recvmmsg(fd.as_raw_fd(), self.headers.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT as _, ptr::null_mut())
-        };
-        Ok(check(received)? as usize)
-    }
-
-    /// The `index`-th datagram of the last batch; `None` if it was cut short or came from no IP address.
-    pub fn get(&self, index: usize) -> Option<Received> {
-        let header = self.headers.get(index)?;
-        let length = (header.msg_len as usize).min(SLOT);
-        if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
-            return None;
-        }
-        let mut received = Received {
-            from: read_name(self.names.get(index)?)?,
-            local: None,
-            offset: index * STRIDE + HEADROOM,
-            length,
-            segment: length.max(1),
-        };
-        // SAFETY: `msg_control` points at this value's control buffer, which the kernel has filled up to `msg_controllen`;
-        // the CMSG macros stay within it, and payloads are read unaligned after their level and type were checked.
-        unsafe {
-            let mut control = libc::CMSG_FIRSTHDR(&raw const header.msg_hdr);
-            while let Some(message) = control.as_ref() {
-                let data = libc::CMSG_DATA(control);
-                match (message.cmsg_level, message.cmsg_type) {
-                    (libc::SOL_UDP, libc::UDP_GRO) => {
-                        received.segment = ptr::read_unaligned(data.cast::<libc::c_int>()).max(1) as usize;
-                    }
-                    (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                        let info = ptr::read_unaligned(data.cast::<libc::in_pktinfo>());
-                        received.local = Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
-                    }
-                    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                        let info = ptr::read_unaligned(data.cast::<libc::in6_pktinfo>());
-                        received.local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
-                    }
-                    _ => {}
-                }
-                control = libc::CMSG_NXTHDR(&raw const header.msg_hdr, control);
-            }
-        }
-        Some(received)
-    }
-}
-
-/// Which memory a [`Piece`] lies in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The receiver's slab.
-    Slab,
-    /// The outbox's own memory.
-    Arena,
-}
-
-/// Bytes to be sent.
-#[derive(Clone, Copy, Debug)]
-pub struct Piece {
-    /// Where they lie.
-    pub source: Source,
-    /// First byte.
-    pub offset: usize,
-    /// How many.
-    pub length: usize,
-}
-
-/// The two memories that pieces lie in.
-#[derive(Clone, Copy)]
-pub struct Sources<'a> {
-    /// [`Source::Slab`].
-    pub slab: &'a [u8],
-    /// [`Source::Arena`].
-    pub arena: &'a [u8],
-}
-
-impl<'a> Sources<'a> {
-    /// The bytes of a piece; empty if it lies outside.
-    pub fn bytes(&self, piece: &Piece) -> &'a [u8] {
-        let memory = match piece.source {
-            Source::Slab => self.slab,
-            Source::Arena => self.arena,
-        };
-        memory.get(piece.offset..piece.offset + piece.length).unwrap_or_default()
-    }
-}
-
-/// One datagram, or a train of them, to be sent.
-#[derive(Clone, Copy)]
-pub struct Message<'a> {
-    /// The receiver.
-    pub to: SocketAddr,
-    /// The local address to send from, where the socket has several.
-    pub from: Option<IpAddr>,
-    /// Length of each datagram of a train but the last; 0: one datagram.
-    pub segment: u16,
-    /// What is sent, in order.
-    pub pieces: &'a [Piece],
-}
-
-/// Memory for the headers of a batch of sends.
-pub struct Sender {
-    names: Box<[Name]>,
-    controls: Box<[Control]>,
-    vectors: Vec<libc::iovec>,
-    headers: Box<[libc::mmsghdr]>,
-}
-
-impl Sender {
-    /// Headers for [`BATCH`] messages.
-    pub fn new() -> Self {
-        // SAFETY: plain C structures for which all-zero is valid.
-        let (name, header) = unsafe { (zeroed::<Name>(), zeroed::<libc::mmsghdr>()) };
-        Self {
-            names: vec![name; BATCH].into_boxed_slice(),
-            controls: vec![[0; 12]; BATCH].into_boxed_slice(),
-            vectors: Vec::with_capacity(BATCH * 4),
-            headers: vec![header; BATCH].into_boxed_slice(),
-        }
-    }
-
-    /// Sends up to [`BATCH`] messages in one call; how many went out. An error is that of the first message.
-    pub fn send<'a>(&mut self, fd: BorrowedFd<'_>, messages: impl Iterator<Item = Message<'a>>, sources: Sources<'_>) -> io::Result<usize> {
-        self.vectors.clear();
-        let mut count = 0;
-        let rest = self.controls.iter_mut().zip(self.headers.iter_mut());
-        for ((message, name), (control, header)) in messages.zip(self.names.iter_mut()).zip(rest) {
-            let first = self.vectors.len();
-            self.vectors.extend(message.pieces.iter().map(|piece| {
-                let bytes = sources.bytes(piece);
-                libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
-            }));
-            header.msg_hdr.msg_namelen = write_name(name, message.to);
-            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
-            // Pointed at its vectors below, once they no longer move.
-            header.msg_hdr.msg_iov = ptr::null_mut();
-            header.msg_hdr.msg_iovlen = (self.vectors.len() - first) as _;
-            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = size_of::<Control>() as _;
-            let used = write_controls(&header.msg_hdr, control, message.from, message.segment);
-            header.msg_hdr.msg_controllen = used as _;
-            if used == 0 {
-                header.msg_hdr.msg_control = ptr::null_mut();
-            }
-            count += 1;
-        }
-        if count == 0 {
-            return Ok(0);
-        }
-        let mut next = self.vectors.as_mut_ptr();
-        for header in self.headers.iter_mut().take(count) {
-            header.msg_hdr.msg_iov = next;
-            // SAFETY: the lengths of all headers add up to the number of vectors, so this stays within them or one past.
-            next = unsafe { next.add(header.msg_hdr.msg_iovlen) };
-        }
-        // SAFETY: the first `count` headers point at names, controls and vectors of this value, held exclusively, and the
-        // vectors at `sources`, borrowed through the call and only read.
-        let sent = unsafe { libc::sendmmsg(fd.as_raw_fd(), self.headers.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT as _) };
-        Ok(check(sent)? as usize)
-    }
-}
-
-/// Writes the control messages into `buffer`, to which `header` points already; the bytes used.
-fn write_controls(header: &libc::msghdr, buffer: &mut Control, from: Option<IpAddr>, segment: u16) -> usize {
+/// Writes the control messages into `buffer` and points `header` at them.
+fn write_controls(header: &mut libc::msghdr, buffer: &mut Control, from: Option<IpAddr>, segment: u16) {
+    (header.msg_control, header.msg_controllen) = (ptr::null_mut(), 0);
     if from.is_none() && segment == 0 {
-        return 0;
+        return;
     }
     // CMSG_NXTHDR looks at the lengths of what follows.
     *buffer = [0; 12];
+    header.msg_control = buffer.as_mut_ptr().cast();
+    header.msg_controllen = size_of::<Control>() as _;
+    // SAFETY: `header` points at `buffer` with its whole length, which is aligned for a header.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     let mut used = 0;
-    // SAFETY: `header` points at `buffer` with its whole length, which has room for both messages (CMSG_SPACE of the larger
-    // packet info, 40, and of the segment size, 24, in 96 bytes); payloads are written unaligned.
-    unsafe {
-        let mut next = libc::CMSG_FIRSTHDR(ptr::from_ref(header));
-        match from {
-            Some(IpAddr::V4(address)) => {
-                let mut info: libc::in_pktinfo = zeroed();
+    if let Some(from) = from {
+        used += match from {
+            IpAddr::V4(address) => {
+                // SAFETY: a plain C structure for which all-zero is valid.
+                let mut info: libc::in_pktinfo = unsafe { zeroed() };
                 info.ipi_spec_dst.s_addr = u32::from_ne_bytes(address.octets());
-                used += put(next, libc::IPPROTO_IP, libc::IP_PKTINFO, info);
-                next = libc::CMSG_NXTHDR(ptr::from_ref(header), next);
+                // SAFETY: the buffer has room for this (CMSG_SPACE: 32 bytes) and a segment size (24) in its 96.
+                unsafe { put(next, libc::IPPROTO_IP, libc::IP_PKTINFO, info) }
             }
-            Some(IpAddr::V6(address)) => {
-                let mut info: libc::in6_pktinfo = zeroed();
+            IpAddr::V6(address) => {
+                // SAFETY: a plain C structure for which all-zero is valid.
+                let mut info: libc::in6_pktinfo = unsafe { zeroed() };
                 info.ipi6_addr.s6_addr = address.octets();
-                used += put(next, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
-                next = libc::CMSG_NXTHDR(ptr::from_ref(header), next);
+                // SAFETY: the buffer has room for this (CMSG_SPACE: 40 bytes) and a segment size (24) in its 96.
+                unsafe { put(next, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info) }
             }
-            None => {}
-        }
-        if segment != 0 {
-            used += put(next, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
-        }
+        };
+        // SAFETY: both point into `buffer`; the macro gives null beyond its end.
+        next = unsafe { libc::CMSG_NXTHDR(header, next) };
     }
-    used
+    if segment != 0 {
+        // SAFETY: as above.
+        used += unsafe { put(next, libc::SOL_UDP, libc::UDP_SEGMENT, segment) };
+    }
+    header.msg_controllen = used as _;
 }
 
 /// Writes one control message; the space it takes.
 ///
 /// # Safety
 /// `at` must be null or point at a control message header with room for a `T` behind it.
-unsafe fn put<T>(at: *mut libc::cmsghdr, level: libc::c_int, kind: libc::c_int, value: T) -> usize {
+unsafe fn put<T>(at: *mut libc::cmsghdr, level: c_int, kind: c_int, value: T) -> usize {
     // SAFETY: the caller's promise.
-    unsafe {
-        let Some(message) = at.as_mut() else { return 0 };
-        message.cmsg_level = level;
-        message.cmsg_type = kind;
-        message.cmsg_len = libc::CMSG_LEN(size_of::<T>() as u32) as _;
-        ptr::write_unaligned(libc::CMSG_DATA(at).cast::<T>(), value);
-        libc::CMSG_SPACE(size_of::<T>() as u32) as usize
+    let Some(message) = (unsafe { at.as_mut() }) else { return 0 };
+    message.cmsg_level = level;
+    message.cmsg_type = kind;
+    // SAFETY: arithmetic alone.
+    message.cmsg_len = unsafe { libc::CMSG_LEN(size_of::<T>() as u32) } as _;
+    // SAFETY: `at` is a header.
+    let data = unsafe { libc::CMSG_DATA(at) }.cast::<T>();
+    // SAFETY: the caller's promise: there is room for a `T`.
+    unsafe { ptr::write_unaligned(data, value) };
+    // SAFETY: arithmetic alone.
+    (unsafe { libc::CMSG_SPACE(size_of::<T>() as u32) }) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter::once;
+
+    use super::*;
+    use crate::epoll::Epoll;
+
+    const BUFFERS: Buffers = Buffers { receive: 1 << 20, send: 1 << 20 };
+    const PATIENCE: Duration = Duration::from_millis(5);
+
+    #[test]
+    fn addresses_survive_the_kernels_layout() {
+        for address in ["192.0.2.1:80", "[2001:db8::1]:443", "[fe80::1%3]:5", "0.0.0.0:0"] {
+            let address: SocketAddr = address.parse().unwrap();
+            // SAFETY: all-zero is valid.
+            let mut name = unsafe { zeroed() };
+            write_name(&mut name, address);
+            assert_eq!(read_name(&name), Some(address));
+        }
+    }
+
+    #[test]
+    fn datagrams_and_trains_arrive_whole() {
+        for local in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(a) = Socket::bind(local.parse().unwrap(), BUFFERS) else { continue };
+            let b = Socket::bind(local.parse().unwrap(), BUFFERS).unwrap();
+            let to = b.local_addr().unwrap();
+            let train: Vec<u8> = (0..2500u32).map(|byte| byte as u8).collect();
+            let messages =
+                [(0, &b"one"[..]), (1000, &train)].map(|(segment, bytes)| Message { to, from: None, segment, pieces: once(bytes) });
+            let sent = Sender::new().send(&a, messages.into_iter(), PATIENCE);
+            assert_eq!((sent.messages, sent.datagrams, sent.bytes, sent.full + sent.refused), (2, 4, 2503, 0));
+            let expected: Vec<Vec<u8>> = once(b"one".to_vec()).chain(train.chunks(1000).map(<[u8]>::to_vec)).collect();
+            assert_eq!(received(&b, &mut Receiver::new(4), 4), expected);
+        }
+    }
+
+    #[test]
+    fn a_train_in_pieces_is_cut_by_us_where_the_kernel_cannot() {
+        let (a, b) = pair();
+        a.segments.set(false);
+        let bytes: Vec<Vec<u8>> = (0..70u8).map(|index| vec![index; 99]).collect();
+        let (first, second) = (bytes[..30].concat(), bytes[30..].concat());
+        let train = Message { to: b.local_addr().unwrap(), from: None, segment: 99, pieces: [&first[..], &second[..]].into_iter() };
+        let sent = Sender::new().send(&a, once(train), PATIENCE);
+        assert_eq!((sent.calls, sent.messages, sent.datagrams, sent.bytes), (2, 70, 70, 6930), "64 in a call");
+        assert_eq!(received(&b, &mut Receiver::new(BATCH), 70), bytes);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_counted_and_the_rest_goes_out() {
+        let (a, b) = pair();
+        let train = [7; 1000];
+        let wrong = "[::1]:9".parse().unwrap();
+        let messages = [(wrong, 0), (b.local_addr().unwrap(), 100), (wrong, 100)];
+        let messages = messages.into_iter().map(|(to, segment)| Message { to, from: None, segment, pieces: once(&train[..]) });
+        let sent = Sender::new().send(&a, messages, PATIENCE);
+        assert_eq!((sent.refused, sent.datagrams), (11, 10));
+        assert_eq!(received(&b, &mut Receiver::new(BATCH), 10).len(), 10);
+    }
+
+    #[test]
+    fn a_datagram_says_where_it_came_to_and_leaves_from_where_it_is_told() {
+        let a = Socket::bind("0.0.0.0:0".parse().unwrap(), BUFFERS).unwrap();
+        a.tell_local_addresses().unwrap();
+        let b = Socket::bind("127.0.0.1:0".parse().unwrap(), BUFFERS).unwrap();
+        let local: IpAddr = "127.0.0.9".parse().unwrap();
+        let port = a.local_addr().unwrap().port();
+        let (mut sender, mut receiver) = (Sender::new(), Receiver::new(1));
+        let there = Message { to: SocketAddr::new(local, port), from: None, segment: 0, pieces: once(&b"there"[..]) };
+        sender.send(&b, once(there), PATIENCE);
+        wait_readable(&a);
+        assert_eq!(receiver.receive(&a, 1).unwrap(), 1);
+        assert_eq!(receiver.get(0).unwrap().local, Some(local));
+        let back = Message { to: b.local_addr().unwrap(), from: Some(local), segment: 2, pieces: once(&b"back"[..]) };
+        sender.send(&a, once(back), PATIENCE);
+        wait_readable(&b);
+        receiver.receive(&b, 1).unwrap();
+        assert_eq!(receiver.get(0).unwrap().from, SocketAddr::new(local, port));
+    }
+
+    #[test]
+    fn nothing_to_receive_is_no_error() {
+        let (a, _b) = pair();
+        let mut receiver = Receiver::new(4);
+        assert_eq!(receiver.receive(&a, 4).unwrap(), 0);
+        assert_eq!(receiver.get(0), None);
+    }
+
+    fn pair() -> (Socket, Socket) {
+        let bind = || Socket::bind("127.0.0.1:0".parse().unwrap(), BUFFERS).unwrap();
+        (bind(), bind())
+    }
+
+    /// So many datagrams, in order.
+    fn received(socket: &Socket, receiver: &mut Receiver, count: usize) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            wait_readable(socket);
+            for index in 0..receiver.receive(socket, BATCH).unwrap() {
+                let Received { offset, length, segment, .. } = receiver.get(index).unwrap();
+                all.extend(receiver.bytes(offset, length).chunks(segment).map(<[u8]>::to_vec));
+            }
+        }
+        all
+    }
+
+    fn wait_readable(socket: &Socket) {
+        let mut epoll = Epoll::new().unwrap();
+        epoll.add(socket, 7).unwrap();
+        assert_eq!(epoll.wait(Some(Duration::from_secs(2))).unwrap(), 1, "nothing within 2 s");
     }
 }

@@ -21,6 +21,7 @@ use campfire_protocol::carrier::{ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_protocol::server::{Server, Transport};
 use campfire_protocol::time::{Time, UnixMillis};
+use campfire_sys::udp::Socket;
 use campfire_tls::{Tls, Trust};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::net::TcpListener;
@@ -33,7 +34,7 @@ use self::interface::Interface;
 use self::streams::{Context as Streams, Stream, StreamCounters, Target};
 use crate::cli::Options;
 use crate::config::{BadConfig, Reloaded, Settings};
-use crate::data::{self, DataConfig, DataHandle, ToDataSender, Tun};
+use crate::data::{self, DataConfig, DataHandle, ToDataSender};
 use crate::http::{self, Asker};
 use crate::metrics::Snapshot;
 use crate::plane::{Counters, FromData, ToData};
@@ -245,8 +246,8 @@ impl Peer {
         }
 
         let sockets = bind(settings.listen_port)?;
-        let tun =
-            Tun::open(&settings.tun_node, &settings.interface).map_err(|error| interface::explain_device(&settings.interface, &error))?;
+        let tun = data::open_tun(&settings.tun_node, &settings.interface)
+            .map_err(|error| interface::explain_device(&settings.interface, &error))?;
         let interface = Interface::set_up(&settings.interface, settings.mtu, &addresses).await?;
         let host_addresses = interface.host_addresses().await.context("the host's addresses")?;
 
@@ -324,15 +325,7 @@ impl Peer {
     fn on_data(&mut self, message: FromData) -> Result<()> {
         let now = self.now();
         match message {
-            FromData::Stun { via, message } => self.mesh.handle(now, Input::Stun { via, message: &message }),
-            FromData::Handshake { path, message, initiator } => {
-                self.mesh.handle(now, Input::Handshake { path, message: &message, initiator });
-            }
-            FromData::Initiation { token, initiator } => self.mesh.handle(now, Input::Initiation { token, initiator }),
-            FromData::Control { link, path, payload } => self.mesh.handle(now, Input::Control { link, path, payload: &payload }),
-            FromData::Tunnel(event) => self.mesh.handle(now, Input::Tunnel(event)),
-            FromData::Traffic(links) => links.into_iter().for_each(|traffic| self.mesh.handle(now, Input::Traffic(traffic))),
-            FromData::Wanted { address } => self.mesh.handle(now, Input::Wanted { address }),
+            FromData::Upcall(upcall) => self.mesh.upcall(now, upcall),
             FromData::SocketOpened { socket, local } => {
                 self.sockets.insert(socket, local);
                 self.tell_addresses(socket);
@@ -635,7 +628,7 @@ pub(crate) fn overlay_net(network: NetworkId, pool: Option<Ipv4Net>, address: Ip
 }
 
 /// One UDP socket for each family that the host has, on the same port if it is free.
-fn bind(port: u16) -> Result<Vec<(SocketId, std::net::UdpSocket)>> {
+fn bind(port: u16) -> Result<Vec<(SocketId, Socket)>> {
     let mut sockets = Vec::new();
     let mut port_of_first = port;
     for (id, address) in [(SocketId(0), IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (SocketId(1), IpAddr::V6(Ipv6Addr::UNSPECIFIED))] {

@@ -1,30 +1,26 @@
-//! The data plane: one thread (epoll) between the TUN and the UDP sockets, and WireGuard between the two.
+//! The data thread: a [`Datapath`](campfire_datapath::Datapath) between the TUN and the UDP sockets, and the loop (epoll) that drives it.
 //!
-//! Out: TUN (superpackets) → [`campfire_datapath::segment`] → sealed straight into a train of [`ports`] → one send a train. In: GRO buffers →
-//! [`campfire_datapath::demux`] → opened into a slab → [`campfire_datapath::coalesce`] → one write a flow. Nothing on the way is allocated, locked or handed to
-//! another thread per packet.
+//! `worker` is the loop, `outside` what the datapath reaches through it: device, sockets, streams, the control plane. All that happens to a packet
+//! is in `campfire-datapath`, all that needs the system in `campfire-sys`.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use campfire_protocol::carrier::SocketId;
+use campfire_sys::epoll::Wake;
+use campfire_sys::tun::Tun;
+use campfire_sys::udp::{Buffers, Socket};
 use zeroize::Zeroizing;
 
 use crate::plane::{Counters, FromData, ToData};
 
-mod inbound;
-mod outbound;
-mod ports;
+mod outside;
 mod worker;
-
-pub use campfire_sys::calls::make_tun_node;
-pub use campfire_sys::tun::Tun;
-pub use ports::bind;
 
 /// Commands that may wait for the data thread.
 const COMMANDS: usize = 4096;
@@ -32,17 +28,20 @@ const COMMANDS: usize = 4096;
 /// Messages that may wait for the control plane.
 const MESSAGES: usize = 4096;
 
+/// Of each UDP socket.
+const BUFFERS: Buffers = Buffers { receive: 2 << 20, send: 1 << 20 };
+
 /// What the data thread starts with.
 pub struct DataConfig {
-    /// The device (see [`Tun::open`]).
+    /// The device (see [`open_tun`]).
     pub tun: Tun,
     /// Bound sockets (see [`bind`]); `SocketId(0)` IPv4, `SocketId(1)` IPv6.
-    pub sockets: Vec<(SocketId, UdpSocket)>,
+    pub sockets: Vec<(SocketId, Socket)>,
     /// Our X25519 secret.
     pub secret: Zeroizing<[u8; 32]>,
     /// MTU of the overlay in bytes: TCP's MSS is clamped to it.
     pub mtu: u16,
-    /// Time zero of [`campfire_protocol::time::Time`] in [`FromData::Traffic`].
+    /// Time zero of [`campfire_protocol::time::Time`] in what it tells of traffic.
     pub epoch: Instant,
 }
 
@@ -79,7 +78,7 @@ impl ToDataSender {
     /// Leaves a command, or gives it back: for those who try again.
     pub fn offer(&self, message: ToData) -> Result<(), ToData> {
         self.queue.try_send(message).map_err(|(TrySendError::Full(message) | TrySendError::Disconnected(message))| message)?;
-        self.wake.wake();
+        self.wake.signal();
         Ok(())
     }
 }
@@ -89,43 +88,26 @@ impl ToDataSender {
     /// A queue that a test reads instead of the thread.
     pub(crate) fn without_thread() -> (Self, std::sync::mpsc::Receiver<ToData>) {
         let (queue, commands) = sync_channel(COMMANDS);
-        let event = std::fs::File::options().write(true).open("/dev/null").expect("/dev/null");
-        (Self { queue, wake: Arc::new(Wake { event, pending: AtomicBool::new(false) }) }, commands)
+        (Self { queue, wake: Arc::new(Wake::new().expect("an eventfd")) }, commands)
     }
 }
 
-/// Wakes the thread, with one system call however many commands were left since it looked.
-struct Wake {
-    event: std::fs::File,
-    pending: AtomicBool,
+/// Opens the TUN device `name` by the device node (see [`Tun::open`]), with all that the kernel takes off our hands, unless the environment has
+/// `CAMPFIRE_NO_OFFLOAD`.
+pub fn open_tun(node: &Path, name: &str) -> io::Result<Tun> {
+    Tun::open(node, name, std::env::var_os("CAMPFIRE_NO_OFFLOAD").is_none())
 }
 
-impl Wake {
-    fn wake(&self) {
-        if !self.pending.swap(true, Ordering::AcqRel) {
-            // An eventfd refuses a write only when its counter is full, and then it is readable anyhow.
-            let _ = io::Write::write(&mut &self.event, &1u64.to_ne_bytes());
-        }
-    }
-
-    fn clear(&self) {
-        let _ = io::Read::read(&mut &self.event, &mut [0; 8]);
-        // Acquires what was left before the last wake, which wrote nothing.
-        self.pending.swap(false, Ordering::AcqRel);
-    }
-}
-
-/// Adds to a counter of which this thread is the only writer.
-#[inline]
-fn add(counter: &AtomicU64, count: usize) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(count as u64), Ordering::Relaxed);
+/// Binds a UDP socket for the data thread.
+pub fn bind(address: SocketAddr) -> io::Result<Socket> {
+    Socket::bind(address, BUFFERS)
 }
 
 /// Starts the data thread.
 pub fn start(config: DataConfig) -> io::Result<DataHandle> {
     let (queue, commands) = sync_channel(COMMANDS);
     let (to_control, from) = tokio::sync::mpsc::channel(MESSAGES);
-    let wake = Arc::new(Wake { event: campfire_sys::calls::event_fd()?, pending: AtomicBool::new(false) });
+    let wake = Arc::new(Wake::new()?);
     let counters = Arc::new(Counters::default());
     let worker = worker::Worker::new(config, commands, Arc::clone(&wake), to_control, Arc::clone(&counters))?;
     let join = std::thread::Builder::new().name("data".to_owned()).spawn(move || worker.run())?;

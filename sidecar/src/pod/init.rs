@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use campfire_api::agent::Settings;
 use campfire_api::names::UID;
 use campfire_protocol::identity::ipv4_in_pool;
+use campfire_sys::tun::{self, Tun};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -24,7 +25,6 @@ use crate::cli::{PodInit, Policy};
 use crate::config;
 use crate::control::interface::{Interface, explain_device};
 use crate::control::overlay_net;
-use crate::data::{Tun, make_tun_node};
 use crate::secrets::OwnIdentity;
 
 /// Name of the identity's file in the state directory.
@@ -142,7 +142,7 @@ fn node(state: &Path) -> Result<PathBuf> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(|| own.display().to_string()),
         _ => {}
     }
-    make_tun_node(&own).map_err(|error| {
+    tun::make_node(&own).map_err(|error| {
         anyhow!("TunDeniedByRuntime: the device node {} cannot be made: {error}; this container needs the capability MKNOD", own.display())
     })?;
     match open(&own) {

@@ -5,13 +5,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use campfire_protocol::time::{Time, UnixMillis};
-use campfire_sys::udp::{Epoll, HEADROOM, Received, Receiver, WakeFd};
+use campfire_sys::epoll::{Epoll, Wake};
+use campfire_sys::udp::{BATCH, HEADROOM, Received, Receiver};
 use campfire_turn::Server;
 use campfire_turn::auth::Secrets;
 use campfire_turn::io::{Forward, Input, Output, RelayId, StreamId, Via};
@@ -22,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::framing;
 use super::metrics::Counters;
-use super::outbox::{Outbox, Route, SocketKey, Sockets};
+use super::outbox::{Outbox, Route, SocketKey};
 use super::queue::Queue;
 use super::sockets::{RelaySettings, UdpSockets};
 
@@ -71,20 +70,6 @@ pub enum StreamEvent {
     Closed(StreamId),
 }
 
-/// Wakes the packet thread, with one system call however many do so at once.
-struct Wake {
-    fd: WakeFd,
-    pending: AtomicBool,
-}
-
-impl Wake {
-    fn signal(&self) {
-        if !self.pending.swap(true, Ordering::AcqRel) {
-            self.fd.signal();
-        }
-    }
-}
-
 /// How other threads reach the packet thread.
 #[derive(Clone)]
 pub struct Handle {
@@ -123,7 +108,7 @@ pub struct Inbox {
 
 /// The way to the packet thread, and its end there.
 pub fn channel() -> std::io::Result<(Handle, Inbox)> {
-    let wake = Arc::new(Wake { fd: WakeFd::new()?, pending: AtomicBool::new(false) });
+    let wake = Arc::new(Wake::new()?);
     let (commands, command_receiver) = mpsc::unbounded_channel();
     let (streams, stream_receiver) = mpsc::channel(STREAM_BACKLOG);
     let handle = Handle { commands, streams, wake: Arc::clone(&wake) };
@@ -185,10 +170,10 @@ impl Engine {
         let mut core_seed = [0; 32];
         rand_core::RngCore::fill_bytes(&mut rng, &mut core_seed);
         let epoll = Epoll::new()?;
-        epoll.add(inbox.wake.fd.fd(), WAKE_TOKEN)?;
+        epoll.add(&*inbox.wake, WAKE_TOKEN)?;
         for index in 0..sockets.listeners() {
-            if let Some(fd) = sockets.descriptor(SocketKey::Listener(index)) {
-                epoll.add(fd, index as u64)?;
+            if let Some(socket) = sockets.socket(SocketKey::Listener(index)) {
+                epoll.add(socket, index as u64)?;
             }
         }
         Ok(Self {
@@ -199,7 +184,7 @@ impl Engine {
             sockets,
             relay_settings,
             streams: HashMap::new(),
-            receiver: Receiver::new(),
+            receiver: Receiver::new(BATCH),
             outbox: Outbox::new(),
             rng,
             counters,
@@ -215,9 +200,10 @@ impl Engine {
             let mut now = Now::read(self.started);
             for index in 0..ready {
                 match self.epoll.token(index) {
-                    WAKE_TOKEN => self.take_inbox(now),
-                    token if token & RELAY_TOKEN != 0 => self.receive_relay(RelayId(token & !RELAY_TOKEN), now),
-                    token => self.receive_listener(token as usize, now),
+                    Some(WAKE_TOKEN) => self.take_inbox(now),
+                    Some(token) if token & RELAY_TOKEN != 0 => self.receive_relay(RelayId(token & !RELAY_TOKEN), now),
+                    Some(token) => self.receive_listener(token as usize, now),
+                    None => {}
                 }
                 if index % 8 == 7 {
                     now = Now::read(self.started);
@@ -234,9 +220,7 @@ impl Engine {
     }
 
     fn take_inbox(&mut self, now: Now) {
-        self.inbox.wake.fd.clear();
-        // Cleared before the queues are looked at: what comes after that signals again.
-        self.inbox.wake.pending.store(false, Ordering::Release);
+        self.inbox.wake.clear();
         while let Ok(command) = self.inbox.commands.try_recv() {
             match command {
                 Command::Secrets(secrets) => self.server.handle(now.time, now.wall, Input::Secrets(secrets)),
@@ -339,7 +323,7 @@ impl Engine {
         while offset < end {
             let length = received.segment.min(end - offset);
             datagrams += 1;
-            let frame = self.receiver.frame_mut(offset, length);
+            let frame = self.receiver.bytes_mut(offset, length);
             if is_channel_data(frame) {
                 match self.server.forward(now.time, via, frame) {
                     Forward::Client { via } => {
@@ -363,7 +347,7 @@ impl Engine {
     /// A STUN message (or what claims to be one) that lies in the slab.
     fn message(&mut self, via: Via, offset: usize, length: usize, now: Now) {
         tracing::trace!(?via, length, "message");
-        let bytes = self.receiver.frame_mut(offset, length);
+        let bytes = self.receiver.bytes_mut(offset, length);
         self.server.handle(now.time, now.wall, Input::Message { via, bytes });
         self.drain_outputs(now);
     }
@@ -377,7 +361,7 @@ impl Engine {
                 }
             }
             Via::Stream { stream, .. } => {
-                let frame = self.receiver.frame_mut(offset, length);
+                let frame = self.receiver.bytes_mut(offset, length);
                 queue_frame(&self.streams, &self.counters, stream, frame, now);
             }
         }
@@ -412,7 +396,7 @@ impl Engine {
             datagrams += 1;
             if datagrams == 1 {
                 // The header goes into the free bytes in front of the slot: nothing is copied.
-                let frame = self.receiver.frame_mut(offset - HEADER, HEADER + length);
+                let frame = self.receiver.bytes_mut(offset - HEADER, HEADER + length);
                 match self.server.forward_relayed(now.time, relay, received.from, frame) {
                     Forward::Client { via } => self.forward_client(via, offset - HEADER, HEADER + length, now),
                     Forward::Slow => self.relay_datagram(relay, received.from, offset, length, now),
@@ -420,7 +404,7 @@ impl Engine {
                 }
             } else if let Some(frame) = scratch.get_mut(..HEADER + length) {
                 // The header would overwrite the datagram before it in the train, which is still to be sent.
-                let payload = self.receiver.frame_mut(offset, length);
+                let payload = self.receiver.bytes_mut(offset, length);
                 if let Some(room) = frame.get_mut(HEADER..) {
                     room.copy_from_slice(payload);
                 }
@@ -439,17 +423,16 @@ impl Engine {
 
     fn relay_datagram(&mut self, relay: RelayId, from: SocketAddr, offset: usize, length: usize, now: Now) {
         tracing::trace!(?relay, %from, length, "datagram from a peer");
-        let payload = self.receiver.frame_mut(offset, length);
+        let payload = self.receiver.bytes_mut(offset, length);
         self.server.handle(now.time, now.wall, Input::RelayDatagram { relay, from, payload });
         self.drain_outputs(now);
     }
 
     fn receive(&mut self, socket: SocketKey, limit: usize) -> usize {
-        let Some(fd) = self.sockets.descriptor(socket) else { return 0 };
+        let Some(open) = self.sockets.socket(socket) else { return 0 };
         self.counters.udp_receive_calls.add(1);
-        match self.receiver.receive(fd, limit) {
+        match self.receiver.receive(open, limit) {
             Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
             Err(error) => {
                 // An ICMP error of something sent earlier; it was read off the socket by being told.
                 tracing::debug!(?socket, %error, "receive");
@@ -482,8 +465,8 @@ impl Engine {
     fn open_relay(&mut self, relay: RelayId, ipv6: bool, even: bool, now: Now) {
         let opened = self.sockets.open_relay(relay.0, ipv6, even, &self.relay_settings, &mut self.rng);
         let opened = opened.and_then(|address| {
-            if let Some(fd) = self.sockets.descriptor(SocketKey::Relay(relay.0)) {
-                self.epoll.add(fd.as_fd(), RELAY_TOKEN | relay.0)?;
+            if let Some(socket) = self.sockets.socket(SocketKey::Relay(relay.0)) {
+                self.epoll.add(socket, RELAY_TOKEN | relay.0)?;
             }
             Ok(address)
         });

@@ -2,11 +2,12 @@
 //! receiver's datagrams allows: a run of equal length to one address becomes one train (UDP GSO), all trains of a socket one
 //! `sendmmsg`.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
-use campfire_sys::udp::{self as offload, BATCH, Message, Piece, Sender, Source, Sources};
+use campfire_sys::udp::{BATCH, Message, Sender, Sent};
+
+use super::sockets::UdpSockets;
 
 /// Most datagrams of a train (the kernel's `UDP_MAX_SEGMENTS` on every kernel that has UDP GSO).
 const MAX_SEGMENTS: usize = 64;
@@ -16,6 +17,9 @@ const MAX_BYTES: usize = 65_000;
 const OPEN: usize = 8;
 /// Memory for bytes that do not lie in the receiver's slab.
 const ARENA: usize = 256 * 1024;
+/// How long a send waits for room in a socket's buffer. A network card's queue drains in microseconds: a millisecond's patience is cheaper than a
+/// lost train, and is the longest that one socket may hold up the others.
+const PATIENCE: Duration = Duration::from_millis(1);
 /// The longest payload of a datagram.
 pub const MAX_DATAGRAM: usize = 65_507;
 
@@ -37,6 +41,41 @@ pub struct Route {
     pub to: SocketAddr,
     /// The local address, if the socket is bound to all of them.
     pub from: Option<IpAddr>,
+}
+
+/// Which memory a [`Piece`] lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// The receiver's slab.
+    Slab,
+    /// The outbox's own memory.
+    Arena,
+}
+
+/// Bytes to be sent.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    source: Source,
+    offset: usize,
+    length: usize,
+}
+
+/// The two memories that pieces lie in.
+#[derive(Clone, Copy)]
+struct Sources<'a> {
+    slab: &'a [u8],
+    arena: &'a [u8],
+}
+
+impl<'a> Sources<'a> {
+    /// The bytes of a piece; empty if it lies outside.
+    fn bytes(&self, piece: &Piece) -> &'a [u8] {
+        let memory = match piece.source {
+            Source::Slab => self.slab,
+            Source::Arena => self.arena,
+        };
+        memory.get(piece.offset..piece.offset + piece.length).unwrap_or_default()
+    }
 }
 
 struct Train {
@@ -69,31 +108,11 @@ impl Train {
         self.pieces.push(piece);
     }
 
-    fn message(&self) -> Message<'_> {
-        let segment = if self.count > 1 { self.segment as u16 } else { 0 };
-        Message { to: self.route.to, from: self.route.from, segment, pieces: &self.pieces }
+    fn message<'a>(&'a self, sources: Sources<'a>) -> Message<impl Iterator<Item = &'a [u8]> + Clone> {
+        let segment = if self.count > 1 { self.segment } else { 0 };
+        let pieces = self.pieces.iter().map(move |piece| sources.bytes(piece));
+        Message { to: self.route.to, from: self.route.from, segment, pieces }
     }
-}
-
-/// What happened to what was sent.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sent {
-    /// Datagrams that the kernel took.
-    pub datagrams: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// System calls.
-    pub calls: u64,
-    /// Datagrams dropped because the socket's buffer stayed full.
-    pub full: u64,
-    /// Datagrams that the kernel refused (no route, forbidden by a firewall and such).
-    pub refused: u64,
-}
-
-/// Gives the descriptor of a socket, if it is still open.
-pub trait Sockets {
-    /// The descriptor of `socket`.
-    fn descriptor(&self, socket: SocketKey) -> Option<BorrowedFd<'_>>;
 }
 
 /// Trains being put together.
@@ -102,7 +121,7 @@ pub struct Outbox {
     used: usize,
     arena: Vec<u8>,
     sender: Sender,
-    /// Whether trains are sent as such; off for good after the kernel said that it cannot.
+    /// Whether all sockets cut trains so far.
     segmentation: bool,
     sent: Sent,
 }
@@ -151,7 +170,6 @@ impl Outbox {
         // The youngest train to this receiver alone may grow: an older one would overtake it.
         let open = self.trains.iter_mut().take(used).rev().take(OPEN).find(|train| train.route == route);
         if let Some(train) = open
-            && self.segmentation
             && train.takes(piece.length)
         {
             train.push(piece);
@@ -174,97 +192,26 @@ impl Outbox {
     }
 
     /// Sends everything; `slab` is what [`Self::push_slab`] spoke of.
-    pub fn flush(&mut self, sockets: &impl Sockets, slab: &[u8]) {
-        let mut first = 0;
-        while first < self.used {
-            first += self.flush_run(first, sockets, slab).max(1);
-        }
-        self.used = 0;
-        self.arena.clear();
-    }
-
-    /// Sends trains from `first` on that go out of one socket; how many are done with.
-    fn flush_run(&mut self, first: usize, sockets: &impl Sockets, slab: &[u8]) -> usize {
+    pub fn flush(&mut self, sockets: &UdpSockets, slab: &[u8]) {
         let sources = Sources { slab, arena: &self.arena };
-        let Some(trains) = self.trains.get(first..self.used) else { return self.used };
-        let Some(head) = trains.first() else { return 0 };
-        let run = || trains.iter().take_while(|train| train.route.socket == head.route.socket);
-        let Some(fd) = sockets.descriptor(head.route.socket) else {
-            let run = run();
-            return run.inspect(|train| self.sent.refused += train.count as u64).count();
-        };
-        self.sent.calls += 1;
-        match self.sender.send(fd, run().map(Train::message), sources) {
-            Ok(done) => {
-                for train in trains.iter().take(done) {
-                    self.sent.datagrams += train.count as u64;
-                    self.sent.bytes += train.bytes as u64;
-                }
-                done
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // A network card's queue drains in microseconds. A millisecond's patience is cheaper than a lost train, and
-                // is the longest that one socket may hold up the others.
-                if !offload::wait_writable(fd, 1) {
-                    self.sent.full += head.count as u64;
-                    return 1;
-                }
-                self.retry(first, fd, slab)
-            }
-            Err(error) if head.count > 1 => {
-                // EIO: no segmentation on this device, ever. EINVAL or EMSGSIZE: the path's MTU is below the segments'
-                // length; the datagrams go one by one, in fragments.
-                if error.raw_os_error() == Some(libc::EIO) {
+        let mut rest = self.trains.get(..self.used).unwrap_or_default();
+        while let Some(head) = rest.first() {
+            // All that goes out of one socket, while the order of what goes out of another is kept.
+            let run = rest.iter().take_while(|train| train.route.socket == head.route.socket).count();
+            let (trains, later) = rest.split_at(run);
+            if let Some(socket) = sockets.socket(head.route.socket) {
+                self.sent += self.sender.send(socket, trains.iter().map(|train| train.message(sources)), PATIENCE);
+                if self.segmentation && !socket.segments() {
                     self.segmentation = false;
                     tracing::info!("the kernel cannot segment datagrams here (UDP_SEGMENT): each is sent by itself from now on");
                 }
-                self.one_by_one(first, fd, slab);
-                1
+            } else {
+                self.sent.refused += trains.iter().map(|train| train.count as u64).sum::<u64>();
             }
-            Err(error) => {
-                tracing::debug!(to = %head.route.to, %error, "a datagram was not taken");
-                self.sent.refused += 1;
-                1
-            }
+            rest = later;
         }
-    }
-
-    /// Sends the train `first` once more after its socket was full.
-    fn retry(&mut self, first: usize, fd: BorrowedFd<'_>, slab: &[u8]) -> usize {
-        let sources = Sources { slab, arena: &self.arena };
-        let Some(train) = self.trains.get(first) else { return 1 };
-        self.sent.calls += 1;
-        if self.sender.send(fd, std::iter::once(train.message()), sources).is_ok() {
-            self.sent.datagrams += train.count as u64;
-            self.sent.bytes += train.bytes as u64;
-        } else {
-            self.sent.full += train.count as u64;
-        }
-        1
-    }
-
-    /// Sends the datagrams of a train that the kernel did not take as one.
-    fn one_by_one(&mut self, first: usize, fd: BorrowedFd<'_>, slab: &[u8]) {
-        let sources = Sources { slab, arena: &self.arena };
-        let Some(train) = self.trains.get(first) else { return };
-        for piece in &train.pieces {
-            let mut offset = 0;
-            while offset < piece.length {
-                let length = train.segment.min(piece.length - offset);
-                let one = [Piece { source: piece.source, offset: piece.offset + offset, length }];
-                let message = Message { to: train.route.to, from: train.route.from, segment: 0, pieces: &one };
-                self.sent.calls += 1;
-                match self.sender.send(fd, std::iter::once(message), sources) {
-                    Ok(_) => {
-                        self.sent.datagrams += 1;
-                        self.sent.bytes += length as u64;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.sent.full += 1,
-                    Err(_) => self.sent.refused += 1,
-                }
-                offset += length.max(1);
-            }
-        }
+        self.used = 0;
+        self.arena.clear();
     }
 
     /// What was sent since the last call.

@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, BorrowedFd};
 
-use campfire_sys::udp as offload;
+use campfire_sys::udp::{BATCH, Buffers, Socket};
 use campfire_turn::io::ListenerId;
 use rand_core::RngCore;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::config::Settings;
-use super::outbox::{Route, SocketKey, Sockets};
+use super::outbox::{Route, SocketKey};
 
 /// Buffers of a listening socket: what arrives while the packet thread is not scheduled for some ten milliseconds.
 const LISTENER_BUFFER: usize = 8 << 20;
@@ -24,25 +22,13 @@ const MAX_LOCAL: usize = 4096;
 const RANDOM_TRIES: u32 = 32;
 
 /// A UDP socket ready for the packet thread.
-fn bind(address: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
-    let ipv6 = address.is_ipv6();
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if ipv6 {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    offload::grow_buffers(socket.as_fd(), buffer);
-    offload::allow_fragments(socket.as_fd(), ipv6)?;
-    if let Err(error) = offload::enable_gro(socket.as_fd()) {
-        tracing::debug!(%error, "no UDP GRO: datagrams come one by one");
-    }
-    Ok(socket.into())
+fn bind(address: SocketAddr, buffer: usize) -> io::Result<Socket> {
+    Socket::bind(address, Buffers { receive: buffer, send: buffer })
 }
 
 /// A socket that clients send to.
 pub struct Listener {
-    socket: UdpSocket,
+    socket: Socket,
     /// Bound to all addresses: each datagram tells which one it came to.
     wildcard: bool,
     ids: HashMap<Option<IpAddr>, ListenerId>,
@@ -57,16 +43,16 @@ impl Listener {
         let socket = bind(address, LISTENER_BUFFER)?;
         let wildcard = address.ip().is_unspecified();
         if wildcard {
-            offload::enable_packet_info(socket.as_fd(), address.is_ipv6())?;
+            socket.tell_local_addresses()?;
         }
-        let got = Socket::from(socket.try_clone()?).recv_buffer_size().unwrap_or(0);
+        let got = socket.receive_buffer().unwrap_or(0);
         if got < LISTENER_BUFFER / 8 {
             tracing::info!(
                 bytes = got,
                 "the receive buffer of {address} is small: bursts will be lost; raise net.core.rmem_max to 8388608, or grant CAP_NET_ADMIN"
             );
         }
-        Ok(Self { socket, wildcard, ids: HashMap::new(), last: None, batch: offload::BATCH })
+        Ok(Self { socket, wildcard, ids: HashMap::new(), last: None, batch: BATCH })
     }
 
     /// What it is bound to.
@@ -88,7 +74,7 @@ pub struct UdpSockets {
     /// By [`ListenerId`]: a listening socket that is bound to all addresses has an id for each one that was used, so that
     /// answers leave from where the request came to, and the core tells the 5-tuples apart.
     origins: Vec<Origin>,
-    relays: HashMap<u64, UdpSocket>,
+    relays: HashMap<u64, Socket>,
 }
 
 impl UdpSockets {
@@ -105,6 +91,14 @@ impl UdpSockets {
     /// A listener.
     pub fn listener_mut(&mut self, index: usize) -> Option<&mut Listener> {
         self.listeners.get_mut(index)
+    }
+
+    /// One of them all, if it is open.
+    pub fn socket(&self, key: SocketKey) -> Option<&Socket> {
+        match key {
+            SocketKey::Listener(index) => self.listeners.get(index).map(|listener| &listener.socket),
+            SocketKey::Relay(relay) => self.relays.get(&relay),
+        }
     }
 
     /// The id of a listener's local address.
@@ -174,15 +168,6 @@ impl UdpSockets {
     /// Closes a relay socket.
     pub fn close_relay(&mut self, relay: u64) {
         self.relays.remove(&relay);
-    }
-}
-
-impl Sockets for UdpSockets {
-    fn descriptor(&self, socket: SocketKey) -> Option<BorrowedFd<'_>> {
-        match socket {
-            SocketKey::Listener(index) => self.listeners.get(index).map(|listener| listener.socket.as_fd()),
-            SocketKey::Relay(relay) => self.relays.get(&relay).map(AsFd::as_fd),
-        }
     }
 }
 
