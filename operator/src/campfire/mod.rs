@@ -18,6 +18,8 @@
 pub mod apply;
 pub mod children;
 pub mod endpoints;
+#[cfg(test)]
+mod golden_tests;
 pub mod keys;
 pub mod missed;
 pub mod reconcile;

@@ -21,7 +21,7 @@ use crate::context::Settings;
 use crate::state::{self, Membership, ObjectKey, Reported};
 use crate::testing::Rig;
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         namespace: "campfire-system".into(),
         pod_name: "op".into(),
@@ -40,7 +40,7 @@ fn campfire(spec: Value) -> Campfire {
     serde_json::from_value(object).unwrap()
 }
 
-fn valid(spec: Value) -> Valid {
+pub(super) fn valid(spec: Value) -> Valid {
     validate(&campfire(spec), &settings()).unwrap()
 }
 

@@ -1,0 +1,70 @@
+//! What the operator asks the API server for, to the last field: a field more would be one that it owns.
+
+use campfire_protocol::key::{KeyMode, Psk};
+use serde_json::{Value, json};
+
+use super::children;
+use super::keys::Held;
+use super::tests::{settings, valid};
+
+/// One Campfire of each kind, and one with everything that can be said of its servers.
+fn specs() -> Vec<(&'static str, Value)> {
+    let exposed = |kind: &str| json!({ "turn": { "exposure": { "type": kind } } });
+    let template = json!({
+        "annotations": { "example.org/a": "b" }, "labels": { "team": "x", "campfire.network/campfire": "other" },
+        "resources": { "requests": { "cpu": "1000m", "memory": "64Mi" }, "limits": { "memory": "1Gi" } },
+        "nodeSelector": { "pool": "edge" }, "priorityClassName": "high", "imagePullSecrets": [{ "name": "registry" }],
+        "tolerations": [
+            { "key": "edge", "operator": "Equal", "value": "yes", "effect": "NoExecute", "tolerationSeconds": 30 }, { "operator": "Exists" },
+        ],
+    });
+    vec![
+        ("ClusterIP", exposed("ClusterIP")),
+        ("NodePort", exposed("NodePort")),
+        ("HostPort", exposed("HostPort")),
+        (
+            "LoadBalancer",
+            json!({ "turn": { "replicas": 2, "exposure": { "type": "LoadBalancer", "loadBalancerClass": "c", "annotations": { "a": "b" } } } }),
+        ),
+        ("Mixed", json!({ "turn": { "exposure": { "type": "NodePort", "serviceLayout": "Mixed", "externalAddresses": ["192.0.2.1"] } } })),
+        (
+            "everything",
+            json!({ "turn": {
+                "exposure": { "type": "LoadBalancer" }, "transports": ["TLS", "TCP"], "tls": { "secretName": "certificate" },
+                "podTemplate": template,
+            } }),
+        ),
+        (
+            "resources left empty",
+            json!({ "turn": { "exposure": { "type": "ClusterIP" }, "transports": ["UDP"], "podTemplate": { "resources": {} } } }),
+        ),
+        ("no servers here", json!({ "join": { "secretRef": { "name": "j" } } })),
+    ]
+}
+
+fn sent() -> Value {
+    let keys = vec![(Psk::from_bytes([1; 32]), KeyMode::Accept), (Psk::from_bytes([2; 32]), KeyMode::Announce)];
+    let network = keys[1].0.derive().network;
+    let held = Held { keys, network, network_kept: true, servers: Vec::new() };
+    let of = |spec: Value| {
+        let valid = valid(spec);
+        let mut children = vec![children::secret(&valid, "fire-relay", &held.relay())];
+        children.extend(children::turn(&valid, &settings()));
+        Value::from(children.into_iter().map(|child| child.object).collect::<Vec<_>>())
+    };
+    specs().into_iter().map(|(name, spec)| (name.to_owned(), of(spec))).collect::<serde_json::Map<_, _>>().into()
+}
+
+#[test]
+fn the_children_are_those_of_the_golden_file() {
+    let text = serde_json::to_string_pretty(&sent()).unwrap() + "\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/campfire/golden/children.json");
+    if std::env::var_os("CAMPFIRE_BLESS").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(path).unwrap();
+    assert!(
+        text == golden,
+        "the children differ from {path}; if they should, run the test with CAMPFIRE_BLESS=1 and read the diff. Now:\n{text}"
+    );
+}
