@@ -25,12 +25,12 @@ pub mod definitions;
 pub mod events;
 pub mod fire;
 pub mod health;
-pub mod https;
 pub mod lease;
 pub mod meshpeer;
 pub mod metrics;
 pub mod probe;
 pub mod run;
+pub mod serve;
 pub mod state;
 #[cfg(test)]
 mod testing;

@@ -103,15 +103,15 @@ async fn who_knows_another_ca_does_not_talk_to_the_operator() {
     let rig = Rig::new(|_, _, _| (404, serde_json::json!({})));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let limits = crate::https::Limits {
+    let limits = crate::serve::Limits {
         connections: 4,
         per_address: 4,
         head: Duration::from_secs(5),
         lifetime: Duration::from_secs(5),
         keep_alive: false,
     };
-    let answer = |_, _| async { crate::https::respond(hyper::StatusCode::OK, hyper::body::Bytes::new()) };
-    tokio::spawn(crate::https::serve(listener, rig.bundle.subscribe(), limits, std::future::pending(), answer));
+    let answer = |_, _| async { crate::serve::respond(hyper::StatusCode::OK, hyper::body::Bytes::new()) };
+    tokio::spawn(crate::serve::serve(listener, rig.bundle.subscribe(), limits, std::future::pending(), answer));
     connect(address, &rig.ca()).await.unwrap();
     let other = Authority::make(SystemTime::now(), &TIMES).unwrap();
     let refused = format!("{:#}", connect(address, &other.pem()).await.unwrap_err());

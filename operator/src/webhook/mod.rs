@@ -35,7 +35,7 @@ use self::events::Events;
 use self::inject::{Decision, Namespace, Reason, decide};
 use crate::certs::Bundle;
 use crate::context::{Context, cached, stopped};
-use crate::https::{self, Answer, Limits, Refusal};
+use crate::serve::{self, Answer, Limits, Refusal};
 use crate::state::ObjectKey;
 
 /// Largest AdmissionReview, bytes: etcd takes objects of 1.5 MiB.
@@ -57,7 +57,7 @@ pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, liste
         stopped(&ctx.shutdown).await;
         tokio::time::sleep(PATIENCE).await;
     };
-    https::serve(listener, certs, LIMITS, stop, move |_, request| {
+    serve::serve(listener, certs, LIMITS, stop, move |_, request| {
         let webhook = webhook.clone();
         async move { webhook.answer(request).await }
     })
@@ -119,10 +119,10 @@ impl Webhook {
         if request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview"));
         }
-        let body = https::read(request, MAX_REVIEW, PATIENCE).await?;
+        let body = serve::read(request, MAX_REVIEW, PATIENCE).await?;
         let asked = review::read(&body)?;
         let Some(pod) = &asked.pod else {
-            return Ok(https::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &[], &[]))));
+            return Ok(serve::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &[], &[]))));
         };
         let synced = tokio::time::timeout(SYNC, self.ctx.synced()).await.is_ok();
         let namespace = self.namespace(&asked.namespace).await;
@@ -151,7 +151,7 @@ impl Webhook {
                 (Vec::new(), vec![format!("campfire: no sidecar ({reason:?}): {message}")])
             }
         };
-        Ok(https::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &ops, &warnings))))
+        Ok(serve::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &ops, &warnings))))
     }
 
     /// A namespace that was made this very moment may not have been seen yet: then it is asked for.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::inject::Op;
-use crate::https::Refusal;
+use crate::serve::Refusal;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 

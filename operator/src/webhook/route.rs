@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::certs::Bundle;
 use crate::context::Context;
-use crate::https;
+use crate::serve;
 
 /// For how long it is tried. Then the operator goes on without: a mesh is kept whether pods can be added to it or not.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ async fn answered(
     let mut at_once = true;
     loop {
         let pem = certs.borrow().pem.clone();
-        let tried = tokio::time::timeout(ANSWER, https::connect(address.clone(), name, &pem)).await.context("no answer within 1 s");
+        let tried = tokio::time::timeout(ANSWER, serve::connect(address.clone(), name, &pem)).await.context("no answer within 1 s");
         match tried.and_then(|result| result) {
             Ok(_) if at_once => return Ok(begun.elapsed()),
             Ok(_) => {
@@ -74,7 +74,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::https::Limits;
+    use crate::serve::Limits;
     use crate::testing::Rig;
 
     const LIMITS: Limits =
@@ -98,7 +98,7 @@ mod tests {
         let server = tokio::spawn(async move {
             tokio::time::sleep(late).await;
             let listener = TcpListener::bind(address).await.unwrap();
-            https::serve(listener, certs, LIMITS, pending(), |_, _| async { https::json(StatusCode::OK, &json!({})) }).await;
+            serve::serve(listener, certs, LIMITS, pending(), |_, _| async { serve::json(StatusCode::OK, &json!({})) }).await;
         });
         let waited = answered(address, &name, &rig.bundle.subscribe(), PATIENCE).await.unwrap();
         assert!(waited >= late + ELSEWHERE, "refused at first: {waited:?}");
