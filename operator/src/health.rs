@@ -1,22 +1,27 @@
 //! Health, readiness and metrics over HTTP.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, header};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+use tokio::net::TcpListener;
 
 use crate::context::{Context, stopped};
+use crate::serve::message::{Answer, of_kind};
+use crate::serve::{self, Limits, Wire};
 
-/// Clients served at the same time.
-const MAX_CLIENTS: usize = 64;
+const LIMITS: Limits = Limits {
+    connections: 64,
+    per_address: 64,
+    head: Duration::from_secs(10),
+    // An idle client may not hold its place for ever.
+    lifetime: Duration::from_mins(1),
+    grace: Duration::ZERO,
+    keep_alive: true,
+    drain: Duration::ZERO,
+};
 
 /// What must have happened before the operator is ready.
 #[derive(Debug, Default)]
@@ -63,44 +68,18 @@ impl Gate {
 
 /// Serves `/healthz`, `/readyz` and `/metrics` until the operator ends.
 pub async fn serve(ctx: Arc<Context>, listener: TcpListener) {
-    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
-    let accept = async {
-        loop {
-            let Ok(permit) = clients.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let ctx = ctx.clone();
-                    tokio::spawn(async move {
-                        connection(ctx, stream).await;
-                        drop(permit);
-                    });
-                }
-                // Out of descriptors: wait for some.
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
+    let stop = stopped(&ctx.shutdown);
+    serve::serve(listener, Wire::Plain, LIMITS, stop, {
+        let ctx = ctx.clone();
+        move |_, request| {
+            let answer = answer(&ctx, &request);
+            async move { answer }
         }
-    };
-    tokio::select! {
-        () = accept => {}
-        () = stopped(&ctx.shutdown) => {}
-    }
+    })
+    .await;
 }
 
-async fn connection(ctx: Arc<Context>, stream: TcpStream) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&ctx, &request);
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(10))
-        .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), service);
-    // An idle client may not hold its place for ever.
-    let _ = tokio::time::timeout(Duration::from_mins(1), connection).await;
-}
-
-fn answer(ctx: &Context, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn answer(ctx: &Context, request: &Request<Incoming>) -> Answer {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
     }
@@ -117,24 +96,19 @@ fn answer(ctx: &Context, request: &Request<Incoming>) -> Response<Full<Bytes>> {
                 plain(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", waiting.join(", ")))
             }
         }
-        "/metrics" => respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", ctx.metrics.text()),
+        "/metrics" => of_kind(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", ctx.metrics.text().into()),
         _ => plain(StatusCode::NOT_FOUND, "not here: /healthz, /readyz, /metrics\n".into()),
     }
 }
 
-fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
-    respond(status, "text/plain; charset=utf-8", text)
-}
-
-fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    response
+fn plain(status: StatusCode, text: String) -> Answer {
+    of_kind(status, "text/plain; charset=utf-8", text.into())
 }
 
 #[cfg(test)]
 mod red {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use crate::certs::{Authority, Bundle, Times, server_names};
 use crate::context::{Changes, Context, Fence, Settings};
 use crate::health::Readiness;
 use crate::metrics::Metrics;
-use crate::serve;
+use crate::serve::tls;
 use crate::state::Reports;
 
 /// A context, and what moves it.
@@ -160,7 +160,7 @@ fn client(api: impl Fn(&str, &str, &Value) -> (u16, Value) + Send + Sync + 'stat
 
 /// TLS to `address` as the agent Service's name, checked by `ca`.
 pub async fn connect(address: SocketAddr, ca: &str) -> anyhow::Result<TlsStream<TcpStream>> {
-    serve::connect(address, &format!("{}.campfire-system.svc", names::AGENT_SERVICE), ca).await
+    tls::connect(address, &format!("{}.campfire-system.svc", names::AGENT_SERVICE), ca).await
 }
 
 /// One request: status, `Retry-After`, body.

@@ -39,7 +39,8 @@ use self::token::{ApiServer, Reviewer, Tokens};
 use crate::bounds::{Bucket, Recent};
 use crate::certs::Bundle;
 use crate::context::{Context, cached, stopped};
-use crate::serve::{self, Answer, Limits, Refusal};
+use crate::serve::message::{self, Answer, Refusal};
+use crate::serve::{self, Limits, Wire};
 use crate::state::{ObjectKey, Pod, Reported};
 use crate::webhook::{inject, members};
 
@@ -61,8 +62,10 @@ const LIMITS: Limits = Limits {
     per_address: 256,
     head: Duration::from_secs(5),
     lifetime: Duration::from_secs(MAX_WAIT + 15),
+    grace: Duration::from_secs(5),
     // One request each: an idle connection costs as much as one that waits.
     keep_alive: false,
+    drain: Duration::from_secs(5),
 };
 
 /// Serves until the program ends.
@@ -77,7 +80,7 @@ pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, liste
 }
 
 async fn listen(agent: Arc<Agent>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener, stop: impl Future<Output = ()>) {
-    serve::serve(listener, certs, LIMITS, stop, move |from, request| {
+    serve::serve(listener, Wire::Tls(certs), LIMITS, stop, move |from, request| {
         let agent = agent.clone();
         async move { agent.answer(from.ip().to_canonical(), request).await }
     })
@@ -164,7 +167,7 @@ impl Agent {
         };
         self.rate(&pod)?;
         let seat = self.seat(&pod)?;
-        let body = Zeroizing::new(serve::read(request, MAX_REQUEST, PATIENCE).await?.to_vec());
+        let body = Zeroizing::new(message::read(request, MAX_REQUEST, PATIENCE).await?.to_vec());
         if wants_settings { self.settings(&pod, &seat, &body).await } else { self.report(pod, seat, &body) }
     }
 
@@ -318,5 +321,5 @@ fn give(settings: &campfire_api::agent::Settings) -> Result<Answer, Refusal> {
         tracing::error!(length = body.len(), "settings too large to be given to a pod: fewer servers or routes are needed");
         return Err(Refusal::later(StatusCode::INTERNAL_SERVER_ERROR, "the settings are too large: see the operator's log", 60));
     }
-    Ok(serve::respond(StatusCode::OK, Bytes::from_owner(body)))
+    Ok(message::respond(StatusCode::OK, Bytes::from_owner(body)))
 }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use campfire_api::agent::{MAX_PROBLEMS, Report};
 use hyper::StatusCode;
 
-use crate::serve::Refusal;
+use crate::serve::message::Refusal;
 
 /// Most addresses, and most fingerprints.
 const MAX_ADDRESSES: usize = 8;

@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::bounds::{Bucket, Recent};
 use crate::context::of_secret;
-use crate::serve::Refusal;
+use crate::serve::message::Refusal;
 use crate::state::{ObjectKey, Pod};
 
 /// For so long, and no longer than the token lives, an answer of the API server is believed.

@@ -108,10 +108,12 @@ async fn who_knows_another_ca_does_not_talk_to_the_operator() {
         per_address: 4,
         head: Duration::from_secs(5),
         lifetime: Duration::from_secs(5),
+        grace: Duration::from_secs(5),
         keep_alive: false,
+        drain: Duration::ZERO,
     };
-    let answer = |_, _| async { crate::serve::respond(hyper::StatusCode::OK, hyper::body::Bytes::new()) };
-    tokio::spawn(crate::serve::serve(listener, rig.bundle.subscribe(), limits, std::future::pending(), answer));
+    let answer = |_, _| async { crate::serve::message::respond(hyper::StatusCode::OK, hyper::body::Bytes::new()) };
+    tokio::spawn(crate::serve::serve(listener, crate::serve::Wire::Tls(rig.bundle.subscribe()), limits, std::future::pending(), answer));
     connect(address, &rig.ca()).await.unwrap();
     let other = Authority::make(SystemTime::now(), &TIMES).unwrap();
     let refused = format!("{:#}", connect(address, &other.pem()).await.unwrap_err());

@@ -1,5 +1,8 @@
-//! The operator's HTTPS servers: TLS 1.3, HTTP/1.1, everything bounded. Used by the webhook and the agent API.
-//! And how one of its own programs connects to them.
+//! HTTP/1.1 as the operator serves it: one way to accept connections, everything bounded. Used by the webhook and the agent API, over TLS 1.3,
+//! and by health and metrics, without.
+
+pub mod message;
+pub mod tls;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,25 +12,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Bytes};
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::client::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::TlsAcceptor;
 
+use self::message::Answer;
 use crate::certs::Bundle;
 
-/// The answer of a handler.
-pub type Answer = Response<Full<Bytes>>;
+/// Pause after a connection could not be accepted: descriptors may have run out.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Bounds of a server.
 #[derive(Clone, Copy, Debug)]
@@ -40,87 +39,43 @@ pub struct Limits {
     pub head: Duration,
     /// For a whole connection, with all its requests: then it is closed between two.
     pub lifetime: Duration,
+    /// For the request that is under way then.
+    pub grace: Duration,
     /// More than one request on a connection.
     pub keep_alive: bool,
+    /// For all that is under way when the server stops.
+    pub drain: Duration,
 }
 
-/// A request that is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Status code.
-    pub status: StatusCode,
-    /// For people: what is wrong, what to do.
-    pub message: String,
-    /// When to come again, seconds.
-    pub retry_after: Option<u64>,
+/// What lies between TCP and HTTP.
+#[derive(Clone, Debug)]
+pub enum Wire {
+    /// Nothing.
+    Plain,
+    /// TLS with the certificate of now. Connections that come before there is one are closed.
+    Tls(watch::Receiver<Arc<Bundle>>),
 }
 
-impl Refusal {
-    /// One that is final.
-    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after: None }
-    }
-
-    /// One that passes.
-    pub fn later(status: StatusCode, message: impl Into<String>, seconds: u64) -> Self {
-        Self { status, message: message.into(), retry_after: Some(seconds) }
-    }
-}
-
-impl From<Refusal> for Answer {
-    fn from(refusal: Refusal) -> Self {
-        let mut answer = json(refusal.status, &serde_json::json!({ "message": refusal.message }));
-        if let Some(seconds) = refusal.retry_after {
-            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+impl Wire {
+    /// How the next connection is spoken to; `None`: not at all yet.
+    fn now(&self) -> Option<Layer> {
+        match self {
+            Self::Plain => Some(Layer::Plain),
+            Self::Tls(bundle) => bundle.borrow().server.clone().map(Layer::Tls),
         }
-        answer
     }
 }
 
-/// An answer in JSON.
-pub fn json(status: StatusCode, body: &serde_json::Value) -> Answer {
-    respond(status, Bytes::from(body.to_string()))
+/// [`Wire`] of one connection.
+enum Layer {
+    Plain,
+    Tls(Arc<ServerConfig>),
 }
 
-/// An answer of JSON bytes.
-pub fn respond(status: StatusCode, body: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(body));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
-}
-
-/// Reads a body of at most `limit` bytes within `patience`.
-///
-/// # Errors
-/// 413, 408, or 400 when the client breaks off.
-pub async fn read<B>(request: Request<B>, limit: usize, patience: Duration) -> Result<Bytes, Refusal>
+/// Serves until `stop`, then lets what is under way end.
+pub async fn serve<H, F>(listener: TcpListener, wire: Wire, limits: Limits, stop: impl Future<Output = ()>, handler: H)
 where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let large = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body may have {limit} bytes at most"));
-    if request.body().size_hint().lower() > limit as u64 {
-        return Err(large());
-    }
-    match tokio::time::timeout(patience, Limited::new(request.into_body(), limit).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(large()),
-        Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the body ended early")),
-        Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {} s", patience.as_secs()))),
-    }
-}
-
-/// Serves until `stop`, then lets what is under way end, for 5 seconds at most. Connections that come before there is a
-/// certificate are closed.
-pub async fn serve<H, F>(
-    listener: TcpListener,
-    bundle: watch::Receiver<Arc<Bundle>>,
-    limits: Limits,
-    stop: impl Future<Output = ()>,
-    handler: H,
-) where
-    H: Fn(SocketAddr, Request<hyper::body::Incoming>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
     let permits = Arc::new(Semaphore::new(limits.connections));
@@ -132,16 +87,16 @@ pub async fn serve<H, F>(
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection; trying again");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    tokio::time::sleep(AGAIN).await;
                     continue;
                 }
             };
-            let Some(config) = bundle.borrow().server.clone() else { continue };
+            let Some(layer) = wire.now() else { continue };
             let Some(place) = addresses.take(from.ip().to_canonical(), limits.per_address) else { continue };
             let handler = handler.clone();
             tokio::spawn(async move {
                 let _places = (permit, place);
-                if let Err(error) = connection(stream, TlsAcceptor::from(config), limits, move |request| handler(from, request)).await {
+                if let Err(error) = connection(stream, layer, limits, move |request| handler(from, request)).await {
                     tracing::debug!(%from, %error, "connection ended");
                 }
             });
@@ -153,25 +108,51 @@ pub async fn serve<H, F>(
     }
     drop(listener);
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
-    let _ = tokio::time::timeout(Duration::from_secs(5), permits.acquire_many(all)).await;
+    let _ = tokio::time::timeout(limits.drain, permits.acquire_many(all)).await;
 }
 
-/// TLS with one of the operator's own servers, which has to show a certificate for `name` by one of the CAs in `pem`.
-///
-/// # Errors
-/// In words: what failed.
-pub async fn connect(address: impl ToSocketAddrs, name: &str, pem: &str) -> anyhow::Result<TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        roots.add(certificate?)?;
+async fn connection<H, F>(stream: TcpStream, layer: Layer, limits: Limits, handler: H) -> Result<(), String>
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Answer>,
+{
+    // Small answers that nothing follows: waiting for more to send gains nothing.
+    let _ = stream.set_nodelay(true);
+    match layer {
+        Layer::Plain => requests(stream, limits, handler).await,
+        Layer::Tls(config) => {
+            let stream = tokio::time::timeout(limits.head, TlsAcceptor::from(config).accept(stream))
+                .await
+                .map_err(|_| "no TLS handshake in time".to_owned())?
+                .map_err(|error| error.to_string())?;
+            requests(stream, limits, handler).await
+        }
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(name.to_owned())?;
-    let stream = TcpStream::connect(address).await.context("cannot connect")?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("no TLS with the operator's certificate")
+}
+
+/// The requests of one connection.
+async fn requests<H, F>(stream: impl AsyncRead + AsyncWrite + Unpin, limits: Limits, handler: H) -> Result<(), String>
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Answer>,
+{
+    let service = service_fn(|request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut http = std::pin::pin!(
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head)
+            .keep_alive(limits.keep_alive)
+            .max_buf_size(16 * 1024)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    tokio::select! {
+        ended = http.as_mut() => return ended.map_err(|error| error.to_string()),
+        () = tokio::time::sleep(limits.lifetime) => http.as_mut().graceful_shutdown(),
+    }
+    tokio::time::timeout(limits.grace, http).await.map_err(|_| "too slow".to_owned())?.map_err(|error| error.to_string())
 }
 
 /// Connections by address.
@@ -206,34 +187,4 @@ impl Drop for Place {
             }
         }
     }
-}
-
-async fn connection<H, F>(stream: TcpStream, acceptor: TlsAcceptor, limits: Limits, handler: H) -> Result<(), String>
-where
-    H: Fn(Request<hyper::body::Incoming>) -> F,
-    F: Future<Output = Answer>,
-{
-    // Small answers that nothing follows: waiting for more to send gains nothing.
-    let _ = stream.set_nodelay(true);
-    let tls = tokio::time::timeout(limits.head, acceptor.accept(stream))
-        .await
-        .map_err(|_| "no TLS handshake in time".to_owned())?
-        .map_err(|error| error.to_string())?;
-    let service = service_fn(|request| {
-        let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
-    let mut http = std::pin::pin!(
-        hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.head)
-            .keep_alive(limits.keep_alive)
-            .max_buf_size(16 * 1024)
-            .serve_connection(TokioIo::new(tls), service)
-    );
-    tokio::select! {
-        ended = http.as_mut() => return ended.map_err(|error| error.to_string()),
-        () = tokio::time::sleep(limits.lifetime) => http.as_mut().graceful_shutdown(),
-    }
-    tokio::time::timeout(limits.head, http).await.map_err(|_| "too slow".to_owned())?.map_err(|error| error.to_string())
 }

@@ -35,14 +35,22 @@ use self::events::Events;
 use self::inject::{Decision, Namespace, Reason, decide};
 use crate::certs::Bundle;
 use crate::context::{Context, cached, stopped};
-use crate::serve::{self, Answer, Limits, Refusal};
+use crate::serve::message::{self, Answer, Refusal};
+use crate::serve::{self, Limits, Wire};
 use crate::state::ObjectKey;
 
 /// Largest AdmissionReview, bytes: etcd takes objects of 1.5 MiB.
 const MAX_REVIEW: usize = 3 * 1024 * 1024;
 
-const LIMITS: Limits =
-    Limits { connections: 64, per_address: 64, head: Duration::from_secs(30), lifetime: Duration::from_mins(10), keep_alive: true };
+const LIMITS: Limits = Limits {
+    connections: 64,
+    per_address: 64,
+    head: Duration::from_secs(30),
+    lifetime: Duration::from_mins(10),
+    grace: Duration::from_secs(30),
+    keep_alive: true,
+    drain: Duration::from_secs(5),
+};
 
 /// The API server waits 3 s; more would be for nobody.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -57,7 +65,7 @@ pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, liste
         stopped(&ctx.shutdown).await;
         tokio::time::sleep(PATIENCE).await;
     };
-    serve::serve(listener, certs, LIMITS, stop, move |_, request| {
+    serve::serve(listener, Wire::Tls(certs), LIMITS, stop, move |_, request| {
         let webhook = webhook.clone();
         async move { webhook.answer(request).await }
     })
@@ -119,10 +127,10 @@ impl Webhook {
         if request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview"));
         }
-        let body = serve::read(request, MAX_REVIEW, PATIENCE).await?;
+        let body = message::read(request, MAX_REVIEW, PATIENCE).await?;
         let asked = review::read(&body)?;
         let Some(pod) = &asked.pod else {
-            return Ok(serve::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &[], &[]))));
+            return Ok(message::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &[], &[]))));
         };
         let synced = tokio::time::timeout(SYNC, self.ctx.synced()).await.is_ok();
         let namespace = self.namespace(&asked.namespace).await;
@@ -151,7 +159,7 @@ impl Webhook {
                 (Vec::new(), vec![format!("campfire: no sidecar ({reason:?}): {message}")])
             }
         };
-        Ok(serve::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &ops, &warnings))))
+        Ok(message::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &ops, &warnings))))
     }
 
     /// A namespace that was made this very moment may not have been seen yet: then it is asked for.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::inject::Op;
-use crate::serve::Refusal;
+use crate::serve::message::Refusal;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::certs::Bundle;
 use crate::context::Context;
-use crate::serve;
+use crate::serve::tls::connect;
 
 /// For how long it is tried. Then the operator goes on without: a mesh is kept whether pods can be added to it or not.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ async fn answered(
     let mut at_once = true;
     loop {
         let pem = certs.borrow().pem.clone();
-        let tried = tokio::time::timeout(ANSWER, serve::connect(address.clone(), name, &pem)).await.context("no answer within 1 s");
+        let tried = tokio::time::timeout(ANSWER, connect(address.clone(), name, &pem)).await.context("no answer within 1 s");
         match tried.and_then(|result| result) {
             Ok(_) if at_once => return Ok(begun.elapsed()),
             Ok(_) => {
@@ -74,11 +74,19 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::serve::Limits;
+    use crate::serve::message::json as answer;
+    use crate::serve::{Limits, Wire, serve};
     use crate::testing::Rig;
 
-    const LIMITS: Limits =
-        Limits { connections: 4, per_address: 4, head: Duration::from_secs(5), lifetime: Duration::from_secs(5), keep_alive: false };
+    const LIMITS: Limits = Limits {
+        connections: 4,
+        per_address: 4,
+        head: Duration::from_secs(5),
+        lifetime: Duration::from_secs(5),
+        grace: Duration::from_secs(5),
+        keep_alive: false,
+        drain: Duration::ZERO,
+    };
 
     fn rig() -> Rig {
         Rig::new(|_, _, _| {
@@ -98,7 +106,7 @@ mod tests {
         let server = tokio::spawn(async move {
             tokio::time::sleep(late).await;
             let listener = TcpListener::bind(address).await.unwrap();
-            serve::serve(listener, certs, LIMITS, pending(), |_, _| async { serve::json(StatusCode::OK, &json!({})) }).await;
+            serve(listener, Wire::Tls(certs), LIMITS, pending(), |_, _| async { answer(StatusCode::OK, &json!({})) }).await;
         });
         let waited = answered(address, &name, &rig.bundle.subscribe(), PATIENCE).await.unwrap();
         assert!(waited >= late + ELSEWHERE, "refused at first: {waited:?}");
