@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use campfire_api::{Resources, names};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::context::Settings;
+use crate::cluster::Settings;
 
 /// Exit status when the command line or the environment cannot be used.
 pub const BAD_USAGE: u8 = 64;

@@ -7,7 +7,7 @@ use campfire_api::{definitions, names};
 use kube::Client;
 use serde_json::Value;
 
-use crate::context::{Context, stopped};
+use crate::cluster::{Context, stopped};
 
 /// How often it is looked while all is well, and while it is not.
 const EVERY: Duration = Duration::from_mins(10);

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use kube::runtime::events::{Event, EventType};
 
-use crate::context::Context;
+use crate::cluster::Context;
 
 /// Longest note, bytes.
 const MAX_NOTE: usize = 1000;

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use tokio::net::TcpListener;
 
-use crate::context::{Context, stopped};
+use crate::cluster::{Context, stopped};
 use crate::serve::message::{Answer, of_kind};
 use crate::serve::{self, Limits, Wire};
 

@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::certs::Bundle;
-use crate::context::{Context, Settings, connect, listen, stopped};
+use crate::cluster::{Context, Settings, connect, listen, stopped};
 use crate::metrics::Metrics;
 use crate::state::{Pod, Reports};
-use crate::{agent, campfire, certs, definitions, fire, health, lease, meshpeer, webhook};
+use crate::{agent, campfire, certs, definitions, fire, health, leadership, meshpeer, webhook};
 
 /// How long parts may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ pub async fn run(settings: Settings) -> Result<()> {
 
     let mut parts = JoinSet::new();
     part(&mut parts, "http", health::serve(ctx.clone(), http));
-    part(&mut parts, "lease", lease::run(ctx.clone(), leads));
+    part(&mut parts, "lease", leadership::lease::run(ctx.clone(), leads));
     part(&mut parts, "definitions", definitions::run(ctx.clone()));
     let bundle = certs::run(ctx.clone());
     part(&mut parts, "leader", lead(ctx.clone(), bundle.clone(), queue));

@@ -21,7 +21,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_rustls::client::TlsStream;
 
 use crate::certs::{Authority, Bundle, Times, server_names};
-use crate::context::{Changes, Context, Fence, Settings};
+use crate::cluster::{Changes, Context, Fence, Settings};
 use crate::health::Readiness;
 use crate::metrics::Metrics;
 use crate::serve::tls;

@@ -18,7 +18,7 @@ use campfire_api::names::{
     SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE,
 };
 use campfire_operator::certs::{self, Authority, Bundle, Times};
-use campfire_operator::context::{Context, Settings};
+use campfire_operator::cluster::{Context, Settings};
 use campfire_operator::metrics::Metrics;
 use campfire_operator::state::{Membership, ObjectKey, Pod as Who, Reports};
 use campfire_operator::{agent, webhook};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use campfire_api::agent::{Path, Report};
 use campfire_api::names::{CAMPFIRE_ANNOTATION, ENABLED, INJECTED_LABEL, URI_KEY};
 use campfire_api::{Campfire, MeshPeer, PathName};
-use campfire_operator::context::{Context, Settings};
+use campfire_operator::cluster::{Context, Settings};
 use campfire_operator::meshpeer;
 use campfire_operator::metrics::Metrics;
 use campfire_operator::state::{ObjectKey, Pod as Who, Reported, Reports, Sighting, View};

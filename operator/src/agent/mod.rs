@@ -38,7 +38,7 @@ use self::settings::settings;
 use self::token::{ApiServer, Reviewer, Tokens};
 use crate::bounds::{Bucket, Recent};
 use crate::certs::Bundle;
-use crate::context::{Context, cached, stopped};
+use crate::cluster::{Context, cached, stopped};
 use crate::serve::message::{self, Answer, Refusal};
 use crate::serve::{self, Limits, Wire};
 use crate::state::{ObjectKey, Pod, Reported};

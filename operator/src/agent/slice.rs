@@ -14,7 +14,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::context::Context;
+use crate::cluster::Context;
 
 /// Name of the port in the Service, by which an EndpointSlice's port belongs to it.
 const PORT_NAME: &str = "https";

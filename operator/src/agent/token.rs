@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::bounds::{Bucket, Recent};
-use crate::context::of_secret;
+use crate::cluster::of_secret;
 use crate::serve::message::Refusal;
 use crate::state::{ObjectKey, Pod};
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::children::{Child, Kind, MANAGED_BY, MANAGER};
-use crate::context::{Context, of_secret};
+use crate::cluster::{Context, of_secret};
 use crate::state::ObjectKey;
 
 /// Annotation on each child: hash of what was applied, so that a field that is no longer wanted is seen to be.

@@ -8,7 +8,7 @@ use campfire_protocol::server::{PORT, TLS_PORT};
 use serde_json::{Map, Value, json};
 
 use super::validate::{Deployed, Valid};
-use crate::context::Settings;
+use crate::cluster::Settings;
 
 /// Value of label `app.kubernetes.io/managed-by`.
 pub const MANAGER: &str = names::FIELD_MANAGER;

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::apply::{Error, during_secret};
 use super::children::{MANAGED_BY, MANAGER, labels, owner};
 use super::validate::{KeySource, Valid};
-use crate::context::Context;
+use crate::cluster::Context;
 
 /// Why there is no key to work with.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use kube::api::ListParams;
 use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt as _};
 
-use crate::context::Context;
+use crate::cluster::Context;
 use crate::events;
 use crate::state::ObjectKey;
 use crate::webhook::containers::Defaults;
@@ -107,7 +107,7 @@ fn misses(ctx: &Context, pod: &Pod, campfires: &[std::sync::Arc<campfire_api::Ca
         return None;
     }
     let key = ObjectKey::new("", pod.namespace().unwrap_or_default());
-    let namespace = crate::context::cached(&ctx.namespaces, &key)?;
+    let namespace = crate::cluster::cached(&ctx.namespaces, &key)?;
     let namespace = Namespace { name: key.name.clone(), labels: namespace.labels().clone(), annotations: namespace.annotations().clone() };
     match decide(pod, &namespace, campfires.iter().map(AsRef::as_ref), defaults, "-") {
         Decision::Patch { campfire, ops, .. } if !ops.is_empty() => Some(campfire),

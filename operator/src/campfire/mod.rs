@@ -40,7 +40,7 @@ use tokio::task::JoinSet;
 
 use self::apply::Error;
 use self::reconcile::{Memory, Outcome, reconcile};
-use crate::context::{Context, key};
+use crate::cluster::{Context, key};
 use crate::events;
 use crate::state::ObjectKey;
 
@@ -150,7 +150,7 @@ pub async fn run(ctx: Arc<Context>) {
                         tracing::warn!(campfire = %key, %error, "could not be reconciled; tried again");
                         // What passes by itself is no event, and what stays is one.
                         if failures + 1 == FAILURES_SAID
-                            && let Some(campfire) = ctx.campfires.find(|campfire| crate::context::key(campfire) == key)
+                            && let Some(campfire) = ctx.campfires.find(|campfire| crate::cluster::key(campfire) == key)
                         {
                             let note = format!("{error}; tried again, ever more seldom");
                             events::say(&ctx, campfire.as_ref(), EventType::Warning, "ReconcileFailed", "Reconcile", &note).await;
@@ -186,7 +186,7 @@ pub async fn run(ctx: Arc<Context>) {
                     if matches!(result, Ok(Outcome::Gone)) {
                         // Who claimed the same Secret may have it now.
                         for other in ctx.campfires.state() {
-                            let other = crate::context::key(other.as_ref());
+                            let other = crate::cluster::key(other.as_ref());
                             if other.namespace == key.namespace {
                                 queue.put(other, SETTLE);
                             }

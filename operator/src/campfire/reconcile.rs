@@ -23,8 +23,8 @@ use super::keys::{self, Held, NoKey, Step};
 use super::missed::Missed;
 use super::status::{self, Peers, Stated};
 use super::validate::{self, Invalid, KeySource, Valid, validate};
+use crate::cluster::{Context, cached};
 use crate::conditions::{Said, condition, merged};
-use crate::context::{Context, cached};
 use crate::definitions::REMEDY;
 use crate::events;
 use crate::state::{Membership, ObjectKey, View};
@@ -75,7 +75,7 @@ pub fn peers(ctx: &Context, key: &ObjectKey) -> (Peers, usize) {
     });
     let shown = key.to_string();
     let silent = ctx.pods.state_filter(|pod| {
-        pod.annotations().get(names::CAMPFIRE_ANNOTATION) == Some(&shown) && !reported.contains(&crate::context::key(pod))
+        pod.annotations().get(names::CAMPFIRE_ANNOTATION) == Some(&shown) && !reported.contains(&crate::cluster::key(pod))
     });
     (peers, silent.len())
 }
@@ -536,7 +536,7 @@ pub fn followed(ctx: &Context) -> HashMap<ObjectKey, Followed> {
             }
         }
     }
-    let campfires = ctx.campfires.state().into_iter().map(|campfire| crate::context::key(campfire.as_ref()));
+    let campfires = ctx.campfires.state().into_iter().map(|campfire| crate::cluster::key(campfire.as_ref()));
     campfires
         .map(|key| {
             let now = Followed {

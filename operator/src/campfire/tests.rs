@@ -16,8 +16,8 @@ use super::keys::{Step, next_step, parse_keys, read_join, read_psk};
 use super::reconcile::{hold_on, peers};
 use super::status::{self, Peers};
 use super::validate::{Valid, validate};
+use crate::cluster::Settings;
 use crate::conditions::{Said, merged};
-use crate::context::Settings;
 use crate::state::{self, Membership, ObjectKey, Reported};
 use crate::testing::Rig;
 

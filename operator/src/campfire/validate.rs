@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::context::Settings;
+use crate::cluster::Settings;
 use crate::state::ObjectKey;
 
 /// Most TURN servers that a Campfire deploys.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::children::{MANAGED_BY, MANAGER};
 use super::validate::source;
-use crate::context::{Context, key};
+use crate::cluster::{Context, key};
 use crate::state::ObjectKey;
 
 /// Watches, as metadata alone, for as long as what is returned lives.

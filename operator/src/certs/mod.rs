@@ -30,7 +30,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::context::{Context, of_secret, of_watched_secret};
+use crate::cluster::{Context, of_secret, of_watched_secret};
 use crate::health::Gate;
 
 const DAY: Duration = Duration::from_hours(24);

@@ -22,7 +22,7 @@ use tracing::warn;
 
 use self::camper::Camper;
 use self::origin::Seed;
-use crate::context::{Context, key};
+use crate::cluster::{Context, key};
 use crate::state::ObjectKey;
 
 /// How long it is waited before the seed is read again after an error.

@@ -12,7 +12,7 @@ use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use zeroize::Zeroizing;
 
-use crate::context::{Context, of_secret};
+use crate::cluster::{Context, of_secret};
 
 /// What the operator's identities are made from.
 pub(super) struct Seed(Zeroizing<[u8; 32]>);

@@ -10,8 +10,8 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use super::plan::campfire_of;
+use crate::cluster::{Context, cached, of_secret};
 use crate::conditions::Said;
-use crate::context::{Context, cached, of_secret};
 use crate::state::ObjectKey;
 
 /// How soon it is looked again after a success, and after a failure.

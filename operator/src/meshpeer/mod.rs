@@ -35,7 +35,7 @@ use self::plan::{Action, campfire_of, owned_by, pod_seen};
 use self::queue::Queue;
 use self::remote::{Kin, Remotes};
 use self::status::{ACCEPTED, STALE, condition};
-use crate::context::{Context, cached, key};
+use crate::cluster::{Context, cached, key};
 use crate::events;
 use crate::state::{ObjectKey, Pod, Sighting, View};
 

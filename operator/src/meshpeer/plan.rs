@@ -12,8 +12,8 @@ use kube::{Resource, ResourceExt as _};
 
 use super::status::{self, Heard, STALE};
 use super::{ACT, Reconciler};
+use crate::cluster::cached;
 use crate::conditions::Said;
-use crate::context::cached;
 use crate::state::{self, ObjectKey, Sighting};
 use crate::webhook::members::admits;
 

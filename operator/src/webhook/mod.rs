@@ -34,7 +34,7 @@ use self::containers::Defaults;
 use self::events::Events;
 use self::inject::{Decision, Namespace, Reason, decide};
 use crate::certs::Bundle;
-use crate::context::{Context, cached, stopped};
+use crate::cluster::{Context, cached, stopped};
 use crate::serve::message::{self, Answer, Refusal};
 use crate::serve::{self, Limits, Wire};
 use crate::state::ObjectKey;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::certs::Bundle;
-use crate::context::Context;
+use crate::cluster::Context;
 use crate::serve::tls::connect;
 
 /// For how long it is tried. Then the operator goes on without: a mesh is kept whether pods can be added to it or not.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use campfire_api::{Campfire, MeshPeer};
-use campfire_operator::context::{Context, Settings};
+use campfire_operator::cluster::{Context, Settings};
 use campfire_operator::metrics::Metrics;
 use campfire_operator::state::{ObjectKey, Reports};
 use campfire_operator::{campfire, meshpeer};

@@ -15,7 +15,7 @@ use kube::Api;
 use kube::api::PostParams;
 use tokio::sync::watch;
 
-use crate::context::{Context, stopped};
+use crate::cluster::{Context, stopped};
 
 /// How long a Lease holds without being renewed.
 pub const DURATION: Duration = Duration::from_secs(10);
