@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use campfire_api::{Resources, names};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cluster::Settings;
+use crate::members::Served;
+use crate::settings::OperatorSettings;
 
 /// Exit status when the command line or the environment cannot be used.
 pub const BAD_USAGE: u8 = 64;
@@ -111,7 +112,7 @@ pub struct Run {
 
 impl Run {
     /// Checks the flags. The error says which one to change.
-    pub fn settings(&self) -> Result<Settings> {
+    pub fn settings(&self) -> Result<OperatorSettings> {
         let version = env!("CARGO_PKG_VERSION");
         let sidecar_resources: Option<Resources> = match self.sidecar_resources.as_deref().map(str::trim) {
             None | Some("") => None,
@@ -128,7 +129,7 @@ impl Run {
             bail!("--cluster-name: expected at most 63 lower-case letters, digits and '-', found {:?}", self.cluster_name);
         }
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-        Ok(Settings {
+        Ok(OperatorSettings {
             namespace: self.namespace.clone(),
             pod_name: self.pod_name.clone().filter(|name| !name.is_empty()).unwrap_or_else(host),
             pod_ip: self.pod_ip,
@@ -137,7 +138,7 @@ impl Run {
             image_pull_policy: self.image_pull_policy.clone(),
             sidecar_resources,
             cluster_name: self.cluster_name.clone(),
-            campfire_namespaces: self.campfire_namespaces.iter().filter(|name| !name.is_empty()).cloned().collect(),
+            served: Served::new(self.campfire_namespaces.iter().filter(|name| !name.is_empty())),
             remote_peers_linger: Duration::from_secs(self.remote_peers_linger.into()),
             http_port: self.http_port,
             agent_port: self.agent_port,
@@ -147,7 +148,7 @@ impl Run {
 }
 
 /// Whether a text is a DNS label, as names of namespaces are.
-pub fn is_label(text: &str) -> bool {
+fn is_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !text.is_empty() && text.len() <= 63 && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }

@@ -7,7 +7,7 @@ use campfire_api::{definitions, names};
 use kube::Client;
 use serde_json::Value;
 
-use crate::cluster::{Context, stopped};
+use crate::context::Context;
 
 /// How often it is looked while all is well, and while it is not.
 const EVERY: Duration = Duration::from_mins(10);
@@ -22,7 +22,7 @@ pub const REMEDY: &str = "apply those of this version: helm upgrade with crds.en
 /// Looks until the program ends, and says in the log what is wrong.
 pub async fn run(ctx: Arc<Context>) {
     loop {
-        let again = match lacking(&ctx.client).await {
+        let again = match lacking(&ctx.cluster.client).await {
             Ok(None) => EVERY,
             Ok(Some(lacking)) => {
                 tracing::error!("{lacking}: {REMEDY}");
@@ -35,7 +35,7 @@ pub async fn run(ctx: Arc<Context>) {
         };
         tokio::select! {
             () = tokio::time::sleep(again) => {}
-            () = stopped(&ctx.shutdown) => return,
+            () = ctx.shutdown.told() => return,
         }
     }
 }

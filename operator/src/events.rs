@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use kube::runtime::events::{Event, EventType};
 
-use crate::cluster::Context;
+use crate::context::Context;
 
 /// Longest note, bytes.
 const MAX_NOTE: usize = 1000;
@@ -18,7 +18,7 @@ pub async fn say<K: Resource<DynamicType = ()>>(ctx: &Context, object: &K, kind:
 pub async fn say_of(ctx: &Context, object: &ObjectReference, kind: EventType, reason: &str, action: &str, note: &str) {
     let event =
         Event { type_: kind, reason: reason.into(), note: Some(clip(note, MAX_NOTE).into()), action: action.into(), secondary: None };
-    if let Err(error) = ctx.recorder.publish(&event, object).await {
+    if let Err(error) = ctx.cluster.recorder.publish(&event, object).await {
         tracing::debug!(%reason, %error, "an event was not taken");
     }
 }

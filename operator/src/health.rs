@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use tokio::net::TcpListener;
 
-use crate::cluster::{Context, stopped};
+use crate::context::Context;
 use crate::serve::message::{Answer, of_kind};
 use crate::serve::{self, Limits, Wire};
 
@@ -68,7 +68,7 @@ impl Gate {
 
 /// Serves `/healthz`, `/readyz` and `/metrics` until the operator ends.
 pub async fn serve(ctx: Arc<Context>, listener: TcpListener) {
-    let stop = stopped(&ctx.shutdown);
+    let stop = ctx.shutdown.told();
     serve::serve(listener, Wire::Plain, LIMITS, stop, {
         let ctx = ctx.clone();
         move |_, request| {
@@ -88,7 +88,7 @@ fn answer(ctx: &Context, request: &Request<Incoming>) -> Answer {
         "/healthz" => plain(StatusCode::OK, "ok\n".into()),
         "/readyz" => {
             let waiting = ctx.readiness.waiting();
-            if *ctx.shutdown.borrow() {
+            if ctx.shutdown.is_told() {
                 plain(StatusCode::SERVICE_UNAVAILABLE, "ending\n".into())
             } else if waiting.is_empty() {
                 plain(StatusCode::OK, "ok\n".into())

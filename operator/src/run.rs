@@ -10,17 +10,21 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::certs::Bundle;
-use crate::cluster::{Context, Settings, connect, listen, stopped};
+use crate::cluster::connect;
+use crate::context::{Context, Shutdown};
+use crate::leadership::{Leadership, lease};
 use crate::metrics::Metrics;
-use crate::state::{Pod, Reports};
-use crate::{agent, campfire, certs, definitions, fire, health, leadership, meshpeer, webhook};
+use crate::serve::listen;
+use crate::settings::OperatorSettings;
+use crate::state::{PodId, Reports};
+use crate::{agent, campfire, certs, definitions, fire, health, meshpeer, webhook};
 
 /// How long parts may take to end.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the operator until SIGTERM or SIGINT.
-pub async fn run(settings: Settings) -> Result<()> {
-    let (stop, shutdown) = watch::channel(false);
+pub async fn run(settings: OperatorSettings) -> Result<()> {
+    let (stop, shutdown) = Shutdown::new();
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened to")?;
 
@@ -29,7 +33,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let http = listen(settings.http_port).await?;
     let sidecars = listen(settings.agent_port).await?;
     let admissions = listen(settings.webhook_port).await?;
-    if settings.campfire_namespaces.is_empty() {
+    if settings.served.namespaces().is_none() {
         tracing::warn!(
             "Campfires of all namespaces are served: this needs rights to Secrets everywhere; --campfire-namespaces names fewer"
         );
@@ -38,16 +42,16 @@ pub async fn run(settings: Settings) -> Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         namespace = %settings.namespace,
         pod = %settings.pod_name,
-        campfire_namespaces = ?settings.campfire_namespaces,
+        campfire_namespaces = ?settings.served.namespaces().unwrap_or_default(),
         "starts"
     );
     let (reports, queue) = Reports::new();
-    let (leads, leader) = watch::channel(false);
-    let ctx = Arc::new(Context::start(client, settings, metrics, reports, leader, shutdown));
+    let (mandate, leadership) = Leadership::new();
+    let ctx = Arc::new(Context::start(client, settings, metrics, reports, leadership, shutdown));
 
     let mut parts = JoinSet::new();
     part(&mut parts, "http", health::serve(ctx.clone(), http));
-    part(&mut parts, "lease", leadership::lease::run(ctx.clone(), leads));
+    part(&mut parts, "lease", lease::run(ctx.clone(), mandate));
     part(&mut parts, "definitions", definitions::run(ctx.clone()));
     let bundle = certs::run(ctx.clone());
     part(&mut parts, "leader", lead(ctx.clone(), bundle.clone(), queue));
@@ -77,22 +81,22 @@ fn part(parts: &mut JoinSet<&'static str>, name: &'static str, run: impl Future<
 }
 
 /// Runs the leader's parts for as long as we lead: they are dropped where they stand when that ends.
-async fn lead(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, mut queue: mpsc::Receiver<Pod>) {
-    let mut leader = ctx.leader.clone();
+async fn lead(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, mut queue: mpsc::Receiver<PodId>) {
+    let mut leader = ctx.leadership.follow();
     tokio::select! {
-        () = ctx.synced() => {}
-        () = stopped(&ctx.shutdown) => return,
+        () = ctx.cluster.synced() => {}
+        () = ctx.shutdown.told() => return,
     }
     loop {
         tokio::select! {
             changed = leader.wait_for(|leads| *leads) => if changed.is_err() { return },
-            () = stopped(&ctx.shutdown) => return,
+            () = ctx.shutdown.told() => return,
         }
         // Who waits for a Campfire to be Ready makes pods next: they are to get their sidecar.
         tokio::select! {
             () = webhook::route::laid(&ctx, &certs) => {}
             _ = leader.wait_for(|leads| !*leads) => continue,
-            () = stopped(&ctx.shutdown) => return,
+            () = ctx.shutdown.told() => return,
         }
         // What an earlier term knew may be wrong by now.
         ctx.memberships.clear();
@@ -102,7 +106,7 @@ async fn lead(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, mut queue:
         let ended = loop {
             tokio::select! {
                 changed = leader.wait_for(|leads| !*leads) => { let _ = changed; break None }
-                () = stopped(&ctx.shutdown) => break None,
+                () = ctx.shutdown.told() => break None,
                 Some(pod) = queue.recv() => { let _ = hints.try_send(pod); }
                 Some(ended) = parts.join_next() => break Some(ended.unwrap_or("a part of the leader")),
             }
@@ -117,7 +121,7 @@ async fn lead(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, mut queue:
 }
 
 /// Parts that the leader runs: each owner adds its own.
-fn start_term(parts: &mut JoinSet<&'static str>, ctx: &Arc<Context>, reports: mpsc::Receiver<Pod>) {
+fn start_term(parts: &mut JoinSet<&'static str>, ctx: &Arc<Context>, reports: mpsc::Receiver<PodId>) {
     part(parts, "campfires", campfire::run(ctx.clone()));
     part(parts, "fire", fire::run(ctx.clone()));
     part(parts, "meshpeer", meshpeer::run(ctx.clone(), reports));

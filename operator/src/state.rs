@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use campfire_api::agent::{Key, Report, ServerEntry};
+use kube::{Resource, ResourceExt as _};
 use tokio::sync::{mpsc, watch};
 
 /// Namespace and name.
@@ -22,6 +23,11 @@ impl ObjectKey {
     /// From both.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Of an object.
+    pub fn of<K: Resource<DynamicType = ()>>(object: &K) -> Self {
+        Self::new(object.namespace().unwrap_or_default(), object.name_any())
     }
 }
 
@@ -107,9 +113,9 @@ impl Memberships {
     }
 }
 
-/// A pod, as its token proved.
+/// A pod: one of the same name that comes later is another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Pod {
+pub struct PodId {
     /// Namespace and name.
     pub key: ObjectKey,
     /// uid.
@@ -130,19 +136,19 @@ pub struct Reported {
 /// The last report of each pod.
 #[derive(Debug)]
 pub struct Reports {
-    inner: Mutex<HashMap<Pod, Arc<Reported>>>,
-    changed: mpsc::Sender<Pod>,
+    inner: Mutex<HashMap<PodId, Arc<Reported>>>,
+    changed: mpsc::Sender<PodId>,
 }
 
 impl Reports {
     /// Empty, and the queue of pods whose report changed (heartbeats that say the same are not in it).
-    pub fn new() -> (Self, mpsc::Receiver<Pod>) {
+    pub fn new() -> (Self, mpsc::Receiver<PodId>) {
         let (changed, queue) = mpsc::channel(16_384);
         (Self { inner: Mutex::default(), changed }, queue)
     }
 
     /// Takes a report in. If the queue is full the pod is found by the next sweep.
-    pub fn put(&self, pod: Pod, mut reported: Reported) {
+    pub fn put(&self, pod: PodId, mut reported: Reported) {
         // A reader leaves room for four: for 10,000 pods that adds up.
         reported.report.addresses.shrink_to_fit();
         reported.report.fingerprints.shrink_to_fit();
@@ -156,17 +162,17 @@ impl Reports {
     }
 
     /// The last report of a pod.
-    pub fn get(&self, pod: &Pod) -> Option<Arc<Reported>> {
+    pub fn get(&self, pod: &PodId) -> Option<Arc<Reported>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).get(pod).cloned()
     }
 
     /// Forgets a pod that is gone.
-    pub fn forget(&self, pod: &Pod) {
+    pub fn forget(&self, pod: &PodId) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).remove(pod);
     }
 
     /// Looks at all reports.
-    pub fn for_each(&self, mut look: impl FnMut(&Pod, &Reported)) {
+    pub fn for_each(&self, mut look: impl FnMut(&PodId, &Reported)) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|(pod, reported)| look(pod, reported));
     }
 }

@@ -21,16 +21,20 @@ use tokio::sync::{broadcast, watch};
 use tokio_rustls::client::TlsStream;
 
 use crate::certs::{Authority, Bundle, Times, server_names};
-use crate::cluster::{Changes, Context, Fence, Settings};
+use crate::cluster::{Changes, Cluster};
+use crate::context::{Context, Shutdown};
 use crate::health::Readiness;
+use crate::leadership::{Leadership, Mandate};
+use crate::members::Served;
 use crate::metrics::Metrics;
 use crate::serve::tls;
+use crate::settings::OperatorSettings;
 use crate::state::Reports;
 
 /// A context, and what moves it.
 pub struct Rig {
     pub ctx: Arc<Context>,
-    pub leader: watch::Sender<bool>,
+    pub mandate: Mandate,
     _shutdown: watch::Sender<bool>,
     pub bundle: watch::Sender<Arc<Bundle>>,
     pub campfires: Writer<Campfire>,
@@ -41,27 +45,23 @@ pub struct Rig {
 impl Rig {
     /// One that leads, with empty caches. `api` answers what is asked of the API server.
     pub fn new(api: impl Fn(&str, &str, &Value) -> (u16, Value) + Send + Sync + 'static) -> Self {
+        Self::serving(Served::default(), api)
+    }
+
+    /// The same, for Campfires of some namespaces alone.
+    pub fn serving(served: Served, api: impl Fn(&str, &str, &Value) -> (u16, Value) + Send + Sync + 'static) -> Self {
         let (campfires, campfire_writer) = filled();
         let (namespaces, namespace_writer) = filled();
         let (pods, pod_writer) = filled();
         let (peers, _) = filled();
-        let (leader, leads) = watch::channel(true);
-        let (shutdown, stop) = watch::channel(false);
+        let (mandate, leadership) = Leadership::new();
+        let (shutdown, stop) = Shutdown::new();
         let client = client(api);
-        let fence = Fence::default();
-        fence.lead_until(Instant::now() + Duration::from_hours(1));
-        let ctx = Context {
+        mandate.lead_until(Instant::now() + Duration::from_hours(1));
+        let cluster = Cluster {
             recorder: Recorder::new(client.clone(), Reporter { controller: names::FIELD_MANAGER.into(), instance: None }),
             client,
-            settings: settings(),
-            metrics: Arc::new(Metrics::default()),
-            memberships: Arc::default(),
-            reports: Arc::new(Reports::new().0),
-            sightings: Arc::default(),
-            leader: leads,
-            fence: Arc::new(fence),
-            shutdown: stop,
-            readiness: Arc::new(Readiness::default()),
+            served,
             campfires,
             peers,
             namespaces,
@@ -73,12 +73,23 @@ impl Rig {
                 pods: broadcast::Sender::new(16),
             },
         };
+        let ctx = Context {
+            settings: settings(),
+            cluster,
+            leadership,
+            memberships: Arc::default(),
+            reports: Arc::new(Reports::new().0),
+            sightings: Arc::default(),
+            metrics: Arc::new(Metrics::default()),
+            readiness: Arc::new(Readiness::default()),
+            shutdown: stop,
+        };
         let authority = Authority::make(SystemTime::now(), &Times::default()).unwrap();
         let (server, _) = authority.server(&server_names("campfire-system"), SystemTime::now(), &Times::default()).unwrap();
         let bundle = watch::Sender::new(Arc::new(Bundle { pem: authority.pem(), server: Some(server) }));
         Self {
             ctx: Arc::new(ctx),
-            leader,
+            mandate,
             _shutdown: shutdown,
             bundle,
             campfires: campfire_writer,
@@ -129,15 +140,15 @@ where
     (store, writer)
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> OperatorSettings {
+    OperatorSettings {
         namespace: "campfire-system".into(),
         pod_name: "campfire-0".into(),
         sidecar_image: "localhost/campfire:0".into(),
         turn_image: "localhost/campfire-turn:0".into(),
         image_pull_policy: "IfNotPresent".into(),
         cluster_name: "here".into(),
-        ..Settings::default()
+        ..OperatorSettings::default()
     }
 }
 

@@ -18,9 +18,11 @@ use campfire_api::names::{
     SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE,
 };
 use campfire_operator::certs::{self, Authority, Bundle, Times};
-use campfire_operator::cluster::{Context, Settings};
+use campfire_operator::context::{Context, Shutdown};
+use campfire_operator::leadership::{Leadership, Mandate};
 use campfire_operator::metrics::Metrics;
-use campfire_operator::state::{Membership, ObjectKey, Pod as Who, Reports};
+use campfire_operator::settings::OperatorSettings;
+use campfire_operator::state::{Membership, ObjectKey, PodId as Who, Reports};
 use campfire_operator::{agent, webhook};
 use control_plane::{ControlPlane, apply, define};
 use http_body_util::{BodyExt, Full};
@@ -274,7 +276,7 @@ struct Operator {
     ca: String,
     agent: SocketAddr,
     webhook: SocketAddr,
-    _leader: watch::Sender<bool>,
+    _mandate: Mandate,
     _shutdown: watch::Sender<bool>,
     _bundle: watch::Sender<Arc<Bundle>>,
 }
@@ -290,14 +292,14 @@ impl Operator {
     }
 
     async fn run(client: &Client, leads: bool) -> Self {
-        let (leader, leading) = watch::channel(leads);
-        let (shutdown, stop) = watch::channel(false);
-        let ctx = Context::start(client.clone(), settings(), Arc::new(Metrics::default()), Reports::new().0, leading, stop);
-        let ctx = Arc::new(ctx);
+        let (mandate, leadership) = Leadership::new();
+        let (shutdown, stop) = Shutdown::new();
         if leads {
-            ctx.fence.lead_until(Instant::now() + Duration::from_hours(1));
+            mandate.lead_until(Instant::now() + Duration::from_hours(1));
         }
-        ctx.synced().await;
+        let ctx = Context::start(client.clone(), settings(), Arc::new(Metrics::default()), Reports::new().0, leadership, stop);
+        let ctx = Arc::new(ctx);
+        ctx.cluster.synced().await;
         let now = SystemTime::now();
         let authority = Authority::make(now, &Times::default()).unwrap();
         // The API server is on this machine and calls the webhook by this name.
@@ -313,7 +315,7 @@ impl Operator {
         let (webhook, listener) = listen().await;
         tokio::spawn(webhook::serve(ctx.clone(), bundle.subscribe(), listener));
         ctx.memberships.publish(&ObjectKey::new("shop", "home"), membership());
-        Self { ctx, client: client.clone(), ca: authority.pem(), agent, webhook, _leader: leader, _shutdown: shutdown, _bundle: bundle }
+        Self { ctx, client: client.clone(), ca: authority.pem(), agent, webhook, _mandate: mandate, _shutdown: shutdown, _bundle: bundle }
     }
 
     /// Makes or changes a namespace, with a ServiceAccount for its pods, and waits until the operator has seen it.
@@ -324,21 +326,21 @@ impl Operator {
         apply(&Api::<ServiceAccount>::namespaced(self.client.clone(), name), "default", &account).await;
         let wanted: BTreeMap<String, String> = serde_json::from_value(labels.clone()).unwrap();
         self.until("the namespace is seen", async || {
-            let seen = self.ctx.namespaces.state();
+            let seen = self.ctx.cluster.namespaces.state();
             seen.iter().any(|seen| seen.name_any() == name && wanted.iter().all(|(key, value)| seen.labels().get(key) == Some(value)))
         })
         .await;
     }
 
     async fn campfire(&self, namespace: &str, mut spec: Value) {
-        if namespace == "shop" && !self.ctx.namespaces.state().iter().any(|seen| seen.name_any() == "shop") {
+        if namespace == "shop" && !self.ctx.cluster.namespaces.state().iter().any(|seen| seen.name_any() == "shop") {
             self.namespace("shop", &json!({})).await;
         }
         spec["turn"] = json!({ "exposure": { "type": "ClusterIP" } });
         let campfire =
             json!({ "apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": { "name": "home" }, "spec": spec });
         apply(&Api::<Campfire>::namespaced(self.client.clone(), namespace), "home", &campfire).await;
-        self.until("the Campfire is seen", async || !self.ctx.campfires.state().is_empty()).await;
+        self.until("the Campfire is seen", async || !self.ctx.cluster.campfires.state().is_empty()).await;
     }
 
     /// A pod that looks as if it had been injected.
@@ -364,7 +366,7 @@ impl Operator {
     /// Waits until the operator has seen these pods.
     async fn sees(&self, pods: &[&Pod]) {
         self.until("the pods are seen", async || {
-            let seen = self.ctx.pods.state();
+            let seen = self.ctx.cluster.pods.state();
             pods.iter().all(|pod| seen.iter().any(|seen| seen.uid() == pod.uid()))
         })
         .await;
@@ -509,8 +511,8 @@ fn encode(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> OperatorSettings {
+    OperatorSettings {
         namespace: SYSTEM.into(),
         pod_name: "campfire-0".into(),
         pod_ip: Some("192.0.2.7".parse().unwrap()),
@@ -519,7 +521,7 @@ fn settings() -> Settings {
         image_pull_policy: "IfNotPresent".into(),
         cluster_name: "here".into(),
         agent_port: 8443,
-        ..Settings::default()
+        ..OperatorSettings::default()
     }
 }
 

@@ -108,7 +108,7 @@ fn the_operator_takes_the_arguments_that_the_chart_gives_it() {
         let given = arguments("/spec/template/spec/containers/0/args", find(&objects, "Deployment", "campfire-operator"));
         let Asked::Run(run) = Cli::try_parse_from(given).unwrap().command else { panic!("it runs") };
         let settings = run.settings().unwrap();
-        assert!(settings.serves("default") && !settings.serves("kube-system"), "{set}");
+        assert!(settings.served.holds("default") && !settings.served.holds("kube-system"), "{set}");
         assert!(settings.sidecar_resources.is_some() && settings.sidecar_image.contains("/campfire"), "{set}: {settings:?}");
         let given = arguments("/spec/containers/0/args", find(&objects, "Pod", "campfire-operator-test"));
         let asked = Cli::try_parse_from(given).unwrap().command;

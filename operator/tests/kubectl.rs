@@ -13,7 +13,7 @@ use std::time::Instant;
 use campfire_api::agent::{Path as Way, Report};
 use campfire_api::names::{CAMPFIRE_ANNOTATION, ENABLED, INJECTED_LABEL};
 use campfire_api::{Campfire, MeshPeer};
-use campfire_operator::state::{ObjectKey, Pod as Who, Reported, Sighting, View};
+use campfire_operator::state::{ObjectKey, PodId as Who, Reported, Sighting, View};
 use control_plane::{ControlPlane, apply, program};
 use in_process::{Operator, eventually, peer_says};
 use k8s_openapi::api::apps::v1::StatefulSet;

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use campfire_api::agent::{Path, Report};
 use campfire_api::names::{CAMPFIRE_ANNOTATION, ENABLED, INJECTED_LABEL, URI_KEY};
 use campfire_api::{Campfire, MeshPeer, PathName};
-use campfire_operator::cluster::{Context, Settings};
+use campfire_operator::context::{Context, Shutdown};
+use campfire_operator::leadership::{Leadership, Mandate};
 use campfire_operator::meshpeer;
 use campfire_operator::metrics::Metrics;
-use campfire_operator::state::{ObjectKey, Pod as Who, Reported, Reports, Sighting, View};
+use campfire_operator::settings::OperatorSettings;
+use campfire_operator::state::{ObjectKey, PodId as Who, Reported, Reports, Sighting, View};
 use control_plane::{ControlPlane, apply, define};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::api::{DeleteParams, PostParams};
@@ -153,7 +155,7 @@ struct Operator {
     ctx: Arc<Context>,
     client: Client,
     task: JoinHandle<()>,
-    _leader: watch::Sender<bool>,
+    _mandate: Mandate,
     _shutdown: watch::Sender<bool>,
 }
 
@@ -173,14 +175,14 @@ impl Operator {
     }
 
     async fn follow(client: &Client) -> Self {
-        let (leader, leading) = watch::channel(true);
-        let (shutdown, stop) = watch::channel(false);
+        let (mandate, leadership) = Leadership::new();
+        let (shutdown, stop) = Shutdown::new();
+        mandate.lead_until(Instant::now() + Duration::from_hours(1));
         let (reports, queue) = Reports::new();
-        let ctx = Arc::new(Context::start(client.clone(), settings(), Arc::new(Metrics::default()), reports, leading, stop));
-        ctx.fence.lead_until(Instant::now() + Duration::from_hours(1));
-        ctx.synced().await;
+        let ctx = Arc::new(Context::start(client.clone(), settings(), Arc::new(Metrics::default()), reports, leadership, stop));
+        ctx.cluster.synced().await;
         let task = tokio::spawn(meshpeer::run(ctx.clone(), queue));
-        Self { ctx, client: client.clone(), task, _leader: leader, _shutdown: shutdown }
+        Self { ctx, client: client.clone(), task, _mandate: mandate, _shutdown: shutdown }
     }
 
     fn end(self) {
@@ -274,8 +276,8 @@ fn sighting(n: u8, name: &str, cluster: &str) -> Sighting {
     }
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> OperatorSettings {
+    OperatorSettings {
         namespace: "campfire-system".into(),
         pod_name: "campfire-0".into(),
         sidecar_image: "campfire:0".into(),
@@ -283,6 +285,6 @@ fn settings() -> Settings {
         image_pull_policy: "IfNotPresent".into(),
         cluster_name: "here".into(),
         remote_peers_linger: Duration::from_mins(10),
-        ..Settings::default()
+        ..OperatorSettings::default()
     }
 }

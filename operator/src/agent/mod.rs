@@ -20,12 +20,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use campfire_api::agent::{MAX_ANSWER, MAX_REQUEST, MAX_WAIT, REPORT_PATH, SETTINGS_PATH, SettingsRequest};
-use campfire_api::names::{CAMPFIRE_ANNOTATION, CONFIG_PREFIX};
+use campfire_api::names::CAMPFIRE_ANNOTATION;
 use http_body_util::Full;
 use hyper::body::{Body, Bytes};
 use hyper::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
-use kube::ResourceExt;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -38,11 +37,11 @@ use self::settings::settings;
 use self::token::{ApiServer, Reviewer, Tokens};
 use crate::bounds::{Bucket, Recent};
 use crate::certs::Bundle;
-use crate::cluster::{Context, cached, stopped};
+use crate::context::Context;
+use crate::members::{Claim, Unadmitted};
 use crate::serve::message::{self, Answer, Refusal};
 use crate::serve::{self, Limits, Wire};
-use crate::state::{ObjectKey, Pod, Reported};
-use crate::webhook::{inject, members};
+use crate::state::{PodId, Reported};
 
 /// Requests that wait for a change, at once.
 pub const HELD: usize = 256;
@@ -75,8 +74,8 @@ pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, liste
     } else {
         tracing::warn!("POD_IP is not set: sidecars are not led here by this replica");
     }
-    let agent = Arc::new(Agent::new(ctx.clone(), certs.clone(), Arc::new(ApiServer(ctx.client.clone()))));
-    listen(agent, certs, listener, async move { stopped(&ctx.shutdown).await }).await;
+    let agent = Arc::new(Agent::new(ctx.clone(), certs.clone(), Arc::new(ApiServer(ctx.cluster.client.clone()))));
+    listen(agent, certs, listener, async move { ctx.shutdown.told().await }).await;
 }
 
 async fn listen(agent: Arc<Agent>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener, stop: impl Future<Output = ()>) {
@@ -172,13 +171,13 @@ impl Agent {
     }
 
     fn leads(&self) -> Result<(), Refusal> {
-        if *self.ctx.leader.borrow() {
+        if self.ctx.leadership.leads() {
             return Ok(());
         }
         Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "this replica of the operator does not lead: try again", 2))
     }
 
-    fn rate(&self, pod: &Pod) -> Result<(), Refusal> {
+    fn rate(&self, pod: &PodId) -> Result<(), Refusal> {
         let now = Instant::now();
         let pod = self.hashing.hash_one(pod);
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -194,49 +193,43 @@ impl Agent {
         })
     }
 
-    /// A pod that has a sidecar, by name and uid.
-    fn known(&self, pod: &Pod) -> Result<(ObjectKey, bool), Refusal> {
-        let found = cached(&self.ctx.pods, &pod.key);
-        let found = found.filter(|found| found.metadata.uid.as_deref() == Some(&pod.uid)).ok_or_else(|| {
+    /// What a pod that has a sidecar says of its place.
+    fn known(&self, pod: &PodId) -> Result<Claim, Refusal> {
+        let found = self.ctx.cluster.pod(pod).ok_or_else(|| {
             // A new pod may be quicker than the watch.
             Refusal::later(StatusCode::FORBIDDEN, format!("no pod {} of this uid has a sidecar: it is gone, or not seen yet", pod.key), 1)
         })?;
-        let annotation = found.annotations().get(CAMPFIRE_ANNOTATION).and_then(|text| inject::parse(text, &pod.key.namespace));
-        let campfire = annotation.ok_or_else(|| {
+        Claim::of(&found.metadata).filter(|claim| claim.plain).ok_or_else(|| {
             Refusal::new(
                 StatusCode::FORBIDDEN,
                 format!("pod {} names no Campfire in annotation {CAMPFIRE_ANNOTATION}: make it anew", pod.key),
             )
-        })?;
-        let direct = found.annotations().get(&format!("{CONFIG_PREFIX}direct")).is_none_or(|value| value.trim() != "Forbid");
-        Ok((campfire, direct))
+        })
     }
 
-    /// The Campfire of a pod, if it may be there.
-    fn seat(&self, pod: &Pod) -> Result<Seat, Refusal> {
-        let (campfire, direct) = self.known(pod)?;
-        let found = cached(&self.ctx.campfires, &campfire);
-        let found = found.filter(|found| found.metadata.deletion_timestamp.is_none() && self.ctx.settings.serves(&campfire.namespace));
-        let found = found.ok_or_else(|| Refusal::later(StatusCode::NOT_FOUND, format!("there is no Campfire {campfire}"), 30))?;
-        let namespace = cached(&self.ctx.namespaces, &ObjectKey::new("", &pod.key.namespace));
-        let labels = namespace.map(|namespace| namespace.labels().clone()).unwrap_or_default();
-        if !members::admits(&found, &pod.key.namespace, &labels) {
-            return Err(Refusal::later(
+    /// The place of a pod, if it may be there.
+    fn seat(&self, pod: &PodId) -> Result<Claim, Refusal> {
+        let claim = self.known(pod)?;
+        match self.ctx.cluster.admit(&claim.campfire, &pod.key.namespace) {
+            Ok(_) => Ok(claim),
+            Err(Unadmitted::NotFound | Unadmitted::NotServed) => {
+                Err(Refusal::later(StatusCode::NOT_FOUND, format!("there is no Campfire {}", claim.campfire), 30))
+            }
+            Err(Unadmitted::NotAdmitted) => Err(Refusal::later(
                 StatusCode::FORBIDDEN,
-                format!("Campfire {campfire} does not admit namespace {}: see its spec.members.namespaces", pod.key.namespace),
+                format!("Campfire {} does not admit namespace {}: see its spec.members.namespaces", claim.campfire, pod.key.namespace),
                 60,
-            ));
+            )),
         }
-        Ok(Seat { campfire, direct })
     }
 
-    async fn settings(&self, pod: &Pod, seat: &Seat, body: &[u8]) -> Result<Answer, Refusal> {
+    async fn settings(&self, pod: &PodId, seat: &Claim, body: &[u8]) -> Result<Answer, Refusal> {
         let asked: SettingsRequest = serde_json::from_slice(body)
             .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("this is no request for settings: {error}")))?;
         let until = tokio::time::Instant::now() + Duration::from_secs(asked.wait.min(MAX_WAIT));
         let mut membership = self.ctx.memberships.follow(&seat.campfire);
         let mut certs = self.certs.clone();
-        let mut leader = self.ctx.leader.clone();
+        let mut leader = self.ctx.leadership.follow();
         let mut place = None;
         loop {
             let current = membership.borrow_and_update().clone();
@@ -268,7 +261,7 @@ impl Agent {
                 changed = membership.changed() => if changed.is_err() { break },
                 _ = certs.changed() => {}
                 _ = leader.changed() => {}
-                () = stopped(&self.ctx.shutdown) => {
+                () = self.ctx.shutdown.told() => {
                     return Err(Refusal::later(StatusCode::SERVICE_UNAVAILABLE, "the operator ends: its successor will answer", 1));
                 }
                 () = tokio::time::sleep_until(until) => {}
@@ -284,17 +277,11 @@ impl Agent {
         ))
     }
 
-    fn report(&self, pod: Pod, seat: Seat, body: &[u8]) -> Result<Answer, Refusal> {
+    fn report(&self, pod: PodId, seat: Claim, body: &[u8]) -> Result<Answer, Refusal> {
         let report = report::read(body)?;
         self.ctx.reports.put(pod, Reported { campfire: seat.campfire, report, at: Instant::now() });
         Ok(unchanged())
     }
-}
-
-/// Where a pod sits.
-struct Seat {
-    campfire: ObjectKey,
-    direct: bool,
 }
 
 fn moved() -> Refusal {

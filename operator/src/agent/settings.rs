@@ -3,10 +3,10 @@
 use campfire_api::agent::{ServerEntry, Settings};
 use sha2::{Digest, Sha256};
 
-use crate::state::{Membership, Pod};
+use crate::state::{Membership, PodId};
 
 /// Settings of a pod: what all members of its Campfire are told, and who it is. `direct`: whether direct paths may be used.
-pub fn settings(membership: &Membership, pod: &Pod, direct: bool, agent_ca: &str) -> Settings {
+pub fn settings(membership: &Membership, pod: &PodId, direct: bool, agent_ca: &str) -> Settings {
     let mut servers: Vec<ServerEntry> = membership.servers.clone();
     servers.sort_by_key(|server| !server.in_cluster);
     let mut settings = Settings {

@@ -14,7 +14,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::cluster::Context;
+use crate::context::Context;
 
 /// Name of the port in the Service, by which an EndpointSlice's port belongs to it.
 const PORT_NAME: &str = "https";
@@ -22,10 +22,10 @@ const PORT_NAME: &str = "https";
 /// While leader: makes the slice, and puts it back when somebody changes it. Returns when the program ends.
 pub async fn keep(ctx: Arc<Context>, address: IpAddr) {
     let port = ctx.settings.agent_port;
-    let slices = Api::<EndpointSlice>::namespaced(ctx.client.clone(), &ctx.settings.namespace);
-    let services = Api::<Service>::namespaced(ctx.client.clone(), &ctx.settings.namespace);
+    let slices = Api::<EndpointSlice>::namespaced(ctx.cluster.client.clone(), &ctx.settings.namespace);
+    let services = Api::<Service>::namespaced(ctx.cluster.client.clone(), &ctx.settings.namespace);
     let mut changes = pin!(watcher::watch_object(slices.clone(), AGENT_SERVICE).default_backoff());
-    let mut leader = ctx.leader.clone();
+    let mut leader = ctx.leadership.follow();
     // `None`: not known yet.
     let mut seen: Option<Option<EndpointSlice>> = None;
     let mut retry = false;
@@ -44,7 +44,7 @@ pub async fn keep(ctx: Arc<Context>, address: IpAddr) {
         }
         retry = false;
         let Some(found) = &seen else { continue };
-        if !*leader.borrow() || !ctx.fence.open() || found.as_ref().is_some_and(|slice| right(slice, address, port)) {
+        if !*leader.borrow() || !ctx.leadership.may_write() || found.as_ref().is_some_and(|slice| right(slice, address, port)) {
             continue;
         }
         match write(&slices, &services, found.as_ref(), address, port).await {

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::token::{Reviewer, Tokens};
 use super::*;
-use crate::state::Membership;
+use crate::state::{Membership, ObjectKey};
 use crate::testing::{Rig, connect, post};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
@@ -100,7 +100,7 @@ async fn who_waits_is_sent_away_when_the_leader_changes_the_pod_is_shut_out_or_t
     let token = bound("c", "u3");
     let have = camp.settings(&token).await.version;
     let waiting = camp.wait(token, have).await;
-    camp.rig.leader.send_replace(false);
+    camp.rig.mandate.resign();
     let (status, later, body) = waiting.await.unwrap();
     assert_eq!((status, later), (503, Some(2)));
     assert_eq!(body, r#"{"message":"this replica of the operator does not lead: try again"}"#);
@@ -533,8 +533,8 @@ fn home() -> ObjectKey {
     ObjectKey::new("shop", "home")
 }
 
-fn pod(name: &str, uid: &str) -> Pod {
-    Pod { key: ObjectKey::new("shop", name), uid: uid.into() }
+fn pod(name: &str, uid: &str) -> PodId {
+    PodId { key: ObjectKey::new("shop", name), uid: uid.into() }
 }
 
 fn membership() -> Membership {

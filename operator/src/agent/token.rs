@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 use crate::bounds::{Bucket, Recent};
 use crate::cluster::of_secret;
 use crate::serve::message::Refusal;
-use crate::state::{ObjectKey, Pod};
+use crate::state::{ObjectKey, PodId};
 
 /// For so long, and no longer than the token lives, an answer of the API server is believed.
 pub const REMEMBER: Duration = Duration::from_mins(5);
@@ -82,7 +82,7 @@ impl Reviewer for ApiServer {
 
 /// What a token says of itself: not believed, but a reason not to ask.
 struct Claims {
-    pod: Pod,
+    pod: PodId,
     expires: Instant,
 }
 
@@ -150,12 +150,12 @@ impl Claims {
         if ![&namespace, &name, &uid].into_iter().all(plain) {
             return Err(not_ours());
         }
-        let pod = Pod { key: ObjectKey::new(namespace, name), uid };
+        let pod = PodId { key: ObjectKey::new(namespace, name), uid };
         Ok(Self { pod, expires: Instant::now() + left })
     }
 }
 
-type Outcome = Result<Pod, Refusal>;
+type Outcome = Result<PodId, Refusal>;
 
 #[derive(Clone)]
 enum Entry {
@@ -207,7 +207,7 @@ impl Tokens {
     ///
     /// # Errors
     /// 401 (the token), 403 (the pod), 429 (too much), 503 (the API server).
-    pub async fn pod(&self, token: &str, from: IpAddr, known: impl Fn(&Pod) -> Result<(), Refusal>) -> Outcome {
+    pub async fn pod(&self, token: &str, from: IpAddr, known: impl Fn(&PodId) -> Result<(), Refusal>) -> Outcome {
         if token.len() > MAX_TOKEN {
             return Err(unauthorized("the token is too long"));
         }
@@ -300,7 +300,7 @@ async fn ask(
 }
 
 /// What the API server says that the token proves.
-fn proven(status: &TokenReviewStatus) -> Result<Pod, Refusal> {
+fn proven(status: &TokenReviewStatus) -> Result<PodId, Refusal> {
     if status.authenticated != Some(true) {
         return Err(unauthorized(
             "the API server of this cluster does not accept the token: it has expired, is another cluster's, or its pod is gone",
@@ -319,7 +319,7 @@ fn proven(status: &TokenReviewStatus) -> Result<Pod, Refusal> {
     };
     let name = one("authentication.kubernetes.io/pod-name")?;
     let uid = one("authentication.kubernetes.io/pod-uid")?;
-    Ok(Pod { key: ObjectKey::new(namespace, name), uid })
+    Ok(PodId { key: ObjectKey::new(namespace, name), uid })
 }
 
 #[cfg(test)]

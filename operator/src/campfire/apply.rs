@@ -15,7 +15,8 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::children::{Child, Kind, MANAGED_BY, MANAGER};
-use crate::cluster::{Context, of_secret};
+use crate::cluster::of_secret;
+use crate::context::Context;
 use crate::state::ObjectKey;
 
 /// Annotation on each child: hash of what was applied, so that a field that is no longer wanted is seen to be.
@@ -134,7 +135,7 @@ pub fn resource(kind: Kind) -> ApiResource {
 
 /// Children of a kind in a namespace.
 pub fn api(ctx: &Context, kind: Kind, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(ctx.client.clone(), namespace, &resource(kind))
+    Api::namespaced_with(ctx.cluster.client.clone(), namespace, &resource(kind))
 }
 
 /// All children of a Campfire, as they are.
@@ -178,7 +179,7 @@ pub async fn apply(
         }
         None => None,
     };
-    if !ctx.fence.open() {
+    if !ctx.leadership.may_write() {
         return Err(Error::Fenced);
     }
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
@@ -217,7 +218,7 @@ pub async fn delete(ctx: &Context, kind: Kind, live: &DynamicObject, namespace: 
     if live.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
-    if !ctx.fence.open() {
+    if !ctx.leadership.may_write() {
         return Err(Error::Fenced);
     }
     let preconditions = Some(Preconditions { uid: live.uid(), resource_version: None });

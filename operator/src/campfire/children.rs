@@ -8,7 +8,7 @@ use campfire_protocol::server::{PORT, TLS_PORT};
 use serde_json::{Map, Value, json};
 
 use super::validate::{Deployed, Valid};
-use crate::cluster::Settings;
+use crate::settings::OperatorSettings;
 
 /// Value of label `app.kubernetes.io/managed-by`.
 pub const MANAGER: &str = names::FIELD_MANAGER;
@@ -116,7 +116,7 @@ pub fn secret(valid: &Valid, name: &str, data: &BTreeMap<String, String>) -> Chi
 }
 
 /// The servers, with all that belongs to them; none where there are no replicas.
-pub fn turn(valid: &Valid, settings: &Settings) -> Vec<Child> {
+pub fn turn(valid: &Valid, settings: &OperatorSettings) -> Vec<Child> {
     let Some(exposure) = valid.turn.exposure.as_ref().filter(|_| valid.turn.replicas > 0) else { return Vec::new() };
     let name = names::turn(&valid.key.name);
     let mut children = vec![
@@ -222,7 +222,7 @@ fn arguments(turn: &Deployed) -> Vec<String> {
     arguments
 }
 
-fn stateful_set(valid: &Valid, name: &str, settings: &Settings) -> Value {
+fn stateful_set(valid: &Valid, name: &str, settings: &OperatorSettings) -> Value {
     let turn = &valid.turn;
     let template = &turn.template;
     let host_port = turn.exposure.as_ref().is_some_and(|exposure| exposure.kind == ExposureType::HostPort);

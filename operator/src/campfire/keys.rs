@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::apply::{Error, during_secret};
 use super::children::{MANAGED_BY, MANAGER, labels, owner};
 use super::validate::{KeySource, Valid};
-use crate::cluster::Context;
+use crate::context::Context;
 
 /// Why there is no key to work with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ fn entry(secret: &Secret, key: &str) -> Result<Zeroizing<String>, NoKey> {
 /// The keys of a Campfire, which are made if they are the operator's to make and were not made before. `before` is the
 /// fingerprint that status has.
 pub async fn obtain(ctx: &Context, valid: &Valid, before: Option<&str>, prefix: Option<&str>) -> Result<Result<Held, NoKey>, Error> {
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &valid.key.namespace);
+    let api: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
     let name = valid.source.secret();
     let secret = api.get_opt(name).await.map_err(during_secret(format!("Secret {name} could not be read")))?;
     let secret = match (&valid.source, secret) {
@@ -183,7 +183,7 @@ async fn make(ctx: &Context, api: &Api<Secret>, valid: &Valid, name: &str) -> Re
     if matches!(valid.source, KeySource::Psk { deletion: DeletionPolicy::Delete, .. }) {
         secret.metadata.owner_references = serde_json::from_value(json!([owner(valid)])).ok();
     }
-    if !ctx.fence.open() {
+    if !ctx.leadership.may_write() {
         return Err(Error::Fenced);
     }
     let params = PostParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PostParams::default() };
@@ -218,7 +218,7 @@ async fn own(ctx: &Context, api: &Api<Secret>, valid: &Valid, secret: &Secret, d
 }
 
 async fn write(ctx: &Context, api: &Api<Secret>, secret: &Secret, patch: &serde_json::Value) -> Result<(), Error> {
-    if !ctx.fence.open() {
+    if !ctx.leadership.may_write() {
         return Err(Error::Fenced);
     }
     let name = secret.name_any();
@@ -267,7 +267,7 @@ pub async fn take(ctx: &Context, valid: &Valid, held: &mut Held, step: Step) -> 
         Step::Activate => next.keys.iter_mut().for_each(|(_, mode)| *mode = KeyMode::Announce),
         Step::Retire => next.keys.truncate(1),
     }
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &valid.key.namespace);
+    let api: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
     let name = valid.source.secret();
     let secret = api.get(name).await.map_err(during_secret(format!("Secret {name} could not be read")))?;
     // Somebody else changed it since it was read: look again.

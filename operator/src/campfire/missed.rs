@@ -12,11 +12,12 @@ use kube::api::ListParams;
 use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt as _};
 
-use crate::cluster::Context;
+use crate::context::Context;
 use crate::events;
+use crate::members::Places;
 use crate::state::ObjectKey;
 use crate::webhook::containers::Defaults;
-use crate::webhook::inject::{Decision, Namespace, decide};
+use crate::webhook::inject::{Decision, decide};
 
 /// Time between looks.
 pub const EVERY: Duration = Duration::from_secs(30);
@@ -42,7 +43,7 @@ impl Missed {
 
     /// Looks at all pods that ask for a sidecar and have none; returns the Campfires whose number changed.
     pub async fn look(&self, ctx: &Context) -> kube::Result<Vec<ObjectKey>> {
-        let campfires = ctx.campfires.state();
+        let places = ctx.cluster.places();
         // What the sidecar would look like does not matter here, only whether there would be one.
         let defaults = Defaults {
             operator_namespace: ctx.settings.namespace.clone(),
@@ -53,13 +54,14 @@ impl Missed {
         let mut counts: BTreeMap<ObjectKey, i32> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         let mut tell = Vec::new();
-        if !campfires.is_empty() {
-            let mut lists = vec![(Api::<Pod>::all(ctx.client.clone()), format!("{INJECT_LABEL}={ENABLED},{INJECTED_LABEL}!={ENABLED}"))];
-            for namespace in ctx.namespaces.state() {
+        if !places.campfires().is_empty() {
+            let mut lists =
+                vec![(Api::<Pod>::all(ctx.cluster.client.clone()), format!("{INJECT_LABEL}={ENABLED},{INJECTED_LABEL}!={ENABLED}"))];
+            for namespace in ctx.cluster.namespaces.state() {
                 if namespace.labels().get(INJECT_LABEL).is_some_and(|value| value == ENABLED) {
                     // Those with the pod's own label are in the first list.
                     let labels = format!("{INJECT_LABEL} notin ({ENABLED},{DISABLED}),{INJECTED_LABEL}!={ENABLED}");
-                    lists.push((Api::namespaced(ctx.client.clone(), &namespace.name_any()), labels));
+                    lists.push((Api::namespaced(ctx.cluster.client.clone(), &namespace.name_any()), labels));
                 }
             }
             for (api, labels) in lists {
@@ -67,7 +69,7 @@ impl Missed {
                 loop {
                     let page = api.list(&params).await?;
                     for pod in page.items {
-                        let Some(campfire) = misses(ctx, &pod, &campfires, &defaults) else { continue };
+                        let Some(campfire) = misses(ctx, &pod, &places, &defaults) else { continue };
                         let count = counts.entry(campfire).or_default();
                         *count = count.saturating_add(1);
                         let uid = pod.uid().unwrap_or_default();
@@ -100,17 +102,48 @@ impl Missed {
 }
 
 /// The Campfire that a pod would have been injected for.
-fn misses(ctx: &Context, pod: &Pod, campfires: &[std::sync::Arc<campfire_api::Campfire>], defaults: &Defaults) -> Option<ObjectKey> {
+fn misses(ctx: &Context, pod: &Pod, places: &Places, defaults: &Defaults) -> Option<ObjectKey> {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let age = pod.creation_timestamp().map_or(i64::MAX, |made| Timestamp::now().as_second().saturating_sub(made.0.as_second()));
     if pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed")) || age < SETTLED {
         return None;
     }
-    let key = ObjectKey::new("", pod.namespace().unwrap_or_default());
-    let namespace = crate::cluster::cached(&ctx.namespaces, &key)?;
-    let namespace = Namespace { name: key.name.clone(), labels: namespace.labels().clone(), annotations: namespace.annotations().clone() };
-    match decide(pod, &namespace, campfires.iter().map(AsRef::as_ref), defaults, "-") {
+    let namespace = ctx.cluster.namespace(&pod.namespace().unwrap_or_default())?;
+    match decide(pod, &namespace, places, defaults, "-") {
         Decision::Patch { campfire, ops, .. } if !ops.is_empty() => Some(campfire),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::members::Served;
+    use crate::testing::Rig;
+
+    #[tokio::test]
+    async fn a_campfire_that_is_not_served_misses_nobody() {
+        let pod = json!({
+            "metadata": {
+                "namespace": "shop", "name": "web", "uid": "u", "labels": { INJECT_LABEL: ENABLED },
+                "creationTimestamp": "2026-11-27T00:00:00Z",
+            },
+            "spec": { "containers": [{ "name": "app" }] },
+        });
+        let mut rig = Rig::serving(Served::new(["infra"]), move |method, path, body| match (method, path) {
+            ("GET", "/api/v1/pods") => (200, json!({ "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [pod] })),
+            _ => (201, body.clone()),
+        });
+        rig.namespace("shop", &json!({}));
+        let open = json!({ "members": { "namespaces": { "from": "All" } } });
+        rig.campfire("games", "open", &open);
+        let missed = Missed::default();
+        assert_eq!(missed.look(&rig.ctx).await.unwrap(), []);
+        rig.campfire("infra", "open", &open);
+        let served = ObjectKey::new("infra", "open");
+        assert_eq!(missed.look(&rig.ctx).await.unwrap(), std::slice::from_ref(&served), "the other one makes it not ambiguous either");
+        assert_eq!((missed.of(&served), missed.of(&ObjectKey::new("games", "open"))), (1, 0));
     }
 }

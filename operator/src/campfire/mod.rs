@@ -40,7 +40,7 @@ use tokio::task::JoinSet;
 
 use self::apply::Error;
 use self::reconcile::{Memory, Outcome, reconcile};
-use crate::cluster::{Context, key};
+use crate::context::Context;
 use crate::events;
 use crate::state::ObjectKey;
 
@@ -128,11 +128,11 @@ pub async fn run(ctx: Arc<Context>) {
     let (touched, mut touches) = mpsc::channel::<ObjectKey>(4_096);
     let _watches = watch::start(&ctx, &touched);
     let _looks = look_for_missed(&ctx, &memory, &touched);
-    let mut changes = ctx.changes.campfires.subscribe();
+    let mut changes = ctx.cluster.changes.campfires.subscribe();
     let mut queue = Queue::default();
     let mut followed = HashMap::new();
-    for campfire in ctx.campfires.state() {
-        queue.put(key(campfire.as_ref()), Duration::ZERO);
+    for campfire in ctx.cluster.campfires.state() {
+        queue.put(ObjectKey::of(campfire.as_ref()), Duration::ZERO);
     }
     let mut tasks: JoinSet<(ObjectKey, Result<Outcome, Error>)> = JoinSet::new();
     let mut peers = tokio::time::interval(PEERS);
@@ -150,7 +150,7 @@ pub async fn run(ctx: Arc<Context>) {
                         tracing::warn!(campfire = %key, %error, "could not be reconciled; tried again");
                         // What passes by itself is no event, and what stays is one.
                         if failures + 1 == FAILURES_SAID
-                            && let Some(campfire) = ctx.campfires.find(|campfire| crate::cluster::key(campfire) == key)
+                            && let Some(campfire) = ctx.cluster.campfires.find(|campfire| ObjectKey::of(campfire) == key)
                         {
                             let note = format!("{error}; tried again, ever more seldom");
                             events::say(&ctx, campfire.as_ref(), EventType::Warning, "ReconcileFailed", "Reconcile", &note).await;
@@ -174,8 +174,8 @@ pub async fn run(ctx: Arc<Context>) {
             changed = changes.recv() => match changed {
                 Ok(key) => queue.put(key, Duration::ZERO),
                 Err(RecvError::Lagged(_)) => {
-                    for campfire in ctx.campfires.state() {
-                        queue.put(key(campfire.as_ref()), SETTLE);
+                    for campfire in ctx.cluster.campfires.state() {
+                        queue.put(ObjectKey::of(campfire.as_ref()), SETTLE);
                     }
                 }
                 Err(RecvError::Closed) => return,
@@ -185,8 +185,8 @@ pub async fn run(ctx: Arc<Context>) {
                 if let Ok((key, result)) = done {
                     if matches!(result, Ok(Outcome::Gone)) {
                         // Who claimed the same Secret may have it now.
-                        for other in ctx.campfires.state() {
-                            let other = crate::cluster::key(other.as_ref());
+                        for other in ctx.cluster.campfires.state() {
+                            let other = ObjectKey::of(other.as_ref());
                             if other.namespace == key.namespace {
                                 queue.put(other, SETTLE);
                             }

@@ -23,10 +23,11 @@ use super::keys::{self, Held, NoKey, Step};
 use super::missed::Missed;
 use super::status::{self, Peers, Stated};
 use super::validate::{self, Invalid, KeySource, Valid, validate};
-use crate::cluster::{Context, cached};
 use crate::conditions::{Said, condition, merged};
+use crate::context::Context;
 use crate::definitions::REMEDY;
 use crate::events;
+use crate::members::Claim;
 use crate::state::{Membership, ObjectKey, View};
 
 /// Most servers that members are told of.
@@ -64,8 +65,7 @@ pub fn peers(ctx: &Context, key: &ObjectKey) -> (Peers, usize) {
     let mut reported = BTreeSet::new();
     ctx.reports.for_each(|pod, said| {
         // What a pod that is gone said last would keep a rotation waiting for it.
-        let is_there = || cached(&ctx.pods, &pod.key).and_then(|seen| seen.uid()).as_ref() == Some(&pod.uid);
-        if said.campfire == *key && is_there() {
+        if said.campfire == *key && ctx.cluster.pod(pod).is_some() {
             reported.insert(pod.key.clone());
             if said.report.camped {
                 peers.here.insert(said.report.identity.clone());
@@ -73,9 +73,8 @@ pub fn peers(ctx: &Context, key: &ObjectKey) -> (Peers, usize) {
             }
         }
     });
-    let shown = key.to_string();
-    let silent = ctx.pods.state_filter(|pod| {
-        pod.annotations().get(names::CAMPFIRE_ANNOTATION) == Some(&shown) && !reported.contains(&crate::cluster::key(pod))
+    let silent = ctx.cluster.pods.state_filter(|pod| {
+        Claim::of(&pod.metadata).is_some_and(|claim| claim.campfire == *key) && !reported.contains(&ObjectKey::of(pod))
     });
     (peers, silent.len())
 }
@@ -85,7 +84,7 @@ const REFUSED: Duration = Duration::from_mins(1);
 
 /// Brings one Campfire to what it should be.
 pub async fn reconcile(ctx: &Context, memory: &Memory, key: &ObjectKey) -> Result<Outcome, Error> {
-    let api: Api<Campfire> = Api::namespaced(ctx.client.clone(), &key.namespace);
+    let api: Api<Campfire> = Api::namespaced(ctx.cluster.client.clone(), &key.namespace);
     let found = api.get_opt(&key.name).await.map_err(during("the Campfire could not be read"))?;
     let Some(campfire) = found.filter(|campfire| campfire.metadata.deletion_timestamp.is_none()) else {
         ctx.memberships.withdraw(key);
@@ -223,7 +222,7 @@ fn texts(endpoints: &[Endpoint], scope: EndpointScope) -> BTreeSet<String> {
 fn claimed(ctx: &Context, campfire: &Campfire, valid: &Valid) -> Option<NoKey> {
     let KeySource::Psk { secret, .. } = &valid.source else { return None };
     let age = |campfire: &Campfire| (campfire.creation_timestamp().map(|time| time.0), campfire.uid());
-    let other = ctx.campfires.find(|other| {
+    let other = ctx.cluster.campfires.find(|other| {
         other.namespace().as_ref() == Some(&valid.key.namespace)
             && other.uid() != campfire.uid()
             && other.metadata.deletion_timestamp.is_none()
@@ -358,11 +357,12 @@ async fn make(ctx: &Context, memory: &Memory, valid: &Valid, held: &Held) -> Res
     }
     if valid.turn.replicas > 0 {
         let labels: Vec<String> = children::selector(&valid.key.name).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let pods = Api::<Pod>::namespaced(ctx.client.clone(), namespace).list(&ListParams::default().labels(&labels.join(","))).await;
+        let pods =
+            Api::<Pod>::namespaced(ctx.cluster.client.clone(), namespace).list(&ListParams::default().labels(&labels.join(","))).await;
         let pods = pods.map_err(during("the servers' pods could not be listed"))?;
         let nodes: BTreeSet<String> = pods.items.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
         found.cluster.pods = pods.items.into_iter().map(|pod| (pod.name_any(), pod)).collect();
-        let api: Api<Node> = Api::all(ctx.client.clone());
+        let api: Api<Node> = Api::all(ctx.cluster.client.clone());
         for name in nodes {
             if let Some(node) = api.get_opt(&name).await.map_err(during(format!("node {name} could not be read")))? {
                 found.cluster.nodes.insert(name, node);
@@ -469,7 +469,7 @@ async fn write_status(
     if campfire.status.as_ref() == Some(&next) {
         return Ok(());
     }
-    if !ctx.fence.open() {
+    if !ctx.leadership.may_write() {
         return Err(Error::Fenced);
     }
     let changed = condition(&before.conditions, "Ready").is_none_or(|was| was.status != ready.status || was.reason != ready.reason);
@@ -527,22 +527,19 @@ pub fn followed(ctx: &Context) -> HashMap<ObjectKey, Followed> {
         let sum = reports.entry(said.campfire.clone()).or_default();
         *sum = sum.wrapping_add(hash.finish());
     });
-    let mut pods: HashMap<String, usize> = HashMap::new();
-    for pod in ctx.pods.state() {
-        if let Some(campfire) = pod.annotations().get(names::CAMPFIRE_ANNOTATION) {
-            match pods.get_mut(campfire) {
-                Some(count) => *count += 1,
-                None => drop(pods.insert(campfire.clone(), 1)),
-            }
+    let mut pods: HashMap<ObjectKey, usize> = HashMap::new();
+    for pod in ctx.cluster.pods.state() {
+        if let Some(claim) = Claim::of(&pod.metadata) {
+            *pods.entry(claim.campfire).or_default() += 1;
         }
     }
-    let campfires = ctx.campfires.state().into_iter().map(|campfire| crate::cluster::key(campfire.as_ref()));
+    let campfires = ctx.cluster.campfires.state().into_iter().map(|campfire| ObjectKey::of(campfire.as_ref()));
     campfires
         .map(|key| {
             let now = Followed {
                 view: ctx.sightings.get(&key),
                 reports: reports.get(&key).copied().unwrap_or_default(),
-                pods: pods.get(&key.to_string()).copied().unwrap_or_default(),
+                pods: pods.get(&key).copied().unwrap_or_default(),
                 truncated: ctx.sightings.truncated(&key),
             };
             (key, now)

@@ -16,21 +16,22 @@ use super::keys::{Step, next_step, parse_keys, read_join, read_psk};
 use super::reconcile::{hold_on, peers};
 use super::status::{self, Peers};
 use super::validate::{Valid, validate};
-use crate::cluster::Settings;
 use crate::conditions::{Said, merged};
+use crate::members::Served;
+use crate::settings::OperatorSettings;
 use crate::state::{self, Membership, ObjectKey, Reported};
 use crate::testing::Rig;
 
-pub(super) fn settings() -> Settings {
-    Settings {
+pub(super) fn settings() -> OperatorSettings {
+    OperatorSettings {
         namespace: "campfire-system".into(),
         pod_name: "op".into(),
         sidecar_image: "side:1".into(),
         turn_image: "turn:1".into(),
         image_pull_policy: "IfNotPresent".into(),
         cluster_name: "east".into(),
-        campfire_namespaces: vec!["default".into()],
-        ..Settings::default()
+        served: Served::new(["default"]),
+        ..OperatorSettings::default()
     }
 }
 
@@ -275,7 +276,7 @@ async fn what_a_pod_said_counts_as_long_as_the_pod_is_there() {
     for (name, uid) in [("a", "1"), ("b", "2")] {
         world.pod("default", name, uid, &json!({ campfire_api::names::CAMPFIRE_ANNOTATION: "default/fire" }));
         let report = Report { identity: name.into(), camped: true, fingerprints: vec!["old".into()], ..Report::default() };
-        let pod = state::Pod { key: ObjectKey::new("default", name), uid: uid.into() };
+        let pod = state::PodId { key: ObjectKey::new("default", name), uid: uid.into() };
         world.ctx.reports.put(pod, Reported { campfire: fire.clone(), report, at: std::time::Instant::now() });
     }
     assert_eq!(peers(&world.ctx, &fire).0.total(), 2);
@@ -363,7 +364,7 @@ async fn red_16_a_report_of_one_pod_speaks_for_another_peer() {
     // What a member pod reports, with its own token.
     rig.pod("default", "evil", "1", &json!({ campfire_api::names::CAMPFIRE_ANNOTATION: "default/fire" }));
     let report = Report { identity: victim, camped: true, fingerprints: vec!["new".into(), "old".into()], ..Report::default() };
-    let pod = state::Pod { key: ObjectKey::new("default", "evil"), uid: "1".into() };
+    let pod = state::PodId { key: ObjectKey::new("default", "evil"), uid: "1".into() };
     rig.ctx.reports.put(pod, Reported { campfire: fire.clone(), report, at: std::time::Instant::now() });
     let (known, silent) = peers(&rig.ctx, &fire);
     println!("lacking {:?}, silent {silent}, total {}: Retire goes on", known.lacking("new"), known.total());

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::cluster::Settings;
+use crate::settings::OperatorSettings;
 use crate::state::ObjectKey;
 
 /// Most TURN servers that a Campfire deploys.
@@ -94,16 +94,15 @@ fn invalid<T>(reason: &'static str, message: impl Into<String>) -> Result<T, Inv
 }
 
 /// Checks a Campfire.
-pub fn validate(campfire: &Campfire, settings: &Settings) -> Result<Valid, Invalid> {
+pub fn validate(campfire: &Campfire, settings: &OperatorSettings) -> Result<Valid, Invalid> {
     let spec = &campfire.spec;
     let key = ObjectKey::new(campfire.namespace().unwrap_or_default(), campfire.name_any());
-    if !settings.serves(&key.namespace) {
+    if !settings.served.holds(&key.namespace) {
         return invalid(
             "NamespaceNotServed",
             format!(
                 "the operator serves Campfires in {} only: add {} to campfireNamespaces in the chart's values, or make the Campfire there",
-                settings.campfire_namespaces.join(", "),
-                key.namespace
+                settings.served, key.namespace
             ),
         );
     }
@@ -150,7 +149,7 @@ pub fn validate(campfire: &Campfire, settings: &Settings) -> Result<Valid, Inval
     Ok(Valid { turn: deployed(campfire, &uid)?, key, uid, source, cluster, servers, rotate: rotation(campfire) })
 }
 
-fn cluster(campfire: &Campfire, settings: &Settings) -> String {
+fn cluster(campfire: &Campfire, settings: &OperatorSettings) -> String {
     campfire.spec.cluster_name.clone().unwrap_or_else(|| settings.cluster_name.clone())
 }
 
@@ -190,10 +189,10 @@ fn rotation(campfire: &Campfire) -> Result<Option<Rotation>, Invalid> {
 
 /// What can be understood of a Campfire that is invalid, for members that are there already: no servers here, whose children are left
 /// as they are; of the lists what can be read. `None`, if it is not even known whose key it is.
-pub fn known(campfire: &Campfire, settings: &Settings) -> Option<(Valid, Network)> {
+pub fn known(campfire: &Campfire, settings: &OperatorSettings) -> Option<(Valid, Network)> {
     let key = ObjectKey::new(campfire.namespace().unwrap_or_default(), campfire.name_any());
     let valid = Valid {
-        source: source(campfire).ok().filter(|_| settings.serves(&key.namespace))?,
+        source: source(campfire).ok().filter(|_| settings.served.holds(&key.namespace))?,
         cluster: cluster(campfire, settings),
         turn: Deployed::default(),
         servers: campfire.spec.turn.iter().flat_map(|turn| &turn.servers).filter(|text| text.parse::<Server>().is_ok()).cloned().collect(),

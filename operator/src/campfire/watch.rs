@@ -15,24 +15,23 @@ use tokio::task::JoinSet;
 
 use super::children::{MANAGED_BY, MANAGER};
 use super::validate::source;
-use crate::cluster::{Context, key};
+use crate::context::Context;
 use crate::state::ObjectKey;
 
 /// Watches, as metadata alone, for as long as what is returned lives.
 pub fn start(ctx: &Arc<Context>, touched: &mpsc::Sender<ObjectKey>) -> JoinSet<()> {
     let mut watches = JoinSet::new();
-    let namespaces: Vec<Option<String>> = if ctx.settings.campfire_namespaces.is_empty() {
-        vec![None]
-    } else {
-        ctx.settings.campfire_namespaces.iter().cloned().map(Some).collect()
+    let namespaces = match ctx.cluster.served.namespaces() {
+        None => vec![None],
+        Some(served) => served.iter().map(String::as_str).map(Some).collect(),
     };
     let ours = format!("{MANAGED_BY}={MANAGER},{}", names::CAMPFIRE_LABEL);
     for namespace in namespaces {
-        watch::<StatefulSet>(&mut watches, ctx, namespace.as_deref(), &ours, touched);
-        watch::<Service>(&mut watches, ctx, namespace.as_deref(), &ours, touched);
-        watch::<ServiceAccount>(&mut watches, ctx, namespace.as_deref(), &ours, touched);
+        watch::<StatefulSet>(&mut watches, ctx, namespace, &ours, touched);
+        watch::<Service>(&mut watches, ctx, namespace, &ours, touched);
+        watch::<ServiceAccount>(&mut watches, ctx, namespace, &ours, touched);
         // Also those that people made and a Campfire names.
-        watch::<Secret>(&mut watches, ctx, namespace.as_deref(), "", touched);
+        watch::<Secret>(&mut watches, ctx, namespace, "", touched);
     }
     watches
 }
@@ -43,8 +42,8 @@ where
     PartialObjectMeta<K>: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     let api: Api<PartialObjectMeta<K>> = match namespace {
-        Some(namespace) => Api::namespaced(ctx.client.clone(), namespace),
-        None => Api::all(ctx.client.clone()),
+        Some(namespace) => Api::namespaced(ctx.cluster.client.clone(), namespace),
+        None => Api::all(ctx.cluster.client.clone()),
     };
     let (ctx, touched) = (ctx.clone(), touched.clone());
     let config = watcher::Config::default().labels(labels);
@@ -72,11 +71,11 @@ fn concerned<K: Resource<DynamicType = ()>>(ctx: &Context, object: &PartialObjec
     if let Some(campfire) = object.labels().get(names::CAMPFIRE_LABEL) {
         keys.push(ObjectKey::new(&namespace, campfire));
     }
-    for campfire in ctx.campfires.state() {
+    for campfire in ctx.cluster.campfires.state() {
         if campfire.namespace().as_deref() != Some(&namespace) {
             continue;
         }
-        let own = key(campfire.as_ref());
+        let own = ObjectKey::of(campfire.as_ref());
         // Also one that is invalid otherwise.
         let named = source(&campfire).is_ok_and(|source| source.secret() == name);
         if named && !keys.contains(&own) {

@@ -30,7 +30,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::cluster::{Context, of_secret, of_watched_secret};
+use crate::cluster::{of_secret, of_watched_secret};
+use crate::context::Context;
 use crate::health::Gate;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -254,9 +255,9 @@ impl Keeper {
     }
 
     async fn run(mut self) {
-        let secrets = Api::<Secret>::namespaced(self.ctx.client.clone(), &self.ctx.settings.namespace);
+        let secrets = Api::<Secret>::namespaced(self.ctx.cluster.client.clone(), &self.ctx.settings.namespace);
         let mut changes = pin!(watcher::watch_object(secrets.clone(), CA_SECRET).default_backoff());
-        let mut leader = self.ctx.leader.clone();
+        let mut leader = self.ctx.leadership.follow();
         let mut retry = Duration::from_secs(1);
         loop {
             tokio::select! {
@@ -271,7 +272,7 @@ impl Keeper {
             // Nothing here is in a hurry: lifetimes are days.
             retry = Duration::from_mins(10);
             if *leader.borrow()
-                && self.ctx.fence.open()
+                && self.ctx.leadership.may_write()
                 && let Err(error) = self.write(&secrets).await
             {
                 tracing::warn!(error = format!("{error:#}"), "cannot keep Secret {CA_SECRET}; trying again");
@@ -370,9 +371,9 @@ impl Keeper {
 /// While leader: keeps the CA in the webhook's configuration, which the chart makes without one. `known` is opened when it is there for the first
 /// time: from then on the API server asks.
 async fn keep_webhook(ctx: Arc<Context>, mut bundle: watch::Receiver<Arc<Bundle>>, known: Gate) {
-    let configurations = Api::<MutatingWebhookConfiguration>::all(ctx.client.clone());
+    let configurations = Api::<MutatingWebhookConfiguration>::all(ctx.cluster.client.clone());
     let mut changes = pin!(watcher::watch_object(configurations.clone(), WEBHOOK_CONFIGURATION).default_backoff());
-    let mut leader = ctx.leader.clone();
+    let mut leader = ctx.leadership.follow();
     let mut seen = None;
     let mut retry = false;
     loop {
@@ -402,7 +403,7 @@ async fn keep_webhook(ctx: Arc<Context>, mut bundle: watch::Receiver<Arc<Bundle>
             known.open();
             continue;
         };
-        if !(*leader.borrow() && ctx.fence.open()) {
+        if !(*leader.borrow() && ctx.leadership.may_write()) {
             continue;
         }
         match configurations.patch(WEBHOOK_CONFIGURATION, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await {

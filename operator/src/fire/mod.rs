@@ -22,7 +22,7 @@ use tracing::warn;
 
 use self::camper::Camper;
 use self::origin::Seed;
-use crate::cluster::{Context, key};
+use crate::context::Context;
 use crate::state::ObjectKey;
 
 /// How long it is waited before the seed is read again after an error.
@@ -38,7 +38,7 @@ struct Seated {
 
 /// Sits at the fire of each Campfire. Runs while this operator leads; when dropped, all seats are left.
 pub async fn run(ctx: Arc<Context>) {
-    let mut changes = ctx.changes.campfires.subscribe();
+    let mut changes = ctx.cluster.changes.campfires.subscribe();
     let seed = loop {
         match origin::load(&ctx).await {
             Ok(seed) => break seed,
@@ -62,13 +62,9 @@ pub async fn run(ctx: Arc<Context>) {
 
 /// Begins and ends tasks, so that each Campfire that there is has one.
 fn attend(ctx: &Context, seed: &Seed, seated: &mut HashMap<ObjectKey, Seated>) {
-    let campfires: HashMap<ObjectKey, String> = ctx
-        .campfires
-        .state()
-        .iter()
-        .filter(|campfire| campfire.metadata.deletion_timestamp.is_none())
-        .filter_map(|campfire| Some((key(&**campfire), campfire.uid()?)))
-        .collect();
+    let places = ctx.cluster.places();
+    let campfires: HashMap<ObjectKey, String> =
+        places.campfires().iter().filter_map(|campfire| Some((ObjectKey::of(&**campfire), campfire.uid()?))).collect();
     seated.retain(|campfire, seat| campfires.get(campfire) == Some(&seat.uid));
     for (campfire, uid) in campfires {
         if seated.contains_key(&campfire) {

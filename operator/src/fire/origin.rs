@@ -12,7 +12,8 @@ use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use zeroize::Zeroizing;
 
-use crate::cluster::{Context, of_secret};
+use crate::cluster::of_secret;
+use crate::context::Context;
 
 /// What the operator's identities are made from.
 pub(super) struct Seed(Zeroizing<[u8; 32]>);
@@ -27,7 +28,7 @@ impl Seed {
 
 /// Reads the seed, and makes it where there is none.
 pub(super) async fn load(ctx: &Context) -> Result<Seed> {
-    let secrets: Api<Secret> = Api::namespaced(ctx.client.clone(), &ctx.settings.namespace);
+    let secrets: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &ctx.settings.namespace);
     let named = || format!("Secret {}/{}", ctx.settings.namespace, names::ORIGIN_SECRET);
     for _ in 0..2 {
         if let Some(secret) = secrets.get_opt(names::ORIGIN_SECRET).await.map_err(|error| anyhow!(of_secret(&error))).with_context(named)? {

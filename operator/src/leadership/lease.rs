@@ -13,9 +13,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::PostParams;
-use tokio::sync::watch;
 
-use crate::cluster::{Context, stopped};
+use super::Mandate;
+use crate::context::Context;
 
 /// How long a Lease holds without being renewed.
 pub const DURATION: Duration = Duration::from_secs(10);
@@ -50,8 +50,8 @@ impl Seen {
 }
 
 /// Takes part in the election until the operator ends; then releases the Lease.
-pub async fn run(ctx: Arc<Context>, leads: watch::Sender<bool>) {
-    let api: Api<Lease> = Api::namespaced(ctx.client.clone(), &ctx.settings.namespace);
+pub async fn run(ctx: Arc<Context>, mandate: Mandate) {
+    let api: Api<Lease> = Api::namespaced(ctx.cluster.client.clone(), &ctx.settings.namespace);
     let me = ctx.settings.pod_name.clone();
     let mut seen = Seen::default();
     let mut renewed: Option<Instant> = None;
@@ -63,8 +63,7 @@ pub async fn run(ctx: Arc<Context>, leads: watch::Sender<bool>) {
                 // Counted from before the request: whatever it took, the Lease was written after that.
                 renewed = Some(begun);
                 complained = false;
-                ctx.fence.lead_until(begun + DEADLINE);
-                if leads.send_if_modified(|leads| !std::mem::replace(leads, true)) {
+                if mandate.lead_until(begun + DEADLINE) {
                     ctx.metrics.leads(true);
                     tracing::info!(holder = %me, "leads");
                 }
@@ -72,7 +71,7 @@ pub async fn run(ctx: Arc<Context>, leads: watch::Sender<bool>) {
             Ok(Ok(false)) => {
                 complained = false;
                 if renewed.take().is_some() {
-                    resign(&ctx, &leads, "somebody else holds the Lease");
+                    resign(&ctx, &mandate, "somebody else holds the Lease");
                 }
             }
             Ok(Err(error)) => {
@@ -88,25 +87,24 @@ pub async fn run(ctx: Arc<Context>, leads: watch::Sender<bool>) {
         }
         if renewed.is_some_and(|renewed| renewed.elapsed() + LOOK >= DEADLINE) {
             renewed = None;
-            resign(&ctx, &leads, "the Lease could not be renewed in time");
+            resign(&ctx, &mandate, "the Lease could not be renewed in time");
         }
         // After a renewal that failed the next try comes soon.
         let pause = if renewed.is_some() && !complained { RENEW } else { LOOK };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = stopped(&ctx.shutdown) => break,
+            () = ctx.shutdown.told() => break,
         }
     }
     if renewed.is_some() {
-        resign(&ctx, &leads, "the operator ends");
+        resign(&ctx, &mandate, "the operator ends");
         release(&api, &me).await;
     }
 }
 
-fn resign(ctx: &Context, leads: &watch::Sender<bool>, why: &str) {
-    ctx.fence.close();
+fn resign(ctx: &Context, mandate: &Mandate, why: &str) {
+    mandate.resign();
     ctx.metrics.leads(false);
-    leads.send_replace(false);
     tracing::info!(%why, "leads no more");
 }
 

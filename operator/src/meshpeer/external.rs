@@ -10,8 +10,9 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use super::plan::campfire_of;
-use crate::cluster::{Context, cached, of_secret};
+use crate::cluster::{cached, of_secret};
 use crate::conditions::Said;
+use crate::context::Context;
 use crate::state::ObjectKey;
 
 /// How soon it is looked again after a success, and after a failure.
@@ -36,7 +37,7 @@ impl Joined {
 
 /// Writes the join secret if it is not so already.
 pub(super) async fn join(ctx: &Context, key: &ObjectKey) -> Joined {
-    let peer = cached(&ctx.peers, key);
+    let peer = cached(&ctx.cluster.peers, key);
     let version = peer.as_ref().and_then(|peer| ctx.memberships.get(&campfire_of(peer))).map(|membership| membership.server_list_version);
     let said = match peer {
         None => Said::unknown("Gone", ""),
@@ -60,7 +61,7 @@ async fn write(ctx: &Context, peer: &MeshPeer) -> kube::Result<Said> {
     let namespace = peer.namespace().unwrap_or_default();
     let asked = peer.spec.external.as_ref().and_then(|external| external.secret_name.clone());
     let name = asked.unwrap_or_else(|| names::join_secret(&peer.name_any()));
-    let source: Api<Secret> = Api::namespaced(ctx.client.clone(), &campfire.namespace);
+    let source: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &campfire.namespace);
     let source = source.get_opt(&names::join_secret(&campfire.name)).await?;
     // A Secret of the right name that the Campfire does not own is none that the operator wrote.
     let source =
@@ -69,7 +70,7 @@ async fn write(ctx: &Context, peer: &MeshPeer) -> kube::Result<Said> {
         let why = format!("Campfire {campfire} has no join secret yet: its condition Joinable says why");
         return Ok(Said::no("NoExternalEndpoint", why));
     };
-    let target: Api<Secret> = Api::namespaced(ctx.client.clone(), &namespace);
+    let target: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &namespace);
     let data = BTreeMap::from([(names::URI_KEY.to_owned(), uri)]);
     let written = Said::yes("JoinSecretWritten", format!("Secret {name} holds the camp:// URI to join by: whoever has it is a member"));
     let by = PostParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PostParams::default() };

@@ -23,9 +23,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use campfire_api::{MeshPeer, PathName, PeerType};
+use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::EventType;
-use kube::{Api, ResourceExt as _};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -35,9 +35,10 @@ use self::plan::{Action, campfire_of, owned_by, pod_seen};
 use self::queue::Queue;
 use self::remote::{Kin, Remotes};
 use self::status::{ACCEPTED, STALE, condition};
-use crate::cluster::{Context, cached, key};
+use crate::cluster::cached;
+use crate::context::Context;
 use crate::events;
-use crate::state::{ObjectKey, Pod, Sighting, View};
+use crate::state::{ObjectKey, PodId, Sighting, View};
 
 /// How long the cache may take to show what was written.
 const ACT: Duration = Duration::from_secs(10);
@@ -99,9 +100,9 @@ struct Reconciler {
 }
 
 /// Keeps MeshPeers. Runs while this operator leads. `reports`: pods whose report changed.
-pub async fn run(ctx: Arc<Context>, mut reports: mpsc::Receiver<Pod>) {
-    let (mut pods, mut peers) = (ctx.changes.pods.subscribe(), ctx.changes.peers.subscribe());
-    let (mut campfires, mut namespaces) = (ctx.changes.campfires.subscribe(), ctx.changes.namespaces.subscribe());
+pub async fn run(ctx: Arc<Context>, mut reports: mpsc::Receiver<PodId>) {
+    let (mut pods, mut peers) = (ctx.cluster.changes.pods.subscribe(), ctx.cluster.changes.peers.subscribe());
+    let (mut campfires, mut namespaces) = (ctx.cluster.changes.campfires.subscribe(), ctx.cluster.changes.namespaces.subscribe());
     let now = Instant::now();
     let remotes = Remotes::new(ctx.settings.remote_peers_linger);
     let mut reconciler = Reconciler {
@@ -144,9 +145,9 @@ pub async fn run(ctx: Arc<Context>, mut reports: mpsc::Receiver<Pod>) {
 impl Reconciler {
     /// Objects of peers of other clusters that an earlier leader made.
     fn adopt(&mut self, now: Instant) {
-        for peer in self.ctx.peers.state() {
+        for peer in self.ctx.cluster.peers.state() {
             if peer.spec.kind == PeerType::Remote && owned_by(&peer, "Campfire") {
-                self.remotes.adopt(key(&*peer), campfire_of(&peer), now);
+                self.remotes.adopt(ObjectKey::of(&*peer), campfire_of(&peer), now);
             }
         }
     }
@@ -192,7 +193,7 @@ impl Reconciler {
             self.writing.insert(key.clone());
             let ctx = self.ctx.clone();
             self.writes.spawn(async move {
-                let done = if ctx.fence.open() { write(&ctx, &key, action).await } else { Done::Overtaken };
+                let done = if ctx.leadership.may_write() { write(&ctx, &key, action).await } else { Done::Overtaken };
                 (key, done)
             });
         }
@@ -225,9 +226,9 @@ impl Reconciler {
     /// Looks at everything.
     fn sweep(&mut self, now: Instant) {
         self.sweep_at = now + SWEEP;
-        let mut keys: HashSet<ObjectKey> = self.ctx.pods.state().iter().map(|pod| key(&**pod)).collect();
+        let mut keys: HashSet<ObjectKey> = self.ctx.cluster.pods.state().iter().map(|pod| ObjectKey::of(&**pod)).collect();
         let mut paths: HashMap<(ObjectKey, &'static str), i64> = HashMap::new();
-        for peer in self.ctx.peers.state() {
+        for peer in self.ctx.cluster.peers.state() {
             let path = match peer.status.as_ref().and_then(|status| status.path) {
                 Some(PathName::Direct) => "direct",
                 Some(PathName::Relay) => "relay",
@@ -236,13 +237,20 @@ impl Reconciler {
                 None => "unknown",
             };
             *paths.entry((campfire_of(&peer), path)).or_default() += 1;
-            keys.insert(key(&*peer));
+            keys.insert(ObjectKey::of(&*peer));
         }
         self.ctx.metrics.peers(paths.into_iter().map(|((campfire, path), count)| (campfire.namespace, campfire.name, path, count)));
         self.sent.retain(|_, sent| sent.at + ACT > now);
         self.external.retain(|external, _| keys.contains(external));
-        let showing: HashSet<ObjectKey> =
-            self.ctx.campfires.state().iter().map(|campfire| key(&**campfire)).filter(|campfire| self.shows_remotes(campfire)).collect();
+        let showing: HashSet<ObjectKey> = self
+            .ctx
+            .cluster
+            .campfires
+            .state()
+            .iter()
+            .map(|campfire| ObjectKey::of(&**campfire))
+            .filter(|campfire| self.shows_remotes(campfire))
+            .collect();
         keys.extend(self.remotes.sweep(now, |campfire| showing.contains(campfire)));
         self.forget_reports(now);
         // Whoever says to be of this cluster is looked at again.
@@ -256,7 +264,7 @@ impl Reconciler {
     fn forget_reports(&self, now: Instant) {
         let mut gone = Vec::new();
         self.ctx.reports.for_each(|pod, reported| {
-            if reported.at + STALE <= now && cached(&self.ctx.pods, &pod.key).and_then(|seen| seen.uid()).as_ref() != Some(&pod.uid) {
+            if reported.at + STALE <= now && self.ctx.cluster.pod(pod).is_none() {
                 gone.push(pod.clone());
             }
         });
@@ -268,7 +276,7 @@ impl Reconciler {
     /// Looks at the fires whose view changed.
     fn look(&mut self, now: Instant) {
         let mut shown: HashMap<ObjectKey, (Arc<View>, Ours)> = HashMap::new();
-        for campfire in self.ctx.campfires.state().iter().map(|campfire| key(&**campfire)) {
+        for campfire in self.ctx.cluster.campfires.state().iter().map(|campfire| ObjectKey::of(&**campfire)) {
             let view = self.ctx.sightings.get(&campfire);
             let same = self.views.get(&campfire).is_some_and(|held| Arc::ptr_eq(held, &view));
             if same || view.camped == 0 {
@@ -290,7 +298,7 @@ impl Reconciler {
                 ours.reported.insert(reported.report.identity.clone());
             }
         });
-        for peer in self.ctx.peers.state() {
+        for peer in self.ctx.cluster.peers.state() {
             if let Some(declared) = peer.spec.external.as_ref().and_then(|external| external.public_key.clone())
                 && let Some((_, ours)) = shown.get_mut(&campfire_of(&peer))
             {
@@ -315,7 +323,7 @@ impl Reconciler {
                 return Kin::Foreign;
             }
             let named = ObjectKey::new(sighting.namespace.clone(), sighting.name.clone());
-            let pod = cached(&ctx.pods, &named).and_then(|pod| pod_seen(&pod)).filter(|seen| seen.campfire == *campfire);
+            let pod = cached(&ctx.cluster.pods, &named).and_then(|pod| pod_seen(&pod)).filter(|seen| seen.campfire == *campfire);
             // A pod that has reported has another identity: it is not this one.
             if pod.is_some_and(|seen| ctx.reports.get(&seen.pod).is_none()) { Kin::Ours } else { Kin::Claimed }
         };
@@ -326,7 +334,7 @@ impl Reconciler {
 }
 
 async fn write(ctx: &Context, key: &ObjectKey, action: Action) -> Done {
-    let peers: Api<MeshPeer> = Api::namespaced(ctx.client.clone(), &key.namespace);
+    let peers: Api<MeshPeer> = Api::namespaced(ctx.cluster.client.clone(), &key.namespace);
     let sent = |version| Done::Written(Sent { version, at: Instant::now() });
     let begun = Instant::now();
     let result = match action {
@@ -366,7 +374,7 @@ async fn write(ctx: &Context, key: &ObjectKey, action: Action) -> Done {
 /// An event, when a peer was not accepted.
 async fn say_refusal(ctx: &Context, key: &ObjectKey, peer: &MeshPeer) {
     let Some(refused) = condition(peer.status.as_ref(), ACCEPTED).filter(|accepted| accepted.status == "False") else { return };
-    let held = cached(&ctx.peers, key);
+    let held = cached(&ctx.cluster.peers, key);
     let known = condition(held.as_ref().and_then(|peer| peer.status.as_ref()), ACCEPTED).is_some_and(|held| held.reason == refused.reason);
     if !known {
         events::say(ctx, peer, EventType::Warning, &refused.reason, "Accept", &refused.message).await;

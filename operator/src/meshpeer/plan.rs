@@ -14,8 +14,8 @@ use super::status::{self, Heard, STALE};
 use super::{ACT, Reconciler};
 use crate::cluster::cached;
 use crate::conditions::Said;
+use crate::members::{Claim, Unadmitted};
 use crate::state::{self, ObjectKey, Sighting};
-use crate::webhook::members::admits;
 
 /// Changes of a status are gathered for this long.
 pub(super) const DEBOUNCE: Duration = Duration::from_secs(10);
@@ -23,6 +23,9 @@ pub(super) const DEBOUNCE: Duration = Duration::from_secs(10);
 const PROMPT: Duration = Duration::from_millis(300);
 /// The garbage collector deletes the peers of deleted pods: it is given this long.
 const COLLECT: Duration = Duration::from_secs(5);
+
+/// Longest name of a Campfire, bytes: a MeshPeer cannot refer to another.
+const MAX_CAMPFIRE: usize = 40;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -62,18 +65,18 @@ impl Action {
 
 /// A pod as its object says.
 pub(super) struct PodSeen {
-    pub(super) pod: state::Pod,
+    pub(super) pod: state::PodId,
     pub(super) campfire: ObjectKey,
 }
 
 /// The pod of a name, if it has a sidecar and a Campfire.
 pub(super) fn pod_seen(pod: &PartialObjectMeta<Pod>) -> Option<PodSeen> {
-    let (namespace, name) = pod.annotations().get(names::CAMPFIRE_ANNOTATION)?.split_once('/')?;
-    if namespace.is_empty() || namespace.len() > 63 || name.is_empty() || name.len() > 40 {
+    let campfire = Claim::of(&pod.metadata)?.campfire;
+    if campfire.name.len() > MAX_CAMPFIRE {
         return None;
     }
     let key = ObjectKey::new(pod.namespace()?, pod.name_any());
-    Some(PodSeen { pod: state::Pod { key, uid: pod.uid()? }, campfire: ObjectKey::new(namespace, name) })
+    Some(PodSeen { pod: state::PodId { key, uid: pod.uid()? }, campfire })
 }
 
 /// The Campfire that a MeshPeer names.
@@ -91,7 +94,7 @@ pub(super) fn owned_by(peer: &MeshPeer, kind: &str) -> bool {
 impl Reconciler {
     /// What a MeshPeer needs now.
     pub(super) fn examine(&self, key: &ObjectKey, now: Instant) -> Option<Action> {
-        let peer = cached(&self.ctx.peers, key);
+        let peer = cached(&self.ctx.cluster.peers, key);
         let peer = peer.as_deref();
         if self.sent.get(key).is_some_and(|sent| !sent.settled(peer) && sent.at + ACT > now) {
             // The cache does not show what was written: its change brings us back here.
@@ -100,7 +103,7 @@ impl Reconciler {
         if peer.is_some_and(|peer| peer.metadata.deletion_timestamp.is_some()) {
             return None;
         }
-        if let Some(seen) = cached(&self.ctx.pods, key).and_then(|pod| pod_seen(&pod)) {
+        if let Some(seen) = cached(&self.ctx.cluster.pods, key).and_then(|pod| pod_seen(&pod)) {
             return self.pod(peer, &seen, now);
         }
         let Some(peer) = peer else { return self.new_remote(key) };
@@ -142,7 +145,7 @@ impl Reconciler {
 
     fn new_remote(&self, key: &ObjectKey) -> Option<Action> {
         let remote = self.remotes.get(key).filter(|remote| remote.present())?;
-        let campfire = cached(&self.ctx.campfires, &remote.campfire)?;
+        let campfire = cached(&self.ctx.cluster.campfires, &remote.campfire)?;
         let owner = campfire.controller_owner_ref(&())?;
         let campfire_ref = CampfireRef { namespace: None, name: remote.campfire.name.clone() };
         let spec = MeshPeerSpec { kind: PeerType::Remote, campfire_ref, pod_ref: None, external: None };
@@ -165,7 +168,7 @@ impl Reconciler {
     fn external(&self, peer: &MeshPeer, key: &ObjectKey, now: Instant) -> Option<Action> {
         let campfire = campfire_of(peer);
         let mut accepted = self.accepted(&campfire, &key.namespace);
-        if accepted.is_true() && !self.ctx.settings.serves(&key.namespace) {
+        if accepted.is_true() && !self.ctx.settings.served.holds(&key.namespace) {
             accepted = Said::no(
                 "NamespaceNotServed",
                 "the operator may write Secrets only where Campfires are served: make this object in the Campfire's namespace, or add this one to campfireNamespaces of the chart",
@@ -194,34 +197,40 @@ impl Reconciler {
 
     /// Whether a peer of this namespace may sit at the Campfire.
     fn accepted(&self, campfire: &ObjectKey, namespace: &str) -> Said {
-        let Some(found) = cached(&self.ctx.campfires, campfire) else {
-            let served = if self.ctx.settings.serves(&campfire.namespace) {
-                "make it, or name another one (a pod by annotation campfire.network/campfire, an External in spec.campfireRef) and make this anew"
-            } else {
-                "the operator serves no Campfires of this namespace: add it to campfireNamespaces of the chart"
-            };
-            return Said::no("CampfireNotFound", format!("there is no Campfire {campfire}: {served}"));
-        };
-        let labels = cached(&self.ctx.namespaces, &ObjectKey::new("", namespace)).map(|namespace| namespace.labels().clone());
-        if admits(&found, namespace, &labels.unwrap_or_default()) {
-            return Said::yes("Accepted", "");
+        match self.ctx.cluster.admit(campfire, namespace) {
+            Ok(_) => Said::yes("Accepted", ""),
+            Err(Unadmitted::NotFound) => Said::no(
+                "CampfireNotFound",
+                format!(
+                    "there is no Campfire {campfire}: make it, or name another one (a pod by annotation campfire.network/campfire, an External in \
+                     spec.campfireRef) and make this anew"
+                ),
+            ),
+            Err(Unadmitted::NotServed) => Said::no(
+                "CampfireNotFound",
+                format!(
+                    "there is no Campfire {campfire}: the operator serves no Campfires of this namespace: add it to campfireNamespaces of the chart"
+                ),
+            ),
+            Err(Unadmitted::NotAdmitted) => Said::no(
+                "NamespaceNotAdmitted",
+                format!(
+                    "Campfire {campfire} does not admit namespace {namespace}: change its spec.members.namespaces or the namespace's labels"
+                ),
+            ),
         }
-        let why = format!(
-            "Campfire {campfire} does not admit namespace {namespace}: change its spec.members.namespaces or the namespace's labels"
-        );
-        Said::no("NamespaceNotAdmitted", why)
     }
 
     /// How this cluster is called at a fire.
     pub(super) fn cluster(&self, campfire: &ObjectKey) -> String {
         let told = self.ctx.memberships.get(campfire).map(|membership| membership.cluster.clone());
-        let asked = || cached(&self.ctx.campfires, campfire).and_then(|campfire| campfire.spec.cluster_name.clone());
+        let asked = || cached(&self.ctx.cluster.campfires, campfire).and_then(|campfire| campfire.spec.cluster_name.clone());
         told.or_else(asked).unwrap_or_else(|| self.ctx.settings.cluster_name.clone())
     }
 
     /// Whether peers of other clusters are shown as objects.
     pub(super) fn shows_remotes(&self, campfire: &ObjectKey) -> bool {
-        cached(&self.ctx.campfires, campfire)
+        cached(&self.ctx.cluster.campfires, campfire)
             .is_some_and(|campfire| campfire.metadata.deletion_timestamp.is_none() && campfire.spec.remote_peers == RemotePeers::Objects)
     }
 }
@@ -240,7 +249,7 @@ fn delete(peer: &MeshPeer, in_time: bool) -> Option<Action> {
 }
 
 fn pod_peer(seen: &PodSeen) -> MeshPeer {
-    let state::Pod { key, uid } = &seen.pod;
+    let state::PodId { key, uid } = &seen.pod;
     let owner = OwnerReference {
         api_version: "v1".into(),
         kind: "Pod".into(),

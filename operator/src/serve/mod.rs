@@ -8,10 +8,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -70,6 +72,15 @@ impl Wire {
 enum Layer {
     Plain,
     Tls(Arc<ServerConfig>),
+}
+
+/// Listens on a port, on IPv6 and IPv4, or on IPv4 alone where there is no IPv6.
+pub async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await,
+        bound => bound,
+    }
+    .with_context(|| format!("port {port} cannot be listened on: is another operator running on this machine?"))
 }
 
 /// Serves until `stop`, then lets what is under way end.

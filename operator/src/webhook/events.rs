@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::inject::Reason;
 use crate::bounds::{Bucket, Recent};
-use crate::cluster::Context;
+use crate::context::Context;
 use crate::events::say_of;
 
 /// The same about the same owner is said once in this time.

@@ -13,22 +13,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::containers::{Defaults, Settings, Startup, agent_url, containers, hash, volumes};
-use super::members::admits;
+use crate::members::{NamespaceMeta, NoPlace, Places, Unadmitted};
 use crate::state::ObjectKey;
 
 /// Label of a namespace by which PodSecurity admission refuses pods.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
-
-/// Labels and annotations of a pod's namespace.
-#[derive(Clone, Debug, Default)]
-pub struct Namespace {
-    /// Its name.
-    pub name: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Its annotations.
-    pub annotations: BTreeMap<String, String>,
-}
 
 /// One operation of a JSON patch (RFC 6902).
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -102,15 +91,8 @@ fn skip(reason: Reason, message: impl Into<String>) -> Decision {
     Decision::Skip { reason, message: message.into() }
 }
 
-/// Decides on a pod that is being made. `campfires` are all there are; `ca` is the operator's bundle, PEM; empty: the operator has just
-/// started and knows nothing yet.
-pub fn decide<'a>(
-    pod: &Pod,
-    namespace: &Namespace,
-    campfires: impl IntoIterator<Item = &'a Campfire>,
-    defaults: &Defaults,
-    ca: &str,
-) -> Decision {
+/// Decides on a pod that is being made. `ca` is the operator's bundle, PEM; empty: the operator has just started and knows nothing yet.
+pub fn decide(pod: &Pod, namespace: &NamespaceMeta, places: &Places, defaults: &Defaults, ca: &str) -> Decision {
     let asked = |labels: &BTreeMap<String, String>| match labels.get(INJECT_LABEL).map(String::as_str) {
         Some(ENABLED) => Some(true),
         Some(DISABLED) => Some(false),
@@ -128,7 +110,7 @@ pub fn decide<'a>(
     if ca.is_empty() {
         return skip(Reason::OperatorStarting, "the operator has just started: delete the pod, so that it is made anew");
     }
-    let campfire = match choose(pod, namespace, campfires) {
+    let campfire = match choose(pod, namespace, places) {
         Ok(campfire) => campfire,
         Err((reason, message)) => return skip(reason, message),
     };
@@ -186,63 +168,29 @@ fn volumes_of(pod: &Pod) -> &[Volume] {
 }
 
 /// The Campfire of a pod: the one that it or its namespace names, else the only one that admits the namespace.
-fn choose<'a>(
-    pod: &Pod,
-    namespace: &Namespace,
-    campfires: impl IntoIterator<Item = &'a Campfire>,
-) -> Result<&'a Campfire, (Reason, String)> {
+fn choose<'a>(pod: &Pod, namespace: &NamespaceMeta, places: &'a Places) -> Result<&'a Campfire, (Reason, String)> {
     let named = pod.annotations().get(CAMPFIRE_ANNOTATION).or_else(|| namespace.annotations.get(CAMPFIRE_ANNOTATION));
-    let admitted = |campfire: &Campfire| admits(campfire, &namespace.name, &namespace.labels);
-    if let Some(text) = named {
-        let key = parse(text, &namespace.name).ok_or_else(|| {
+    places.choose(named.map(String::as_str), namespace).map_err(|why| match why {
+        NoPlace::Unreadable => {
             (Reason::InvalidAnnotation, format!("annotation {CAMPFIRE_ANNOTATION} is no [namespace/]name of a Campfire: correct it"))
-        })?;
-        let found = campfires.into_iter().find(|campfire| key_of(campfire) == key);
-        let found = found.ok_or_else(|| {
-            (
-                Reason::CampfireNotFound,
-                format!("there is no Campfire {key}: correct annotation {CAMPFIRE_ANNOTATION}, or create it and make the pod anew"),
-            )
-        })?;
-        if !admitted(found) {
-            return Err((
-                Reason::NamespaceNotAdmitted,
-                format!("Campfire {key} does not admit namespace {}: see its spec.members.namespaces", namespace.name),
-            ));
         }
-        return Ok(found);
-    }
-    let mut found = campfires.into_iter().filter(|campfire| admitted(campfire));
-    match (found.next(), found.next()) {
-        (Some(only), None) => Ok(only),
-        (None, _) => Err((
+        NoPlace::At(key, Unadmitted::NotFound | Unadmitted::NotServed) => (
+            Reason::CampfireNotFound,
+            format!("there is no Campfire {key}: correct annotation {CAMPFIRE_ANNOTATION}, or create it and make the pod anew"),
+        ),
+        NoPlace::At(key, Unadmitted::NotAdmitted) => (
+            Reason::NamespaceNotAdmitted,
+            format!("Campfire {key} does not admit namespace {}: see its spec.members.namespaces", namespace.name),
+        ),
+        NoPlace::Nowhere => (
             Reason::NoCampfire,
             format!("no Campfire admits namespace {}: create one, or see spec.members.namespaces of those there are", namespace.name),
-        )),
-        (Some(one), Some(other)) => {
-            let (one, other) = (key_of(one), key_of(other));
-            Err((
-                Reason::AmbiguousCampfire,
-                format!(
-                    "several Campfires admit namespace {} ({one}, {other}): name one in annotation {CAMPFIRE_ANNOTATION}",
-                    namespace.name
-                ),
-            ))
-        }
-    }
-}
-
-/// `[namespace/]name`, within the bounds of names.
-pub fn parse(text: &str, namespace: &str) -> Option<ObjectKey> {
-    let (namespace, name) = text.trim().split_once('/').unwrap_or((namespace, text.trim()));
-    let plain = |part: &str| {
-        !part.is_empty() && part.len() <= 63 && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    };
-    (plain(namespace) && plain(name)).then(|| ObjectKey::new(namespace, name))
-}
-
-fn key_of(campfire: &Campfire) -> ObjectKey {
-    ObjectKey::new(campfire.namespace().unwrap_or_default(), campfire.name_any())
+        ),
+        NoPlace::Anywhere(one, other) => (
+            Reason::AmbiguousCampfire,
+            format!("several Campfires admit namespace {} ({one}, {other}): name one in annotation {CAMPFIRE_ANNOTATION}", namespace.name),
+        ),
+    })
 }
 
 /// The sidecar's settings: the pod's annotations, else the Campfire's, else the chart's. What can't be read is left out, with a
@@ -316,7 +264,7 @@ fn seconds(text: &str) -> Option<u32> {
 
 /// The operations that make the pod what it should be; none if it is.
 fn patch(pod: &Pod, campfire: &Campfire, settings: &Settings, ca: &str, warnings: Vec<String>) -> Decision {
-    let campfire = key_of(campfire);
+    let campfire = ObjectKey::of(campfire);
     let wanted = containers(settings);
     let hash = hash(&campfire, settings);
     let annotations =

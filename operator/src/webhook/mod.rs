@@ -4,7 +4,6 @@
 pub mod containers;
 mod events;
 pub mod inject;
-pub mod members;
 #[cfg(test)]
 mod red_tests;
 pub mod review;
@@ -17,13 +16,12 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use campfire_api::Campfire;
 use campfire_api::names::INJECT_PATH;
 use hyper::body::{Body, Bytes};
 use hyper::{Method, Request, StatusCode};
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
+use kube::Api;
 use kube::core::PartialObjectMeta;
-use kube::{Api, ResourceExt};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -32,12 +30,12 @@ use tokio::sync::watch;
 
 use self::containers::Defaults;
 use self::events::Events;
-use self::inject::{Decision, Namespace, Reason, decide};
+use self::inject::{Decision, Reason, decide};
 use crate::certs::Bundle;
-use crate::cluster::{Context, cached, stopped};
+use crate::context::Context;
+use crate::members::NamespaceMeta;
 use crate::serve::message::{self, Answer, Refusal};
 use crate::serve::{self, Limits, Wire};
-use crate::state::ObjectKey;
 
 /// Largest AdmissionReview, bytes: etcd takes objects of 1.5 MiB.
 const MAX_REVIEW: usize = 3 * 1024 * 1024;
@@ -62,7 +60,7 @@ pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, liste
     let webhook = Arc::new(Webhook::new(ctx.clone(), certs.clone()));
     // When this pod is to end the API server hears of it a little later; who asks until then still gets an answer.
     let stop = async move {
-        stopped(&ctx.shutdown).await;
+        ctx.shutdown.told().await;
         tokio::time::sleep(PATIENCE).await;
     };
     serve::serve(listener, Wire::Tls(certs), LIMITS, stop, move |_, request| {
@@ -132,14 +130,10 @@ impl Webhook {
         let Some(pod) = &asked.pod else {
             return Ok(message::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &[], &[]))));
         };
-        let synced = tokio::time::timeout(SYNC, self.ctx.synced()).await.is_ok();
+        let synced = tokio::time::timeout(SYNC, self.ctx.cluster.synced()).await.is_ok();
         let namespace = self.namespace(&asked.namespace).await;
-        let campfires = self.ctx.campfires.state();
-        let served = |found: &&Campfire| {
-            found.metadata.deletion_timestamp.is_none() && self.ctx.settings.serves(&found.namespace().unwrap_or_default())
-        };
         let pem = if synced { self.certs.borrow().pem.clone() } else { String::new() };
-        let decision = decide(pod, &namespace, campfires.iter().map(Arc::as_ref).filter(served), &self.defaults, &pem);
+        let decision = decide(pod, &namespace, &self.ctx.cluster.places(), &self.defaults, &pem);
         let result = match &decision {
             Decision::Patch { .. } => "Injected".to_owned(),
             Decision::Skip { reason, .. } => format!("{reason:?}"),
@@ -163,21 +157,15 @@ impl Webhook {
     }
 
     /// A namespace that was made this very moment may not have been seen yet: then it is asked for.
-    async fn namespace(&self, name: &str) -> Namespace {
-        let found = match cached(&self.ctx.namespaces, &ObjectKey::new("", name)) {
-            Some(found) => Some(found.metadata.clone()),
-            None => self.ask(name).await,
-        };
-        let metadata = found.unwrap_or_default();
-        Namespace {
-            name: name.to_owned(),
-            labels: metadata.labels.unwrap_or_default(),
-            annotations: metadata.annotations.unwrap_or_default(),
+    async fn namespace(&self, name: &str) -> NamespaceMeta {
+        match self.ctx.cluster.namespace(name) {
+            Some(found) => found,
+            None => NamespaceMeta::new(name, self.ask(name).await.unwrap_or_default()),
         }
     }
 
     async fn ask(&self, name: &str) -> Option<kube::core::ObjectMeta> {
-        let namespaces = Api::<KubeNamespace>::all(self.ctx.client.clone());
+        let namespaces = Api::<KubeNamespace>::all(self.ctx.cluster.client.clone());
         let asked = tokio::time::timeout(Duration::from_secs(1), namespaces.get_metadata_opt(name)).await;
         asked.ok()?.ok()?.map(|found: PartialObjectMeta<KubeNamespace>| found.metadata)
     }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::certs::Bundle;
-use crate::cluster::Context;
+use crate::context::Context;
 use crate::serve::tls::connect;
 
 /// For how long it is tried. Then the operator goes on without: a mesh is kept whether pods can be added to it or not.
@@ -26,7 +26,7 @@ const ELSEWHERE: Duration = Duration::from_secs(1);
 
 /// Waits until the webhook's Service leads to a webhook, at most [`PATIENCE`]. Returns at once where no configuration asks for one.
 pub async fn laid(ctx: &Context, certs: &watch::Receiver<Arc<Bundle>>) {
-    let configurations = Api::<MutatingWebhookConfiguration>::all(ctx.client.clone());
+    let configurations = Api::<MutatingWebhookConfiguration>::all(ctx.cluster.client.clone());
     if matches!(configurations.get_metadata_opt(WEBHOOK_CONFIGURATION).await, Ok(None)) {
         return;
     }

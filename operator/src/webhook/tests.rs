@@ -2,6 +2,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use campfire_api::Campfire;
 use campfire_api::names::*;
@@ -10,9 +11,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::containers::Defaults;
-use super::inject::{Decision, Namespace, Op, Reason, decide, parse};
-use super::members::admits;
-use super::review;
+use super::inject::{Decision, Op, Reason};
+use super::{inject, review};
+use crate::members::{NamespaceMeta, Places, Served};
 
 const CA: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
@@ -106,7 +107,7 @@ fn the_label_of_the_pod_wins_over_the_namespaces() {
     let unlabelled = labelled_pod(&[]);
     let on = labelled("shop", &[(INJECT_LABEL, ENABLED)]);
     let off = labelled("shop", &[(INJECT_LABEL, DISABLED)]);
-    let reason = |pod: &Pod, namespace: &Namespace| reason(decide(pod, namespace, &campfires, &defaults(), CA));
+    let reason = |pod: &Pod, namespace: &NamespaceMeta| reason(decide(pod, namespace, &campfires, &defaults(), CA));
     assert_eq!(reason(&unlabelled, &namespace("shop")), Some(Reason::NotAsked));
     assert_eq!(reason(&unlabelled, &on), None);
     assert_eq!(reason(&labelled_pod(&[(INJECT_LABEL, DISABLED)]), &on), Some(Reason::NotAsked));
@@ -121,7 +122,7 @@ fn each_reason_to_leave_a_pod_alone_is_said_with_what_to_do() {
     let restricted = labelled("shop", &[("pod-security.kubernetes.io/enforce", "restricted")]);
     let baseline = labelled("shop", &[("pod-security.kubernetes.io/enforce", "baseline")]);
     let shop = namespace("shop");
-    let cases: Vec<(Pod, Namespace, Vec<Campfire>, Reason, &str)> = vec![
+    let cases: Vec<(Pod, NamespaceMeta, Vec<Campfire>, Reason, &str)> = vec![
         (
             pod(json!({})),
             namespace("kube-system"),
@@ -249,31 +250,6 @@ fn a_setting_that_cannot_be_read_is_warned_of_and_the_default_holds() {
         warnings.iter().any(|warning| warning.contains("mtu is not known and was ignored; there are startup-policy, ")),
         "{warnings:?}"
     );
-}
-
-#[test]
-fn namespaces_are_admitted_by_name_selector_or_all() {
-    let of = |members: Value| campfire("shop", "home", json!({ "members": { "namespaces": members } }));
-    let team = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
-    let none = BTreeMap::new();
-    assert!(admits(&of(json!({})), "shop", &none));
-    assert!(!admits(&of(json!({})), "other", &team));
-    assert!(admits(&of(json!({ "from": "All" })), "other", &none));
-    let selector = of(json!({ "from": "Selector", "selector": { "matchLabels": { "team": "a" } } }));
-    assert!(admits(&selector, "other", &team));
-    assert!(!admits(&selector, "shop", &none), "not even its own, unless selected");
-    let broken = of(json!({ "from": "Selector", "selector": { "matchExpressions": [{ "key": "team", "operator": "Near" }] } }));
-    assert!(!admits(&broken, "other", &team));
-    assert!(!admits(&of(json!({ "from": "Selector" })), "shop", &team));
-}
-
-#[test]
-fn names_of_campfires_are_read_within_their_bounds() {
-    assert_eq!(parse("home", "shop").unwrap().to_string(), "shop/home");
-    assert_eq!(parse(" infra/home ", "shop").unwrap().to_string(), "infra/home");
-    for wrong in ["", "/", "a/", "/a", "a/b/c", "A", "a b", "ä", &"a".repeat(64)] {
-        assert_eq!(parse(wrong, "shop"), None, "{wrong}");
-    }
 }
 
 #[test]
@@ -406,6 +382,12 @@ fn any_json() -> impl Strategy<Value = Value> {
     prop_oneof![tree, near]
 }
 
+/// With these Campfires, all of which are served.
+fn decide(pod: &Pod, namespace: &NamespaceMeta, campfires: &[Campfire], defaults: &Defaults, ca: &str) -> Decision {
+    let places = Places::new(campfires.iter().cloned().map(Arc::new).collect(), &Served::default());
+    inject::decide(pod, namespace, &places, defaults, ca)
+}
+
 fn defaults() -> Defaults {
     Defaults {
         operator_namespace: "campfire-system".into(),
@@ -422,12 +404,12 @@ fn campfire(namespace: &str, name: &str, spec: Value) -> Campfire {
     .unwrap()
 }
 
-fn namespace(name: &str) -> Namespace {
+fn namespace(name: &str) -> NamespaceMeta {
     labelled(name, &[])
 }
 
-fn labelled(name: &str, labels: &[(&str, &str)]) -> Namespace {
-    Namespace { name: name.into(), labels: map(labels), annotations: BTreeMap::new() }
+fn labelled(name: &str, labels: &[(&str, &str)]) -> NamespaceMeta {
+    NamespaceMeta { name: name.into(), labels: map(labels), annotations: BTreeMap::new() }
 }
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -481,7 +463,7 @@ fn reason(decision: Decision) -> Option<Reason> {
 }
 
 /// The pod after the patch, and the warnings.
-fn injected(pod: &Pod, namespace: &Namespace, campfires: &[Campfire]) -> (Value, Vec<String>) {
+fn injected(pod: &Pod, namespace: &NamespaceMeta, campfires: &[Campfire]) -> (Value, Vec<String>) {
     match decide(pod, namespace, campfires, &defaults(), CA) {
         Decision::Patch { ops, warnings, .. } => {
             let mut after = serde_json::to_value(pod).unwrap();
@@ -541,7 +523,7 @@ fn red_10_a_campfire_of_another_namespace_brings_its_image_as_root_or_turns_the_
         resources: json!({}),
     };
     let made: Pod = pod(json!({}));
-    let decision = decide(&made, &namespace("shop"), [&main, &games], &defaults, CA);
+    let decision = decide(&made, &namespace("shop"), &[main, games], &defaults, CA);
     println!("{decision:?}");
     assert!(matches!(decision, Decision::Skip { reason: Reason::AmbiguousCampfire, .. }));
 }

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use campfire_api::{Campfire, MeshPeer};
-use campfire_operator::cluster::{Context, Settings};
+use campfire_operator::context::{Context, Shutdown};
+use campfire_operator::leadership::{Leadership, Mandate};
+use campfire_operator::members::Served;
 use campfire_operator::metrics::Metrics;
+use campfire_operator::settings::OperatorSettings;
 use campfire_operator::state::{ObjectKey, Reports};
 use campfire_operator::{campfire, meshpeer};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -21,31 +24,31 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 pub struct Operator {
     pub ctx: Arc<Context>,
     tasks: Vec<JoinHandle<()>>,
-    _leader: watch::Sender<bool>,
+    _mandate: Mandate,
     _shutdown: watch::Sender<bool>,
 }
 
 impl Operator {
     /// As leader, for Campfires of these namespaces; all, if none is given.
     pub async fn start(client: &Client, namespaces: &[&str]) -> Self {
-        let (leader, leading) = watch::channel(true);
-        let (shutdown, stop) = watch::channel(false);
+        let (mandate, leadership) = Leadership::new();
+        let (shutdown, stop) = Shutdown::new();
+        mandate.lead_until(Instant::now() + Duration::from_hours(1));
         let (reports, queue) = Reports::new();
-        let settings = Settings {
+        let settings = OperatorSettings {
             namespace: "campfire-system".into(),
             pod_name: "campfire-0".into(),
             sidecar_image: "campfire:0".into(),
             turn_image: "campfire-turn:0".into(),
             image_pull_policy: "IfNotPresent".into(),
             cluster_name: "berlin".into(),
-            campfire_namespaces: namespaces.iter().map(|name| (*name).to_owned()).collect(),
-            ..Settings::default()
+            served: Served::new(namespaces.iter().copied()),
+            ..OperatorSettings::default()
         };
-        let ctx = Arc::new(Context::start(client.clone(), settings, Arc::new(Metrics::default()), reports, leading, stop));
-        ctx.fence.lead_until(Instant::now() + Duration::from_hours(1));
-        ctx.synced().await;
+        let ctx = Arc::new(Context::start(client.clone(), settings, Arc::new(Metrics::default()), reports, leadership, stop));
+        ctx.cluster.synced().await;
         let tasks = vec![tokio::spawn(campfire::run(ctx.clone())), tokio::spawn(meshpeer::run(ctx.clone(), queue))];
-        Self { ctx, tasks, _leader: leader, _shutdown: shutdown }
+        Self { ctx, tasks, _mandate: mandate, _shutdown: shutdown }
     }
 
     /// What members of a Campfire in the namespace `default` are told.
