@@ -1,25 +1,79 @@
 //! Events: what `kubectl describe` shows under an object.
 
+use campfire_api::conditions::{Reason, SkipReason};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use kube::runtime::events::{Event, EventType};
 
-use crate::context::Context;
+use crate::cluster::Cluster;
 
 /// Longest note, bytes.
 const MAX_NOTE: usize = 1000;
 
+/// What an event tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// The API refuses something again and again.
+    ReconcileFailed,
+    /// Somebody put another key into the Secret.
+    KeyChanged,
+    /// A pod was made while no webhook answered.
+    SidecarMissed,
+    /// A Campfire is Ready now, or no more.
+    Turned(Reason),
+    /// A MeshPeer was not accepted.
+    NotAccepted(Reason),
+    /// A pod gets no sidecar.
+    Skipped(SkipReason),
+}
+
+impl Happened {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::ReconcileFailed => "ReconcileFailed",
+            Self::KeyChanged => "KeyChanged",
+            Self::SidecarMissed => "SidecarMissed",
+            Self::Turned(reason) | Self::NotAccepted(reason) => reason.name(),
+            Self::Skipped(reason) => reason.name(),
+        }
+    }
+
+    /// What the operator was doing.
+    fn action(self) -> &'static str {
+        match self {
+            Self::ReconcileFailed | Self::Turned(_) => "Reconcile",
+            Self::KeyChanged => "ReadKey",
+            Self::SidecarMissed | Self::Skipped(_) => "Inject",
+            Self::NotAccepted(_) => "Accept",
+        }
+    }
+
+    fn kind(self) -> EventType {
+        match self {
+            Self::Turned(Reason::Ready) => EventType::Normal,
+            Self::ReconcileFailed | Self::KeyChanged | Self::SidecarMissed | Self::Turned(_) | Self::NotAccepted(_) | Self::Skipped(_) => {
+                EventType::Warning
+            }
+        }
+    }
+}
+
 /// Says what happened to an object. Whether that works changes nothing: it is logged at most.
-pub async fn say<K: Resource<DynamicType = ()>>(ctx: &Context, object: &K, kind: EventType, reason: &str, action: &str, note: &str) {
-    say_of(ctx, &object.object_ref(&()), kind, reason, action, note).await;
+pub async fn say<K: Resource<DynamicType = ()>>(cluster: &Cluster, object: &K, happened: Happened, note: &str) {
+    say_of(cluster, &object.object_ref(&()), happened, note).await;
 }
 
 /// The same for an object that is known by reference.
-pub async fn say_of(ctx: &Context, object: &ObjectReference, kind: EventType, reason: &str, action: &str, note: &str) {
-    let event =
-        Event { type_: kind, reason: reason.into(), note: Some(clip(note, MAX_NOTE).into()), action: action.into(), secondary: None };
-    if let Err(error) = ctx.cluster.recorder.publish(&event, object).await {
-        tracing::debug!(%reason, %error, "an event was not taken");
+pub async fn say_of(cluster: &Cluster, object: &ObjectReference, happened: Happened, note: &str) {
+    let event = Event {
+        type_: happened.kind(),
+        reason: happened.reason().into(),
+        note: Some(clip(note, MAX_NOTE).into()),
+        action: happened.action().into(),
+        secondary: None,
+    };
+    if let Err(error) = cluster.recorder.publish(&event, object).await {
+        tracing::debug!(reason = event.reason, %error, "an event was not taken");
     }
 }
 

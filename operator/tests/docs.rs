@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use campfire_api::conditions::{CAMPFIRE, MESH_PEER, NOT_DIRECT};
+use campfire_api::conditions::{CAMPFIRE, MESH_PEER, NOT_DIRECT, Reason, SkipReason};
 use serde_json::Value;
 
 #[test]
@@ -33,8 +33,8 @@ fn every_field_of_the_api_is_explained() {
 
 #[test]
 fn every_reason_for_which_a_pod_gets_no_sidecar_has_a_remedy() {
-    let source = read("operator/src/webhook/inject.rs");
-    let reasons: BTreeSet<String> = variants(&source, "pub enum Reason {").into_iter().filter(|reason| reason != "NotAsked").collect();
+    let reasons = SkipReason::ALL.iter().filter(|reason| **reason != SkipReason::NotAsked).map(|reason| reason.name().to_owned());
+    let reasons: BTreeSet<String> = reasons.collect();
     assert!(reasons.len() > 8, "{reasons:?}");
     let text = read("docs/kubernetes.md");
     let explained: BTreeSet<String> = table(part(&text, "### Why a pod got no sidecar")).iter().flat_map(|row| quoted(&row[0])).collect();
@@ -48,13 +48,14 @@ fn the_reasons_of_the_code_are_those_of_the_api() {
         let source = std::fs::read_to_string(&file).unwrap();
         // Up to the tests in it.
         let source = source.split("\nmod tests {").next().unwrap_or_default();
-        for before in ["Said::yes(", "Said::no(", "Said::unknown(", "no_key(", "invalid(", "NoKey { reason: "] {
-            let literals = source.split(before).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
-            found.extend(literals.map(str::to_owned));
-        }
+        // Not a `SkipReason`.
+        let named =
+            source.split(|letter: char| !letter.is_alphanumeric() && letter != ':').filter_map(|word| word.strip_prefix("Reason::"));
+        found.extend(named.filter(|name| *name != "named").map(str::to_owned));
     }
-    let known: BTreeSet<String> = CAMPFIRE.iter().chain(MESH_PEER).map(|row| row.reason.to_owned()).collect();
+    let known: BTreeSet<String> = CAMPFIRE.iter().chain(MESH_PEER).map(|row| row.reason.to_string()).collect();
     assert_eq!(found, known, "operator/api/src/conditions.rs has those of the code");
+    assert_eq!(Reason::ALL.iter().map(ToString::to_string).collect::<BTreeSet<_>>(), known, "and says what each means");
     let paths = variants(&read("crates/mesh/src/io.rs"), "pub enum WhyNotDirect {");
     assert_eq!(NOT_DIRECT.iter().map(|(reason, _)| (*reason).to_owned()).collect::<BTreeSet<_>>(), paths);
 }
@@ -78,7 +79,7 @@ fn every_condition_and_reason_has_a_remedy_and_no_other_is_spoken_of() {
                 assert!(!row[3].is_empty() || row[2].starts_with("true") || reason == "Gone", "{reason} has no remedy");
             }
         }
-        let known: BTreeSet<(String, String)> = reasons.iter().map(|row| (row.condition.to_owned(), row.reason.to_owned())).collect();
+        let known: BTreeSet<(String, String)> = reasons.iter().map(|row| (row.condition.to_string(), row.reason.to_string())).collect();
         // A condition that is true and says no more than its name.
         let plain: BTreeSet<_> = known.iter().filter(|(condition, reason)| condition == reason).cloned().collect();
         assert_eq!(explained, known.difference(&plain).cloned().collect(), "{heading}");
@@ -90,12 +91,9 @@ fn every_condition_and_reason_has_a_remedy_and_no_other_is_spoken_of() {
 
 #[test]
 fn every_event_is_explained() {
-    let mut events = BTreeSet::new();
-    for file in sources(&root().join("operator/src")) {
-        let source = std::fs::read_to_string(&file).unwrap();
-        let named = source.split("EventType::Warning, \"").skip(1).filter_map(|rest| rest.split('"').next());
-        events.extend(named.map(str::to_owned));
-    }
+    // Those with a field are reasons of conditions, and why a pod gets no sidecar.
+    let happened = variants(&read("operator/src/events.rs"), "pub enum Happened {");
+    let events: BTreeSet<String> = happened.into_iter().filter(|event| !event.contains('(')).collect();
     assert!(events.len() > 1, "{events:?}");
     let text = read("docs/kubernetes.md");
     for event in events {

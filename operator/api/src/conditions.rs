@@ -1,97 +1,321 @@
-//! What the conditions of the resources say: types, reasons and what each means. What to do about it stands in docs/kubernetes.md.
+//! What is said by name: types and reasons of the resources' conditions, and why a pod gets no sidecar. Each name is a value; its text is made
+//! here and nowhere else. What to do about each stands in docs/kubernetes.md.
 
-/// One reason of a condition.
+use std::fmt;
+
+/// An enum whose variants are known by their names.
+macro_rules! named {
+    ($(#[$about:meta])* pub enum $type:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $type { $($(#[$doc])* $name,)* }
+
+        impl $type {
+            /// All there are.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The name, as the API has it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// That of a name; `None`: it is another version's, or somebody else's.
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.name() == name)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+named! {
+    /// What a condition says.
+    pub enum Truth {
+        /// It is so.
+        True,
+        /// It is not so.
+        False,
+        /// It is not known.
+        Unknown,
+    }
+}
+
+named! {
+    /// Types of conditions. [`CAMPFIRE`] and [`MESH_PEER`] say which has which.
+    pub enum ConditionType {
+        /// The object is understood, and may be.
+        Accepted,
+        /// There is a key.
+        KeyReady,
+        /// There are servers to meet on.
+        TurnAvailable,
+        /// Another cluster may join.
+        Joinable,
+        /// Where a rotation stands.
+        Rotated,
+        /// Not every peer of other clusters has an object.
+        RemotePeersTruncated,
+        /// The API server knows all fields.
+        DefinitionCurrent,
+        /// A peer sits at its fire and has its links.
+        Connected,
+        /// All that is needed is there.
+        Ready,
+    }
+}
+
+named! {
+    /// Reasons of conditions. What each means stands in [`CAMPFIRE`] and [`MESH_PEER`].
+    #[allow(missing_docs, reason = "said once, in the tables")]
+    pub enum Reason {
+        Accepted,
+        NamespaceNotServed,
+        InvalidName,
+        InvalidSpec,
+        InvalidServer,
+        InvalidExternalAddress,
+        InvalidNetwork,
+        InvalidMembers,
+        NoServers,
+        Forbidden,
+        Refused,
+        KeyReady,
+        KeySecretMissing,
+        KeyInvalid,
+        NetworkInvalid,
+        KeyMissing,
+        KeyClaimed,
+        JoinSecretMissing,
+        JoinSecretInvalid,
+        AllReady,
+        SomeReady,
+        NotDeployed,
+        TurnNotReady,
+        WaitingForAddress,
+        NoEndpoints,
+        Joinable,
+        NoExternalEndpoint,
+        NoKey,
+        Retired,
+        Distributed,
+        Activated,
+        WaitingForPeers,
+        RotatesElsewhere,
+        InvalidAnnotation,
+        TooMany,
+        DefinitionOutdated,
+        Ready,
+        JoinSecretWritten,
+        CampfireNotFound,
+        NamespaceNotAdmitted,
+        NotManaged,
+        NameTaken,
+        SecretExists,
+        SecretForbidden,
+        SecretNotWritten,
+        Gone,
+        Linked,
+        Camped,
+        AtTheFire,
+        NotCamped,
+        NoSession,
+        NotAtTheFire,
+        Left,
+        NotReported,
+        NotReporting,
+        NoPublicKey,
+        Starting,
+        FireUnreachable,
+    }
+}
+
+impl Reason {
+    /// What a condition with this reason says: the same wherever it stands.
+    pub const fn status(self) -> Truth {
+        match self {
+            Self::Accepted
+            | Self::KeyReady
+            | Self::AllReady
+            | Self::SomeReady
+            | Self::NotDeployed
+            | Self::Joinable
+            | Self::Retired
+            | Self::TooMany
+            | Self::Ready
+            | Self::JoinSecretWritten
+            | Self::Linked
+            | Self::Camped
+            | Self::AtTheFire => Truth::True,
+            Self::Gone | Self::NotReported | Self::NotReporting | Self::NoPublicKey => Truth::Unknown,
+            Self::NamespaceNotServed
+            | Self::InvalidName
+            | Self::InvalidSpec
+            | Self::InvalidServer
+            | Self::InvalidExternalAddress
+            | Self::InvalidNetwork
+            | Self::InvalidMembers
+            | Self::NoServers
+            | Self::Forbidden
+            | Self::Refused
+            | Self::KeySecretMissing
+            | Self::KeyInvalid
+            | Self::NetworkInvalid
+            | Self::KeyMissing
+            | Self::KeyClaimed
+            | Self::JoinSecretMissing
+            | Self::JoinSecretInvalid
+            | Self::TurnNotReady
+            | Self::WaitingForAddress
+            | Self::NoEndpoints
+            | Self::NoExternalEndpoint
+            | Self::NoKey
+            | Self::Distributed
+            | Self::Activated
+            | Self::WaitingForPeers
+            | Self::RotatesElsewhere
+            | Self::InvalidAnnotation
+            | Self::DefinitionOutdated
+            | Self::CampfireNotFound
+            | Self::NamespaceNotAdmitted
+            | Self::NotManaged
+            | Self::NameTaken
+            | Self::SecretExists
+            | Self::SecretForbidden
+            | Self::SecretNotWritten
+            | Self::NotCamped
+            | Self::NoSession
+            | Self::NotAtTheFire
+            | Self::Left
+            | Self::Starting
+            | Self::FireUnreachable => Truth::False,
+        }
+    }
+}
+
+/// What a reason means in one condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reason {
-    /// Type of the condition.
-    pub condition: &'static str,
-    /// `True`, `False` or `Unknown`.
-    pub status: &'static str,
+pub struct Meaning {
+    /// The condition.
+    pub condition: ConditionType,
     /// The reason.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// What it means.
     pub means: &'static str,
 }
 
-const fn row(condition: &'static str, status: &'static str, reason: &'static str, means: &'static str) -> Reason {
-    Reason { condition, status, reason, means }
+const fn row(condition: ConditionType, reason: Reason, means: &'static str) -> Meaning {
+    Meaning { condition, reason, means }
 }
 
 /// Reasons in the conditions of a Campfire. `Ready`, where it is not True, has the reason of the first condition that is not.
-pub const CAMPFIRE: &[Reason] = &[
-    row("Accepted", "True", "Accepted", "the spec is understood"),
-    row("Accepted", "False", "NamespaceNotServed", "the operator serves other namespaces"),
-    row("Accepted", "False", "InvalidName", "Services cannot be called by this name"),
-    row("Accepted", "False", "InvalidSpec", "parts of the spec contradict each other"),
-    row("Accepted", "False", "InvalidServer", "a text in `turn.servers` is no server"),
+pub const CAMPFIRE: &[Meaning] = &[
+    row(ConditionType::Accepted, Reason::Accepted, "the spec is understood"),
+    row(ConditionType::Accepted, Reason::NamespaceNotServed, "the operator serves other namespaces"),
+    row(ConditionType::Accepted, Reason::InvalidName, "Services cannot be called by this name"),
+    row(ConditionType::Accepted, Reason::InvalidSpec, "parts of the spec contradict each other"),
+    row(ConditionType::Accepted, Reason::InvalidServer, "a text in `turn.servers` is no server"),
     row(
-        "Accepted",
-        "False",
-        "InvalidExternalAddress",
+        ConditionType::Accepted,
+        Reason::InvalidExternalAddress,
         "a text in `turn.exposure.externalAddresses` is no address, or there are too many or too few",
     ),
-    row("Accepted", "False", "InvalidNetwork", "a text in `network` is no network"),
-    row("Accepted", "False", "InvalidMembers", "the selector of namespaces cannot be read"),
-    row("Accepted", "False", "NoServers", "no replicas, and no `turn.servers`"),
-    row("Accepted", "False", "Forbidden", "the operator has no rights in this namespace, or a quota or a policy is against it"),
-    row("Accepted", "False", "Refused", "the API server does not take what the spec asks for"),
-    row("KeyReady", "True", "KeyReady", "the key is there"),
-    row("KeyReady", "False", "KeySecretMissing", "the Secret of `psk.secretRef` is not there"),
-    row("KeyReady", "False", "KeyInvalid", "what stands in the Secret is no key"),
-    row("KeyReady", "False", "NetworkInvalid", "what stands in the Secret under `network` is no network id"),
-    row("KeyReady", "False", "KeyMissing", "the Secret that held the key is gone; a new key would part the peers"),
-    row("KeyReady", "False", "KeyClaimed", "an older Campfire has this Secret"),
-    row("KeyReady", "False", "JoinSecretMissing", "the Secret of `join.secretRef` is not there"),
-    row("KeyReady", "False", "JoinSecretInvalid", "what stands in it is no `camp://` URI"),
-    row("TurnAvailable", "True", "AllReady", "all servers are ready"),
-    row("TurnAvailable", "True", "SomeReady", "some servers are ready"),
-    row("TurnAvailable", "True", "NotDeployed", "there are servers elsewhere, and none here"),
-    row("TurnAvailable", "False", "TurnNotReady", "no server is ready"),
-    row("TurnAvailable", "False", "WaitingForAddress", "a load balancer has no address yet"),
-    row("TurnAvailable", "False", "NoEndpoints", "the Services have no address yet"),
-    row("TurnAvailable", "False", "NoServers", "no server is known: none here, none in the join Secret, no `turn.servers`"),
-    row("Joinable", "True", "Joinable", "the join Secret is there and up to date"),
-    row("Joinable", "False", "NoExternalEndpoint", "no server is reached from outside"),
-    row("Joinable", "False", "NoKey", "in the middle of a rotation no key is held by everybody"),
-    row("Rotated", "True", "Retired", "the rotation has ended"),
-    row("Rotated", "False", "Distributed", "everybody gets the new key"),
-    row("Rotated", "False", "Activated", "everybody meets under both keys"),
-    row("Rotated", "False", "WaitingForPeers", "not everybody has the new key"),
-    row("Rotated", "False", "RotatesElsewhere", "the key is another cluster's"),
-    row("Rotated", "False", "InvalidAnnotation", "annotation `campfire.network/rotate` names no step"),
-    row("RemotePeersTruncated", "True", "TooMany", "more than 200 peers of other clusters are there: not each has a MeshPeer"),
-    row("DefinitionCurrent", "False", "DefinitionOutdated", "the CustomResourceDefinition is older than the operator"),
-    row("Ready", "True", "Ready", "peers can meet"),
+    row(ConditionType::Accepted, Reason::InvalidNetwork, "a text in `network` is no network"),
+    row(ConditionType::Accepted, Reason::InvalidMembers, "the selector of namespaces cannot be read"),
+    row(ConditionType::Accepted, Reason::NoServers, "no replicas, and no `turn.servers`"),
+    row(ConditionType::Accepted, Reason::Forbidden, "the operator has no rights in this namespace, or a quota or a policy is against it"),
+    row(ConditionType::Accepted, Reason::Refused, "the API server does not take what the spec asks for"),
+    row(ConditionType::KeyReady, Reason::KeyReady, "the key is there"),
+    row(ConditionType::KeyReady, Reason::KeySecretMissing, "the Secret of `psk.secretRef` is not there"),
+    row(ConditionType::KeyReady, Reason::KeyInvalid, "what stands in the Secret is no key"),
+    row(ConditionType::KeyReady, Reason::NetworkInvalid, "what stands in the Secret under `network` is no network id"),
+    row(ConditionType::KeyReady, Reason::KeyMissing, "the Secret that held the key is gone; a new key would part the peers"),
+    row(ConditionType::KeyReady, Reason::KeyClaimed, "an older Campfire has this Secret"),
+    row(ConditionType::KeyReady, Reason::JoinSecretMissing, "the Secret of `join.secretRef` is not there"),
+    row(ConditionType::KeyReady, Reason::JoinSecretInvalid, "what stands in it is no `camp://` URI"),
+    row(ConditionType::TurnAvailable, Reason::AllReady, "all servers are ready"),
+    row(ConditionType::TurnAvailable, Reason::SomeReady, "some servers are ready"),
+    row(ConditionType::TurnAvailable, Reason::NotDeployed, "there are servers elsewhere, and none here"),
+    row(ConditionType::TurnAvailable, Reason::TurnNotReady, "no server is ready"),
+    row(ConditionType::TurnAvailable, Reason::WaitingForAddress, "a load balancer has no address yet"),
+    row(ConditionType::TurnAvailable, Reason::NoEndpoints, "the Services have no address yet"),
+    row(ConditionType::TurnAvailable, Reason::NoServers, "no server is known: none here, none in the join Secret, no `turn.servers`"),
+    row(ConditionType::Joinable, Reason::Joinable, "the join Secret is there and up to date"),
+    row(ConditionType::Joinable, Reason::NoExternalEndpoint, "no server is reached from outside"),
+    row(ConditionType::Joinable, Reason::NoKey, "in the middle of a rotation no key is held by everybody"),
+    row(ConditionType::Rotated, Reason::Retired, "the rotation has ended"),
+    row(ConditionType::Rotated, Reason::Distributed, "everybody gets the new key"),
+    row(ConditionType::Rotated, Reason::Activated, "everybody meets under both keys"),
+    row(ConditionType::Rotated, Reason::WaitingForPeers, "not everybody has the new key"),
+    row(ConditionType::Rotated, Reason::RotatesElsewhere, "the key is another cluster's"),
+    row(ConditionType::Rotated, Reason::InvalidAnnotation, "annotation `campfire.network/rotate` names no step"),
+    row(ConditionType::RemotePeersTruncated, Reason::TooMany, "more than 200 peers of other clusters are there: not each has a MeshPeer"),
+    row(ConditionType::DefinitionCurrent, Reason::DefinitionOutdated, "the CustomResourceDefinition is older than the operator"),
+    row(ConditionType::Ready, Reason::Ready, "peers can meet"),
 ];
 
 /// Reasons in the conditions of a MeshPeer. `Ready`, where it is not True, may have the reason of `Accepted` or `Connected`.
-pub const MESH_PEER: &[Reason] = &[
-    row("Accepted", "True", "Accepted", "it may sit at the Campfire"),
-    row("Accepted", "True", "JoinSecretWritten", "the Secret with the URI of an `External` peer is there"),
-    row("Accepted", "False", "CampfireNotFound", "there is no such Campfire"),
-    row("Accepted", "False", "NamespaceNotAdmitted", "the Campfire does not admit this namespace"),
-    row("Accepted", "False", "NamespaceNotServed", "the operator writes no Secrets in this namespace"),
-    row("Accepted", "False", "NotManaged", "a person made an object of a type that the operator makes"),
-    row("Accepted", "False", "NameTaken", "a pod with a sidecar has this name, and its MeshPeer needs it"),
-    row("Accepted", "False", "NoExternalEndpoint", "the Campfire has no join Secret, as no server is reached from outside"),
-    row("Accepted", "False", "SecretExists", "the Secret to write is somebody else's"),
-    row("Accepted", "False", "SecretForbidden", "the operator has no rights to Secrets of this namespace"),
-    row("Accepted", "False", "SecretNotWritten", "the API server did not take the Secret; it is tried again"),
-    row("Accepted", "Unknown", "Gone", "the object is being deleted"),
-    row("Connected", "True", "Linked", "it has links"),
-    row("Connected", "True", "Camped", "it is at the fire, and nobody else is"),
-    row("Connected", "True", "AtTheFire", "it is seen at the fire"),
-    row("Connected", "False", "NotCamped", "it reaches no TURN server"),
-    row("Connected", "False", "NoSession", "peers at the fire do not answer it"),
-    row("Connected", "False", "NotAtTheFire", "nobody with the public key of an `External` peer is at the fire"),
-    row("Connected", "False", "Left", "a `Remote` peer is no longer there; its object goes 10 minutes later"),
-    row("Connected", "Unknown", "NotReported", "the sidecar has said nothing yet"),
-    row("Connected", "Unknown", "NotReporting", "the sidecar says nothing any more"),
-    row("Connected", "Unknown", "NoPublicKey", "which peer an `External` one is is not known"),
-    row("Ready", "True", "Ready", "it can be used"),
-    row("Ready", "False", "Starting", "the sidecar is on its way"),
-    row("Ready", "False", "FireUnreachable", "no TURN server is reached, or none any more"),
+pub const MESH_PEER: &[Meaning] = &[
+    row(ConditionType::Accepted, Reason::Accepted, "it may sit at the Campfire"),
+    row(ConditionType::Accepted, Reason::JoinSecretWritten, "the Secret with the URI of an `External` peer is there"),
+    row(ConditionType::Accepted, Reason::CampfireNotFound, "there is no such Campfire"),
+    row(ConditionType::Accepted, Reason::NamespaceNotAdmitted, "the Campfire does not admit this namespace"),
+    row(ConditionType::Accepted, Reason::NamespaceNotServed, "the operator writes no Secrets in this namespace"),
+    row(ConditionType::Accepted, Reason::NotManaged, "a person made an object of a type that the operator makes"),
+    row(ConditionType::Accepted, Reason::NameTaken, "a pod with a sidecar has this name, and its MeshPeer needs it"),
+    row(ConditionType::Accepted, Reason::NoExternalEndpoint, "the Campfire has no join Secret, as no server is reached from outside"),
+    row(ConditionType::Accepted, Reason::SecretExists, "the Secret to write is somebody else's"),
+    row(ConditionType::Accepted, Reason::SecretForbidden, "the operator has no rights to Secrets of this namespace"),
+    row(ConditionType::Accepted, Reason::SecretNotWritten, "the API server did not take the Secret; it is tried again"),
+    row(ConditionType::Accepted, Reason::Gone, "the object is being deleted"),
+    row(ConditionType::Connected, Reason::Linked, "it has links"),
+    row(ConditionType::Connected, Reason::Camped, "it is at the fire, and nobody else is"),
+    row(ConditionType::Connected, Reason::AtTheFire, "it is seen at the fire"),
+    row(ConditionType::Connected, Reason::NotCamped, "it reaches no TURN server"),
+    row(ConditionType::Connected, Reason::NoSession, "peers at the fire do not answer it"),
+    row(ConditionType::Connected, Reason::NotAtTheFire, "nobody with the public key of an `External` peer is at the fire"),
+    row(ConditionType::Connected, Reason::Left, "a `Remote` peer is no longer there; its object goes 10 minutes later"),
+    row(ConditionType::Connected, Reason::NotReported, "the sidecar has said nothing yet"),
+    row(ConditionType::Connected, Reason::NotReporting, "the sidecar says nothing any more"),
+    row(ConditionType::Connected, Reason::NoPublicKey, "which peer an `External` one is is not known"),
+    row(ConditionType::Ready, Reason::Ready, "it can be used"),
+    row(ConditionType::Ready, Reason::Starting, "the sidecar is on its way"),
+    row(ConditionType::Ready, Reason::FireUnreachable, "no TURN server is reached, or none any more"),
 ];
+
+named! {
+    /// Why a pod gets no sidecar: in events on what controls it, and in warnings to whoever makes it.
+    pub enum SkipReason {
+        /// Nobody asked for one: the only reason that is not told.
+        NotAsked,
+        /// A namespace that is never touched.
+        ProtectedNamespace,
+        /// The pod uses the node's network.
+        HostNetwork,
+        /// A Windows pod.
+        Windows,
+        /// No Campfire admits the namespace.
+        NoCampfire,
+        /// Several do, and none is named.
+        AmbiguousCampfire,
+        /// The one that is named does not exist.
+        CampfireNotFound,
+        /// The one that is named does not admit the namespace.
+        NamespaceNotAdmitted,
+        /// The name can't be read.
+        InvalidAnnotation,
+        /// PodSecurity admission would refuse the pod.
+        PodSecurityForbids,
+        /// A container or volume of the pod has a name that the sidecar needs.
+        NameTaken,
+        /// The operator has no CA yet, or has not seen the cluster yet.
+        OperatorStarting,
+    }
+}
 
 /// Why a path is not direct, in a MeshPeer's `status.reason`.
 pub const NOT_DIRECT: &[(&str, &str)] = &[

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use campfire_api::agent::{Path, Report};
+use campfire_api::conditions::Reason;
 use campfire_api::names::{self, CA_ANNOTATION, CAMPFIRE_ANNOTATION, ENABLED, INJECTED_LABEL, SETTINGS_HASH_ANNOTATION};
 use campfire_api::{Campfire, MeshPeer};
 use campfire_operator::conditions::Said;
@@ -191,7 +192,7 @@ impl Cluster {
             }))?;
             let by = PostParams { field_manager: manager.clone(), ..PostParams::default() };
             let made = api.create(&by, &object).await.context("a MeshPeer")?;
-            let said = status::of_pod(&made, Said::yes("Accepted", ""), CLUSTER, Heard::Fresh(&peer.report), Timestamp::now());
+            let said = status::of_pod(&made, Said::of(Reason::Accepted, ""), CLUSTER, Heard::Fresh(&peer.report), Timestamp::now());
             let patch = Patch::Merge(status::patch(&peer.uid_of(&made), &said));
             let by = PatchParams { field_manager: manager.clone(), ..PatchParams::default() };
             api.patch_status(&peer.name, &by, &patch).await.map(drop).context("a MeshPeer's status")

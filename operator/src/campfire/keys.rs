@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use campfire_api::agent::{self, Key};
+use campfire_api::conditions::Reason;
 use campfire_api::{DeletionPolicy, Rotation, names};
 use campfire_protocol::identity::NetworkId;
 use campfire_protocol::key::{self, KeyMode, MAX_KEYS, Psk};
@@ -18,20 +19,8 @@ use zeroize::Zeroizing;
 use super::apply::{Error, during_secret};
 use super::children::{MANAGED_BY, MANAGER, labels, owner};
 use super::validate::{KeySource, Valid};
+use crate::conditions::Said;
 use crate::context::Context;
-
-/// Why there is no key to work with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoKey {
-    /// CamelCase.
-    pub reason: &'static str,
-    /// What to do.
-    pub message: String,
-}
-
-fn no_key(reason: &'static str, message: impl Into<String>) -> NoKey {
-    NoKey { reason, message: message.into() }
-}
 
 /// The keys of a Campfire.
 #[derive(Clone, Debug)]
@@ -72,19 +61,22 @@ impl Held {
 }
 
 /// Reads the text of a Secret with keys ([`key::parse_keys`]), which are 1 to 4.
-pub fn parse_keys(text: &str, secret: &str) -> Result<Vec<(Psk, KeyMode)>, NoKey> {
+pub fn parse_keys(text: &str, secret: &str) -> Result<Vec<(Psk, KeyMode)>, Said> {
     let under = names::PSK_KEY;
     let keys = key::parse_keys(text, KeyMode::Announce)
-        .map_err(|error| no_key("KeyInvalid", format!("Secret {secret}, under {under}: {error}")))?;
+        .map_err(|error| Said::of(Reason::KeyInvalid, format!("Secret {secret}, under {under}: {error}")))?;
     match keys.len() {
-        0 => Err(no_key("KeyInvalid", format!("Secret {secret} holds no key under {under}: `campfire key new` makes one"))),
+        0 => Err(Said::of(Reason::KeyInvalid, format!("Secret {secret} holds no key under {under}: `campfire key new` makes one"))),
         1..=MAX_KEYS => Ok(keys),
-        found => Err(no_key("KeyInvalid", format!("Secret {secret} holds {found} keys, at most {MAX_KEYS} can be held: drop the oldest"))),
+        found => Err(Said::of(
+            Reason::KeyInvalid,
+            format!("Secret {secret} holds {found} keys, at most {MAX_KEYS} can be held: drop the oldest"),
+        )),
     }
 }
 
 /// Reads a Secret with keys. `prefix` is the mesh's prefix as status has it: it tells the network of a Secret that lost its id.
-pub fn read_psk(secret: &Secret, prefix: Option<&str>) -> Result<Held, NoKey> {
+pub fn read_psk(secret: &Secret, prefix: Option<&str>) -> Result<Held, Said> {
     let name = secret.name_any();
     let text = entry(secret, names::PSK_KEY)?;
     let keys = parse_keys(&text, &name)?;
@@ -93,8 +85,8 @@ pub fn read_psk(secret: &Secret, prefix: Option<&str>) -> Result<Held, NoKey> {
         Some(ByteString(bytes)) => {
             let network = std::str::from_utf8(bytes).ok().and_then(|text| text.trim().parse().ok());
             let bad = || {
-                no_key(
-                    "NetworkInvalid",
+                Said::of(
+                    Reason::NetworkInvalid,
                     format!("Secret {name}, under {}: expected 10 hex digits: put back what was edited", names::NETWORK_KEY),
                 )
             };
@@ -103,7 +95,7 @@ pub fn read_psk(secret: &Secret, prefix: Option<&str>) -> Result<Held, NoKey> {
         None => match (prefix.and_then(network_of_prefix), derived) {
             (Some(known), derived) => (known, derived == Some(known) && keys.len() == 1),
             (None, Some(derived)) => (derived, keys.len() == 1),
-            (None, None) => return Err(no_key("KeyInvalid", format!("Secret {name} holds no key"))),
+            (None, None) => return Err(Said::of(Reason::KeyInvalid, format!("Secret {name} holds no key"))),
         },
     };
     Ok(Held { keys, network, network_kept, servers: Vec::new() })
@@ -116,28 +108,28 @@ fn network_of_prefix(prefix: &str) -> Option<NetworkId> {
 }
 
 /// Reads a join Secret.
-pub fn read_join(secret: &Secret) -> Result<Held, NoKey> {
+pub fn read_join(secret: &Secret) -> Result<Held, Said> {
     let name = secret.name_any();
     let text = entry(secret, names::URI_KEY)?;
     let uri: CampUri =
-        text.parse().map_err(|error| no_key("JoinSecretInvalid", format!("Secret {name}, under {}: {error}", names::URI_KEY)))?;
+        text.parse().map_err(|error| Said::of(Reason::JoinSecretInvalid, format!("Secret {name}, under {}: {error}", names::URI_KEY)))?;
     let network = uri.network.unwrap_or_else(|| NetworkId::of(&uri.psk.derive()));
     Ok(Held { keys: vec![(uri.psk, KeyMode::Announce)], network, network_kept: true, servers: uri.servers })
 }
 
-fn entry(secret: &Secret, key: &str) -> Result<Zeroizing<String>, NoKey> {
+fn entry(secret: &Secret, key: &str) -> Result<Zeroizing<String>, Said> {
     let name = secret.name_any();
-    let reason = if key == names::URI_KEY { "JoinSecretInvalid" } else { "KeyInvalid" };
+    let reason = if key == names::URI_KEY { Reason::JoinSecretInvalid } else { Reason::KeyInvalid };
     let Some(ByteString(bytes)) = secret.data.as_ref().and_then(|data| data.get(key)) else {
-        return Err(no_key(reason, format!("Secret {name} has nothing under {key}: put it there")));
+        return Err(Said::of(reason, format!("Secret {name} has nothing under {key}: put it there")));
     };
-    let text = std::str::from_utf8(bytes).map_err(|_| no_key(reason, format!("Secret {name}: what is under {key} is no text")))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| Said::of(reason, format!("Secret {name}: what is under {key} is no text")))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// The keys of a Campfire, which are made if they are the operator's to make and were not made before. `before` is the
 /// fingerprint that status has.
-pub async fn obtain(ctx: &Context, valid: &Valid, before: Option<&str>, prefix: Option<&str>) -> Result<Result<Held, NoKey>, Error> {
+pub async fn obtain(ctx: &Context, valid: &Valid, before: Option<&str>, prefix: Option<&str>) -> Result<Result<Held, Said>, Error> {
     let api: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
     let name = valid.source.secret();
     let secret = api.get_opt(name).await.map_err(during_secret(format!("Secret {name} could not be read")))?;
@@ -145,18 +137,18 @@ pub async fn obtain(ctx: &Context, valid: &Valid, before: Option<&str>, prefix: 
         (KeySource::Join { .. }, Some(secret)) => return Ok(read_join(&secret)),
         (KeySource::Join { .. }, None) => {
             let message = format!("Secret {name} is missing: copy it from the other cluster, where it is <campfire>-join");
-            return Ok(Err(no_key("JoinSecretMissing", message)));
+            return Ok(Err(Said::of(Reason::JoinSecretMissing, message)));
         }
         (KeySource::Psk { .. }, None) if before.is_some() => {
             let message = format!(
                 "Secret {name}, which held the key, is gone, and a new key would part the peers: put it back from a backup, or delete the \
                  Campfire and make it anew"
             );
-            return Ok(Err(no_key("KeyMissing", message)));
+            return Ok(Err(Said::of(Reason::KeyMissing, message)));
         }
         (KeySource::Psk { made: false, .. }, None) => {
             let message = format!("Secret {name} is missing: create it with a key of `campfire key new` under {}", names::PSK_KEY);
-            return Ok(Err(no_key("KeySecretMissing", message)));
+            return Ok(Err(Said::of(Reason::KeySecretMissing, message)));
         }
         (KeySource::Psk { made: true, .. }, None) => make(ctx, &api, valid, name).await?,
         (KeySource::Psk { .. }, Some(secret)) => secret,

@@ -9,11 +9,10 @@ use campfire_api::names::{DISABLED, ENABLED, INJECT_LABEL, INJECTED_LABEL};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
-use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt as _};
 
 use crate::context::Context;
-use crate::events;
+use crate::events::{self, Happened};
 use crate::members::Places;
 use crate::state::ObjectKey;
 use crate::webhook::containers::Defaults;
@@ -90,7 +89,7 @@ impl Missed {
         }
         for pod in tell {
             let note = "the pod should have a campfire sidecar and has none: it was made while no operator answered; delete it, so that it is made anew";
-            events::say(ctx, &pod, EventType::Warning, "SidecarMissed", "Inject", note).await;
+            events::say(&ctx.cluster, &pod, Happened::SidecarMissed, note).await;
         }
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = seen;
         let mut held = self.counts.lock().unwrap_or_else(PoisonError::into_inner);

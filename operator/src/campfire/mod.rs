@@ -33,7 +33,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::runtime::events::EventType;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -41,7 +40,7 @@ use tokio::task::JoinSet;
 use self::apply::Error;
 use self::reconcile::{Memory, Outcome, reconcile};
 use crate::context::Context;
-use crate::events;
+use crate::events::{self, Happened};
 use crate::state::ObjectKey;
 
 /// Campfires that are reconciled at the same time.
@@ -153,7 +152,7 @@ pub async fn run(ctx: Arc<Context>) {
                             && let Some(campfire) = ctx.cluster.campfires.find(|campfire| ObjectKey::of(campfire) == key)
                         {
                             let note = format!("{error}; tried again, ever more seldom");
-                            events::say(&ctx, campfire.as_ref(), EventType::Warning, "ReconcileFailed", "Reconcile", &note).await;
+                            events::say(&ctx.cluster, campfire.as_ref(), Happened::ReconcileFailed, &note).await;
                         }
                         "error"
                     }

@@ -6,27 +6,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use campfire_api::agent::ServerEntry;
+use campfire_api::conditions::{ConditionType, Reason};
 use campfire_api::{Campfire, CampfireStatus, Endpoint, EndpointScope, ExposureType, Network, Rotation, names};
 use campfire_protocol::key::{KeyMode, MAX_KEYS, Psk};
 use campfire_protocol::uri::{CampUri, MAX_SERVERS};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PropagationPolicy};
-use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use super::apply::{Error, Settled, apply, delete, during, list};
 use super::children::{self, Child, Kind};
 use super::endpoints::{self, Seen};
-use super::keys::{self, Held, NoKey, Step};
+use super::keys::{self, Held, Step};
 use super::missed::Missed;
-use super::status::{self, Peers, Stated};
-use super::validate::{self, Invalid, KeySource, Valid, validate};
-use crate::conditions::{Said, condition, merged};
+use super::status::{self, Peers};
+use super::validate::{self, KeySource, Valid, validate};
+use crate::conditions::{Said, Stated, merged, reason};
 use crate::context::Context;
 use crate::definitions::REMEDY;
-use crate::events;
+use crate::events::{self, Happened};
 use crate::members::Claim;
 use crate::state::{Membership, ObjectKey, View};
 
@@ -98,12 +98,12 @@ pub async fn reconcile(ctx: &Context, memory: &Memory, key: &ObjectKey) -> Resul
             Err(error) => refused(&error, key).ok_or(error)?,
             done => return done,
         },
-        Err(Invalid { reason, message }) => Said::no(reason, message),
+        Err(why) => why,
     };
     // What runs goes on with what it has: a typing error must not part the peers.
-    let again = (refused.reason == "Forbidden" || refused.reason == "Refused").then_some(REFUSED);
+    let again = matches!(refused.reason, Reason::Forbidden | Reason::Refused).then_some(REFUSED);
     let next = CampfireStatus { missed_pods: Some(memory.missed.of(key)), ..campfire.status.clone().unwrap_or_default() };
-    write_status(ctx, &api, &campfire, next, vec![("Accepted", refused)], "").await?;
+    write_status(ctx, &api, &campfire, next, vec![(ConditionType::Accepted, refused)], "").await?;
     match keep(ctx, &campfire).await {
         Ok(()) => Ok(Outcome::Invalid(again)),
         Err(error) => {
@@ -119,9 +119,9 @@ fn refused(error: &Error, key: &ObjectKey) -> Option<Said> {
     tracing::warn!(campfire = %key, %error, "the API server refuses what a Campfire needs");
     Some(if code == 403 {
         let remedy = "the operator has its rights in the chart's campfireNamespaces: name this one there and run helm upgrade (again, if it was made anew)";
-        Said::no("Forbidden", format!("{why}: {remedy}"))
+        Said::of(Reason::Forbidden, format!("{why}: {remedy}"))
     } else {
-        Said::no("Refused", format!("the API server refuses what the spec asks for; change spec.turn: {why}"))
+        Said::of(Reason::Refused, format!("the API server refuses what the spec asks for; change spec.turn: {why}"))
     })
 }
 
@@ -143,22 +143,22 @@ async fn steps(ctx: &Context, memory: &Memory, api: &Api<Campfire>, campfire: &C
     let key = &valid.key;
     let before = campfire.status.clone().unwrap_or_default();
     let mut next = CampfireStatus { missed_pods: Some(memory.missed.of(key)), ..before.clone() };
-    let mut said = vec![("Accepted", Said::yes("Accepted", "the spec is understood"))];
+    let mut said = vec![(ConditionType::Accepted, Said::of(Reason::Accepted, "the spec is understood"))];
     let held = match claimed(ctx, campfire, valid) {
         Some(refused) => Err(refused),
         None => keys::obtain(ctx, valid, before.key_fingerprint.as_deref(), before.prefix.as_deref()).await?,
     };
     let mut held = match held {
         Ok(held) => held,
-        Err(NoKey { reason, message }) => {
-            said.push(("KeyReady", Said::no(reason, message)));
+        Err(why) => {
+            said.push((ConditionType::KeyReady, why));
             write_status(ctx, api, campfire, next, said, "").await?;
             return Ok(Outcome::Invalid(None));
         }
     };
     let (peers, silent) = peers(ctx, key);
     hold_on(ctx, valid, &mut held, &peers);
-    said.push(("KeyReady", Said::yes("KeyReady", format!("Secret {} holds the key", valid.source.secret()))));
+    said.push((ConditionType::KeyReady, Said::of(Reason::KeyReady, format!("Secret {} holds the key", valid.source.secret()))));
     let rotation = rotate(ctx, valid, &mut held, &peers, silent).await?;
     let fingerprints = held.fingerprints();
     if let (Some(was), Some(newest)) = (&before.key_fingerprint, fingerprints.first())
@@ -166,7 +166,7 @@ async fn steps(ctx: &Context, memory: &Memory, api: &Api<Campfire>, campfire: &C
         && before.rotation.is_none()
     {
         let note = format!("Secret {} holds another key ({newest}) than before ({was}): members get it now", valid.source.secret());
-        events::say(ctx, campfire, EventType::Warning, "KeyChanged", "ReadKey", &note).await;
+        events::say(&ctx.cluster, campfire, Happened::KeyChanged, &note).await;
     }
 
     let seen = make(ctx, memory, valid, &held).await?;
@@ -180,20 +180,20 @@ async fn steps(ctx: &Context, memory: &Memory, api: &Api<Campfire>, campfire: &C
     let trouble = endpoints::trouble(&seen.cluster);
     let waiting = endpoints::waiting(valid, &seen.cluster);
     said.push((
-        "TurnAvailable",
+        ConditionType::TurnAvailable,
         status::turn_available(valid.turn.replicas, seen.ready, elsewhere, &waiting, trouble.as_deref(), &endpoints),
     ));
     next.join_secret_name = join.is_none().then(|| names::join_secret(&key.name));
     if matches!(valid.source, KeySource::Join { .. }) {
         next.join_secret_name = None;
     } else {
-        let joinable = || Said::yes("Joinable", format!("another cluster joins by Secret {}", names::join_secret(&key.name)));
-        said.push(("Joinable", join.unwrap_or_else(joinable)));
+        let joinable = || Said::of(Reason::Joinable, format!("another cluster joins by Secret {}", names::join_secret(&key.name)));
+        said.push((ConditionType::Joinable, join.unwrap_or_else(joinable)));
     }
-    said.extend(rotation.map(|rotation| ("Rotated", rotation)));
+    said.extend(rotation.map(|rotation| (ConditionType::Rotated, rotation)));
     if ctx.sightings.truncated(key) {
         let message = "more peers of other clusters are at the fire than are shown as MeshPeers: status.clusters counts them all";
-        said.push(("RemotePeersTruncated", Said::yes("TooMany", message)));
+        said.push((ConditionType::RemotePeersTruncated, Said::of(Reason::TooMany, message)));
     }
     next.turn = Some(format!("{}/{}", seen.ready, valid.turn.replicas));
     next.endpoint_count = Some(i32::try_from(endpoints.len()).unwrap_or(i32::MAX));
@@ -206,8 +206,8 @@ async fn steps(ctx: &Context, memory: &Memory, api: &Api<Campfire>, campfire: &C
     next.clusters = peers.clusters();
     // Where nothing is exposed no address outside comes by itself: 200 such Campfires would be looked at 7 times a second for nothing.
     let inside = valid.turn.exposure.as_ref().is_none_or(|exposure| exposure.kind == ExposureType::ClusterIp);
-    let final_word = |kind: &str| inside && kind == "Joinable";
-    let unsettled = said.iter().any(|(kind, said)| !said.is_true() && !final_word(kind));
+    let final_word = |kind: ConditionType| inside && kind == ConditionType::Joinable;
+    let unsettled = said.iter().any(|(kind, said)| !said.is_true() && !final_word(*kind));
     let message = format!("{} peers at the fire", peers.total());
     write_status(ctx, api, campfire, next, said, &message).await?;
     // Addresses of nodes and of load balancers come without a word to us.
@@ -219,7 +219,7 @@ fn texts(endpoints: &[Endpoint], scope: EndpointScope) -> BTreeSet<String> {
 }
 
 /// Two Campfires with one key would be one mesh with two lists of members: the older one has it.
-fn claimed(ctx: &Context, campfire: &Campfire, valid: &Valid) -> Option<NoKey> {
+fn claimed(ctx: &Context, campfire: &Campfire, valid: &Valid) -> Option<Said> {
     let KeySource::Psk { secret, .. } = &valid.source else { return None };
     let age = |campfire: &Campfire| (campfire.creation_timestamp().map(|time| time.0), campfire.uid());
     let other = ctx.cluster.campfires.find(|other| {
@@ -233,7 +233,7 @@ fn claimed(ctx: &Context, campfire: &Campfire, valid: &Valid) -> Option<NoKey> {
         "Secret {secret} is the key of Campfire {} already: give this one another Secret, or let its pods be members of that one",
         other.name_any()
     );
-    Some(NoKey { reason: "KeyClaimed", message })
+    Some(Said::of(Reason::KeyClaimed, message))
 }
 
 /// Servers on which the operator sits, and not under this key. A server that knows an old key alone would be lost with it: kubelets bring new
@@ -261,14 +261,14 @@ pub(super) fn hold_on(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Pee
 async fn rotate(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers, silent: usize) -> Result<Option<Said>, Error> {
     let asked = match &valid.rotate {
         Ok(asked) => *asked,
-        Err(Invalid { reason, message }) => return Ok(Some(Said::no(reason, message.clone()))),
+        Err(why) => return Ok(Some(why.clone())),
     };
     if asked.is_none() && held.rotation().is_none() {
         return Ok(None);
     }
     if matches!(valid.source, KeySource::Join { .. }) {
         let message = "the key comes from the join Secret: rotate it in the cluster that made it, then put its new join Secret here";
-        return Ok(asked.map(|_| Said::no("RotatesElsewhere", message)));
+        return Ok(asked.map(|_| Said::of(Reason::RotatesElsewhere, message)));
     }
     let newest = held.fingerprints().into_iter().next().unwrap_or_default();
     let lacking = peers.lacking(&newest);
@@ -297,17 +297,18 @@ async fn rotate(ctx: &Context, valid: &Valid, held: &mut Held, peers: &Peers, si
         missing.join(", ")
     };
     Ok(match (step, held.rotation()) {
-        (Step::Wait, _) => Some(Said::no(
-            "WaitingForPeers",
+        (Step::Wait, _) => Some(Said::of(
+            Reason::WaitingForPeers,
             format!("not all hold the new key {newest} yet: {}; a joined cluster needs the new join Secret", missing()),
         )),
         (_, Some(Rotation::Distribute)) => {
-            Some(Said::no("Distributed", format!("everybody gets the new key; next: annotate {}=Activate", names::ROTATE_ANNOTATION)))
+            Some(Said::of(Reason::Distributed, format!("everybody gets the new key; next: annotate {}=Activate", names::ROTATE_ANNOTATION)))
         }
-        (_, Some(_)) => {
-            Some(Said::no("Activated", format!("everybody meets under both keys; next: annotate {}=Retire", names::ROTATE_ANNOTATION)))
-        }
-        (_, None) => Some(Said::yes("Retired", "the old key is dropped")),
+        (_, Some(_)) => Some(Said::of(
+            Reason::Activated,
+            format!("everybody meets under both keys; next: annotate {}=Retire", names::ROTATE_ANNOTATION),
+        )),
+        (_, None) => Some(Said::of(Reason::Retired, "the old key is dropped")),
     })
 }
 
@@ -421,14 +422,14 @@ async fn join_secret(
     if servers.is_empty() {
         // What was given away holds until there are other addresses.
         if was_there && found.secrets.contains_key(&name) {
-            return Ok(Some(Said::no(
-                "NoExternalEndpoint",
+            return Ok(Some(Said::of(
+                Reason::NoExternalEndpoint,
                 format!("Secret {name} is out of date: no server is reached from outside now"),
             )));
         }
         let message = "no server is reached from outside this cluster: exposure type NodePort, LoadBalancer or HostPort, externalAddresses, or \
                        spec.turn.servers make one; there is no join Secret until then";
-        return Ok(Some(Said::no("NoExternalEndpoint", message)));
+        return Ok(Some(Said::of(Reason::NoExternalEndpoint, message)));
     }
     // Who joins while the key rotates gets the new one as soon as everybody here holds it, and the servers: other clusters get it in no
     // other way, so they are not waited for.
@@ -438,7 +439,7 @@ async fn join_secret(
         held.keys.len() == 1 || peers.lacking_here(&fingerprint) == 0 && view.camped > 0 && unaware(&view, &fingerprint).is_empty()
     });
     let Some((psk, _)) = newest.or_else(|| held.keys.iter().find(|(_, mode)| *mode == KeyMode::Announce)) else {
-        return Ok(Some(Said::no("NoKey", "no key is in use by everybody yet")));
+        return Ok(Some(Said::of(Reason::NoKey, "no key is in use by everybody yet")));
     };
     let uri = CampUri { servers, network: Some(held.network), psk: psk.clone(), version1: false }.to_text();
     let data = BTreeMap::from([(names::URI_KEY.to_owned(), uri.as_str().to_owned())]);
@@ -461,7 +462,7 @@ async fn write_status(
     let generation = campfire.metadata.generation;
     let ready = status::ready(&said, ready_message);
     let is_ready = ready.is_true();
-    said.push(("Ready", ready.clone()));
+    said.push((ConditionType::Ready, ready.clone()));
     next.conditions = merged(&before.conditions, said.iter().cloned(), generation, Timestamp::now());
     next.observed_generation = generation;
     let (namespace, name) = (campfire.namespace().unwrap_or_default(), campfire.name_any());
@@ -472,7 +473,7 @@ async fn write_status(
     if !ctx.leadership.may_write() {
         return Err(Error::Fenced);
     }
-    let changed = condition(&before.conditions, "Ready").is_none_or(|was| was.status != ready.status || was.reason != ready.reason);
+    let changed = reason(&before.conditions, ConditionType::Ready) != Some(ready.reason);
     let object = json!({
         "apiVersion": format!("{}/{}", names::GROUP, names::VERSION), "kind": "Campfire",
         "metadata": {"name": name, "uid": campfire.uid()},
@@ -484,7 +485,7 @@ async fn write_status(
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return Ok(()),
         Err(kube::Error::Api(status)) if status.message.contains("field not declared in schema") => {
             let message = format!("the CustomResourceDefinition is older than the operator, and drops what it does not know: {REMEDY}");
-            said.push(("DefinitionCurrent", Said::no("DefinitionOutdated", message)));
+            said.push((ConditionType::DefinitionCurrent, Said::of(Reason::DefinitionOutdated, message)));
             next.conditions = merged(&before.conditions, said, generation, Timestamp::now());
             // Without the fields that are not known there.
             let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(json!({"status": next}))).await;
@@ -494,8 +495,7 @@ async fn write_status(
         Ok(_) => {}
     }
     if changed {
-        let kind = if is_ready { EventType::Normal } else { EventType::Warning };
-        events::say(ctx, campfire, kind, ready.reason, "Reconcile", &ready.message).await;
+        events::say(&ctx.cluster, campfire, Happened::Turned(ready.reason), &ready.message).await;
     }
     Ok(())
 }

@@ -2,22 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use campfire_api::conditions::{ConditionType, Reason};
 use campfire_api::{CampfireStatus, ClusterPeers, Endpoint, KeyGeneration};
 
-use crate::conditions::Said;
+use crate::conditions::{Said, Stated};
 use crate::events::clip;
-
-/// A condition's type, and what is said of it.
-pub type Stated = (&'static str, Said);
 
 /// Most clusters in status.
 const MAX_CLUSTERS: usize = 32;
 
 /// Ready follows from the others: the first that is not True says why.
 pub fn ready(said: &[Stated], ready_message: &str) -> Said {
-    let needed = ["Accepted", "KeyReady", "TurnAvailable"];
+    let needed = [ConditionType::Accepted, ConditionType::KeyReady, ConditionType::TurnAvailable];
     let lacking = said.iter().find(|(kind, said)| needed.contains(kind) && !said.is_true());
-    lacking.map_or_else(|| Said::yes("Ready", ready_message), |(_, lacking)| lacking.clone())
+    lacking.map_or_else(|| Said::of(Reason::Ready, ready_message), |(_, lacking)| lacking.clone())
 }
 
 /// Version of the list of servers: one more whenever it changes.
@@ -91,15 +89,15 @@ impl Peers {
 pub fn turn_available(wanted: u8, ready: i32, elsewhere: usize, waiting: &[String], trouble: Option<&str>, endpoints: &[Endpoint]) -> Said {
     if wanted == 0 {
         return if elsewhere > 0 {
-            Said::yes("NotDeployed", format!("no servers here, {elsewhere} elsewhere"))
+            Said::of(Reason::NotDeployed, format!("no servers here, {elsewhere} elsewhere"))
         } else {
-            Said::no("NoServers", "no server to meet on: give spec.turn.servers, or spec.turn.replicas above 0")
+            Said::of(Reason::NoServers, "no server to meet on: give spec.turn.servers, or spec.turn.replicas above 0")
         };
     }
     if ready <= 0 {
         let why = trouble.map_or_else(|| "the pods of the servers are not ready yet".to_owned(), str::to_owned);
-        return Said::no(
-            "TurnNotReady",
+        return Said::of(
+            Reason::TurnNotReady,
             format!("0 of {wanted} servers are ready: {why}; kubectl describe pods -l app.kubernetes.io/name=campfire-turn shows more"),
         );
     }
@@ -108,14 +106,14 @@ pub fn turn_available(wanted: u8, ready: i32, elsewhere: usize, waiting: &[Strin
             "Service {first} has no address yet ({} wait): is there a load balancer controller in this cluster? Else use exposure type NodePort or HostPort",
             waiting.len()
         );
-        return Said::no("WaitingForAddress", message);
+        return Said::of(Reason::WaitingForAddress, message);
     }
     if endpoints.is_empty() {
-        return Said::no("NoEndpoints", "the Services of the servers have no address yet");
+        return Said::of(Reason::NoEndpoints, "the Services of the servers have no address yet");
     }
     if ready < i32::from(wanted) {
         let why = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
-        return Said::yes("SomeReady", format!("{ready} of {wanted} servers are ready{why}"));
+        return Said::of(Reason::SomeReady, format!("{ready} of {wanted} servers are ready{why}"));
     }
-    Said::yes("AllReady", format!("{ready} of {wanted} servers are ready"))
+    Said::of(Reason::AllReady, format!("{ready} of {wanted} servers are ready"))
 }

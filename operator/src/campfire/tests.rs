@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use campfire_api::agent::Report;
+use campfire_api::conditions::{ConditionType, Reason};
 use campfire_api::{Campfire, CampfireStatus, EndpointScope, Rotation};
 use campfire_protocol::key::KeyMode;
 use campfire_protocol::key::Psk;
@@ -73,11 +74,11 @@ fn what_the_api_server_cannot_refuse_is_refused_with_what_to_change() {
     );
     let mut elsewhere = campfire(json!({"turn": {"exposure": {"type": "ClusterIP"}}}));
     elsewhere.metadata.namespace = Some("other".into());
-    assert_eq!(validate(&elsewhere, &settings()).unwrap_err().reason, "NamespaceNotServed");
+    assert_eq!(validate(&elsewhere, &settings()).unwrap_err().reason, Reason::NamespaceNotServed);
     elsewhere.metadata.namespace = Some("default".into());
     elsewhere.metadata.annotations = Some([("campfire.network/rotate".to_owned(), "Now".to_owned())].into());
     let rotate = validate(&elsewhere, &settings()).unwrap().rotate;
-    assert_eq!(rotate.unwrap_err().reason, "InvalidAnnotation", "a typing error there stops the rotation alone");
+    assert_eq!(rotate.unwrap_err().reason, Reason::InvalidAnnotation, "a typing error there stops the rotation alone");
 }
 
 #[test]
@@ -171,7 +172,7 @@ fn keys_are_read_in_order_and_errors_never_show_what_was_found() {
     let keys = parse_keys(&text, "s").unwrap();
     assert_eq!(keys, [(one.clone(), KeyMode::Accept), (two, KeyMode::Announce)]);
     let error = parse_keys("hunter2", "s").unwrap_err();
-    assert_eq!(error.reason, "KeyInvalid");
+    assert_eq!(error.reason, Reason::KeyInvalid);
     assert!(error.message.contains("Secret s") && !error.message.contains("hunter2"), "{}", error.message);
     assert!(parse_keys("\n# nothing\n", "s").unwrap_err().message.contains("holds no key"));
     let many = format!("{}\n", *one.to_text()).repeat(5);
@@ -197,9 +198,9 @@ fn a_secret_that_lost_its_network_id_keeps_the_network_that_status_knows() {
     let known = read_psk(&secret(data), Some("fd01:203:405::/48")).unwrap();
     assert_eq!((known.network.to_string().as_str(), known.network_kept), ("0102030405", false));
     let bad = secret(json!({"psk": base64(&psk.to_text()), "network": base64("zz")}));
-    assert_eq!(read_psk(&bad, None).unwrap_err().reason, "NetworkInvalid");
-    assert_eq!(read_psk(&secret(json!({})), None).unwrap_err().reason, "KeyInvalid");
-    assert_eq!(read_join(&secret(json!({"uri": base64("camp://x")}))).unwrap_err().reason, "JoinSecretInvalid");
+    assert_eq!(read_psk(&bad, None).unwrap_err().reason, Reason::NetworkInvalid);
+    assert_eq!(read_psk(&secret(json!({})), None).unwrap_err().reason, Reason::KeyInvalid);
+    assert_eq!(read_join(&secret(json!({"uri": base64("camp://x")}))).unwrap_err().reason, Reason::JoinSecretInvalid);
 }
 
 #[test]
@@ -220,18 +221,18 @@ fn a_rotation_goes_step_by_step_and_only_when_all_are_ready() {
 #[test]
 fn the_time_of_a_condition_is_that_of_its_last_change_and_ready_says_what_lacks() {
     let (early, late) = (Timestamp::from_second(1).unwrap(), Timestamp::from_second(9).unwrap());
-    let before = merged(&[], [("KeyReady", Said::no("A", "a"))], Some(1), early);
-    let same = merged(&before, [("KeyReady", Said::no("B", "b"))], Some(2), late);
-    assert_eq!((same[0].last_transition_time.0, same[0].reason.as_str(), same[0].observed_generation), (early, "B", Some(2)));
-    let turned = merged(&same, [("KeyReady", Said::yes("C", "c"))], Some(2), late);
+    let before = merged(&[], [(ConditionType::KeyReady, Said::of(Reason::KeyMissing, "a"))], Some(1), early);
+    let same = merged(&before, [(ConditionType::KeyReady, Said::of(Reason::KeyInvalid, "b"))], Some(2), late);
+    assert_eq!((same[0].last_transition_time.0, same[0].reason.as_str(), same[0].observed_generation), (early, "KeyInvalid", Some(2)));
+    let turned = merged(&same, [(ConditionType::KeyReady, Said::of(Reason::KeyReady, "c"))], Some(2), late);
     assert_eq!(turned[0].last_transition_time.0, late);
     let said = [
-        ("Accepted", Said::yes("Accepted", "")),
-        ("KeyReady", Said::no("KeyMissing", "put it back")),
-        ("TurnAvailable", Said::no("X", "")),
+        (ConditionType::Accepted, Said::of(Reason::Accepted, "")),
+        (ConditionType::KeyReady, Said::of(Reason::KeyMissing, "put it back")),
+        (ConditionType::TurnAvailable, Said::of(Reason::NoEndpoints, "")),
     ];
     let ready = status::ready(&said, "");
-    assert_eq!((ready.status, ready.reason, ready.message.as_str()), ("False", "KeyMissing", "put it back"));
+    assert_eq!((ready.is_true(), ready.reason, ready.message.as_str()), (false, Reason::KeyMissing, "put it back"));
     assert!(status::ready(&said[..1], "3 peers").is_true());
 }
 
@@ -263,9 +264,9 @@ fn peers_are_counted_by_cluster_and_by_the_keys_they_hold() {
 fn servers_that_wait_say_what_for() {
     let said = |ready, waiting: &[String], trouble| status::turn_available(2, ready, 0, waiting, trouble, &[]);
     assert!(said(0, &[], Some("pod fire-turn-0: ErrImagePull no such image")).message.contains("ErrImagePull"));
-    assert_eq!(said(1, &["fire-turn-0-udp".into()], None).reason, "WaitingForAddress");
-    assert_eq!(said(2, &[], None).reason, "NoEndpoints");
-    assert_eq!(status::turn_available(0, 0, 0, &[], None, &[]).reason, "NoServers");
+    assert_eq!(said(1, &["fire-turn-0-udp".into()], None).reason, Reason::WaitingForAddress);
+    assert_eq!(said(2, &[], None).reason, Reason::NoEndpoints);
+    assert_eq!(status::turn_available(0, 0, 0, &[], None, &[]).reason, Reason::NoServers);
     assert!(status::turn_available(0, 0, 2, &[], None, &[]).is_true());
 }
 

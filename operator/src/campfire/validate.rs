@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
+use campfire_api::conditions::Reason;
 use campfire_api::{Campfire, DeletionPolicy, Exposure, NamespacesFrom, Network, PodTemplate, Rotation, TransportName, names};
 use campfire_protocol::server::{Server, canonical_host};
 use ipnet::IpNet;
 use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
 
+use crate::conditions::Said;
 use crate::settings::OperatorSettings;
 use crate::state::ObjectKey;
 
@@ -30,7 +32,7 @@ pub struct Valid {
     /// Servers run elsewhere, as given.
     pub servers: Vec<String>,
     /// The rotation's step that is asked for. One that does not exist stops nothing else.
-    pub rotate: Result<Option<Rotation>, Invalid>,
+    pub rotate: Result<Option<Rotation>, Said>,
 }
 
 /// Where the key comes from.
@@ -80,26 +82,17 @@ pub struct Deployed {
     pub origin: String,
 }
 
-/// Why it cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invalid {
-    /// CamelCase.
-    pub reason: &'static str,
-    /// What to change.
-    pub message: String,
-}
-
-fn invalid<T>(reason: &'static str, message: impl Into<String>) -> Result<T, Invalid> {
-    Err(Invalid { reason, message: message.into() })
+fn invalid<T>(reason: Reason, message: impl Into<String>) -> Result<T, Said> {
+    Err(Said::of(reason, message))
 }
 
 /// Checks a Campfire.
-pub fn validate(campfire: &Campfire, settings: &OperatorSettings) -> Result<Valid, Invalid> {
+pub fn validate(campfire: &Campfire, settings: &OperatorSettings) -> Result<Valid, Said> {
     let spec = &campfire.spec;
     let key = ObjectKey::new(campfire.namespace().unwrap_or_default(), campfire.name_any());
     if !settings.served.holds(&key.namespace) {
         return invalid(
-            "NamespaceNotServed",
+            Reason::NamespaceNotServed,
             format!(
                 "the operator serves Campfires in {} only: add {} to campfireNamespaces in the chart's values, or make the Campfire there",
                 settings.served, key.namespace
@@ -113,7 +106,7 @@ pub fn validate(campfire: &Campfire, settings: &OperatorSettings) -> Result<Vali
         || !key.name.bytes().all(label)
     {
         return invalid(
-            "InvalidName",
+            Reason::InvalidName,
             "the name becomes part of Service names: at most 40 lower-case letters, digits and '-', a letter first",
         );
     }
@@ -122,26 +115,26 @@ pub fn validate(campfire: &Campfire, settings: &OperatorSettings) -> Result<Vali
     let servers = spec.turn.as_ref().map(|turn| turn.servers.clone()).unwrap_or_default();
     for (index, server) in servers.iter().enumerate() {
         if let Err(error) = server.parse::<Server>() {
-            return invalid("InvalidServer", format!("spec.turn.servers[{index}]: {error}"));
+            return invalid(Reason::InvalidServer, format!("spec.turn.servers[{index}]: {error}"));
         }
     }
     for (index, route) in spec.network.accept_routes.iter().enumerate() {
         if route.parse::<IpNet>().is_err() {
             return invalid(
-                "InvalidNetwork",
+                Reason::InvalidNetwork,
                 format!("spec.network.acceptRoutes[{index}]: expected a network such as 10.8.0.0/16 or fd00:8::/32"),
             );
         }
     }
     if spec.network.ipv4_pool.as_ref().is_some_and(|pool| !is_pool(pool)) {
-        return invalid("InvalidNetwork", "spec.network.ipv4Pool: expected an IPv4 prefix from /8 to /29, such as 100.80.0.0/16");
+        return invalid(Reason::InvalidNetwork, "spec.network.ipv4Pool: expected an IPv4 prefix from /8 to /29, such as 100.80.0.0/16");
     }
     let members = &spec.members.namespaces;
     if members.from == NamespacesFrom::Selector
         && members.selector.clone().is_none_or(|selector| kube::core::Selector::try_from(selector).is_err())
     {
         return invalid(
-            "InvalidMembers",
+            Reason::InvalidMembers,
             "spec.members.namespaces.selector: expected matchLabels, or matchExpressions with operator In, NotIn, Exists or DoesNotExist",
         );
     }
@@ -154,10 +147,12 @@ fn cluster(campfire: &Campfire, settings: &OperatorSettings) -> String {
 }
 
 /// Where the key comes from, whatever else is wrong.
-pub fn source(campfire: &Campfire) -> Result<KeySource, Invalid> {
+pub fn source(campfire: &Campfire) -> Result<KeySource, Said> {
     let (spec, name) = (&campfire.spec, campfire.name_any());
     let source = match (&spec.join, &spec.psk) {
-        (Some(_), Some(_)) => return invalid("InvalidSpec", "spec.psk and spec.join exclude each other: the join secret carries the key"),
+        (Some(_), Some(_)) => {
+            return invalid(Reason::InvalidSpec, "spec.psk and spec.join exclude each other: the join secret carries the key");
+        }
         (Some(join), None) => KeySource::Join { secret: join.secret_ref.name.clone() },
         (None, psk) => {
             let given = psk.as_ref().and_then(|psk| psk.secret_ref.as_ref()).map(|secret| secret.name.clone());
@@ -169,20 +164,23 @@ pub fn source(campfire: &Campfire) -> Result<KeySource, Invalid> {
         }
     };
     if [names::relay_secret(&name), names::join_secret(&name)].iter().any(|own| own == source.secret()) {
-        return invalid("InvalidSpec", format!("Secret {} is one that the operator writes itself: give another name", source.secret()));
+        return invalid(
+            Reason::InvalidSpec,
+            format!("Secret {} is one that the operator writes itself: give another name", source.secret()),
+        );
     }
     Ok(source)
 }
 
 /// The step of a rotation that is asked for.
-fn rotation(campfire: &Campfire) -> Result<Option<Rotation>, Invalid> {
+fn rotation(campfire: &Campfire) -> Result<Option<Rotation>, Said> {
     match campfire.annotations().get(names::ROTATE_ANNOTATION).map(|step| step.trim()) {
         None | Some("") => Ok(None),
         Some("Distribute") => Ok(Some(Rotation::Distribute)),
         Some("Activate") => Ok(Some(Rotation::Activate)),
         Some("Retire") => Ok(Some(Rotation::Retire)),
         Some(_) => {
-            invalid("InvalidAnnotation", format!("annotation {}: expected Distribute, Activate or Retire", names::ROTATE_ANNOTATION))
+            invalid(Reason::InvalidAnnotation, format!("annotation {}: expected Distribute, Activate or Retire", names::ROTATE_ANNOTATION))
         }
     }
 }
@@ -211,23 +209,23 @@ fn is_pool(text: &str) -> bool {
     matches!(text.parse::<IpNet>(), Ok(IpNet::V4(pool)) if (8..=29).contains(&pool.prefix_len()) && pool.trunc() == pool)
 }
 
-fn deployed(campfire: &Campfire, uid: &str) -> Result<Deployed, Invalid> {
+fn deployed(campfire: &Campfire, uid: &str) -> Result<Deployed, Said> {
     let turn = campfire.spec.turn.clone().unwrap_or_default();
     let joins = campfire.spec.join.is_some();
     let replicas = turn.replicas.unwrap_or(i32::from(!joins));
     let replicas = u8::try_from(replicas).ok().filter(|replicas| *replicas <= MAX_REPLICAS);
-    let Some(replicas) = replicas else { return invalid("InvalidSpec", format!("spec.turn.replicas: expected 0 to {MAX_REPLICAS}")) };
+    let Some(replicas) = replicas else { return invalid(Reason::InvalidSpec, format!("spec.turn.replicas: expected 0 to {MAX_REPLICAS}")) };
     if replicas > 0 && turn.exposure.is_none() {
-        return invalid("InvalidSpec", "spec.turn.exposure.type is required: ClusterIP, NodePort, LoadBalancer or HostPort");
+        return invalid(Reason::InvalidSpec, "spec.turn.exposure.type is required: ClusterIP, NodePort, LoadBalancer or HostPort");
     }
     if replicas == 0 && !joins && turn.servers.is_empty() {
-        return invalid("NoServers", "spec.turn.replicas is 0 and spec.turn.servers is empty: peers need a server to meet on");
+        return invalid(Reason::NoServers, "spec.turn.replicas is 0 and spec.turn.servers is empty: peers need a server to meet on");
     }
     let mut transports = if turn.transports.is_empty() { campfire_api::default_transports() } else { turn.transports.clone() };
     transports.sort_unstable();
     transports.dedup();
     if transports.contains(&TransportName::Tls) && turn.tls.is_none() {
-        return invalid("InvalidSpec", "spec.turn.transports has TLS: give spec.turn.tls.secretName");
+        return invalid(Reason::InvalidSpec, "spec.turn.transports has TLS: give spec.turn.tls.secretName");
     }
     let addresses = turn.exposure.as_ref().map(|exposure| exposure.external_addresses.as_slice()).unwrap_or_default();
     let mut external = Vec::with_capacity(addresses.len());
@@ -236,7 +234,7 @@ fn deployed(campfire: &Campfire, uid: &str) -> Result<Deployed, Invalid> {
             Some(address) => external.push(address),
             None => {
                 return invalid(
-                    "InvalidExternalAddress",
+                    Reason::InvalidExternalAddress,
                     format!(
                         "spec.turn.exposure.externalAddresses[{index}]: expected host or host:port, a port from 1 to 65535, an IPv6 address in brackets"
                     ),
@@ -247,7 +245,7 @@ fn deployed(campfire: &Campfire, uid: &str) -> Result<Deployed, Invalid> {
     let several = replicas > 1 && external.len() == 1;
     if several && external.iter().any(|(_, port)| port.is_some()) {
         return invalid(
-            "InvalidExternalAddress",
+            Reason::InvalidExternalAddress,
             format!(
                 "spec.turn.exposure.externalAddresses: one host:port cannot stand for {replicas} servers: give one for each, or a host alone"
             ),
@@ -255,7 +253,7 @@ fn deployed(campfire: &Campfire, uid: &str) -> Result<Deployed, Invalid> {
     }
     if external.len() > 1 && external.len() != usize::from(replicas) {
         return invalid(
-            "InvalidExternalAddress",
+            Reason::InvalidExternalAddress,
             format!(
                 "spec.turn.exposure.externalAddresses: expected one for all or {replicas}, one for each server; found {}",
                 external.len()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use campfire_api::conditions::Reason;
 use campfire_api::{MeshPeer, names};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
@@ -40,16 +41,16 @@ pub(super) async fn join(ctx: &Context, key: &ObjectKey) -> Joined {
     let peer = cached(&ctx.cluster.peers, key);
     let version = peer.as_ref().and_then(|peer| ctx.memberships.get(&campfire_of(peer))).map(|membership| membership.server_list_version);
     let said = match peer {
-        None => Said::unknown("Gone", ""),
+        None => Said::of(Reason::Gone, ""),
         Some(peer) => match write(ctx, &peer).await {
             Ok(said) => said,
-            Err(kube::Error::Api(status)) if status.code == 403 => Said::no(
-                "SecretForbidden",
+            Err(kube::Error::Api(status)) if status.code == 403 => Said::of(
+                Reason::SecretForbidden,
                 "the operator may not read or write Secrets of this namespace: add it to campfireNamespaces of the chart",
             ),
             Err(error) => {
                 tracing::warn!(peer = %key, error = of_secret(&error), "the join secret could not be written; tried again");
-                Said::no("SecretNotWritten", "the API did not take the join secret; it is tried again")
+                Said::of(Reason::SecretNotWritten, "the API did not take the join secret; it is tried again")
             }
         },
     };
@@ -68,16 +69,17 @@ async fn write(ctx: &Context, peer: &MeshPeer) -> kube::Result<Said> {
         source.filter(|secret| secret.owner_references().iter().any(|owner| owner.kind == "Campfire" && owner.name == campfire.name));
     let Some(uri) = source.and_then(|secret| secret.data.unwrap_or_default().remove(names::URI_KEY)) else {
         let why = format!("Campfire {campfire} has no join secret yet: its condition Joinable says why");
-        return Ok(Said::no("NoExternalEndpoint", why));
+        return Ok(Said::of(Reason::NoExternalEndpoint, why));
     };
     let target: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &namespace);
     let data = BTreeMap::from([(names::URI_KEY.to_owned(), uri)]);
-    let written = Said::yes("JoinSecretWritten", format!("Secret {name} holds the camp:// URI to join by: whoever has it is a member"));
+    let written =
+        Said::of(Reason::JoinSecretWritten, format!("Secret {name} holds the camp:// URI to join by: whoever has it is a member"));
     let by = PostParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PostParams::default() };
     match target.get_opt(&name).await? {
         Some(held) if !held.owner_references().iter().any(|owner| Some(&owner.uid) == peer.metadata.uid.as_ref()) => {
             let why = format!("Secret {name} exists and is not this object's: delete it, or name another one in spec.external.secretName");
-            Ok(Said::no("SecretExists", why))
+            Ok(Said::of(Reason::SecretExists, why))
         }
         Some(held) if held.data.as_ref() == Some(&data) => Ok(written),
         Some(held) => {
@@ -87,7 +89,7 @@ async fn write(ctx: &Context, peer: &MeshPeer) -> kube::Result<Said> {
             Ok(written)
         }
         None => {
-            let Some(mut owner) = peer.controller_owner_ref(&()) else { return Ok(Said::unknown("Gone", "")) };
+            let Some(mut owner) = peer.controller_owner_ref(&()) else { return Ok(Said::of(Reason::Gone, "")) };
             owner.block_owner_deletion = None;
             let metadata = ObjectMeta {
                 name: Some(name.clone()),

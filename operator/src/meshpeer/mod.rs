@@ -22,10 +22,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use campfire_api::conditions::{ConditionType, Reason, Truth};
 use campfire_api::{MeshPeer, PathName, PeerType};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::events::EventType;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -34,10 +34,11 @@ use self::external::Joined;
 use self::plan::{Action, campfire_of, owned_by, pod_seen};
 use self::queue::Queue;
 use self::remote::{Kin, Remotes};
-use self::status::{ACCEPTED, STALE, condition};
+use self::status::STALE;
 use crate::cluster::cached;
+use crate::conditions::condition;
 use crate::context::Context;
-use crate::events;
+use crate::events::{self, Happened};
 use crate::state::{ObjectKey, PodId, Sighting, View};
 
 /// How long the cache may take to show what was written.
@@ -373,10 +374,10 @@ async fn write(ctx: &Context, key: &ObjectKey, action: Action) -> Done {
 
 /// An event, when a peer was not accepted.
 async fn say_refusal(ctx: &Context, key: &ObjectKey, peer: &MeshPeer) {
-    let Some(refused) = condition(peer.status.as_ref(), ACCEPTED).filter(|accepted| accepted.status == "False") else { return };
+    let Some(accepted) = peer.status.as_ref().and_then(|status| condition(&status.conditions, ConditionType::Accepted)) else { return };
+    let Some(why) = Reason::named(&accepted.reason).filter(|why| why.status() == Truth::False) else { return };
     let held = cached(&ctx.cluster.peers, key);
-    let known = condition(held.as_ref().and_then(|peer| peer.status.as_ref()), ACCEPTED).is_some_and(|held| held.reason == refused.reason);
-    if !known {
-        events::say(ctx, peer, EventType::Warning, &refused.reason, "Accept", &refused.message).await;
+    if status::reason(held.as_ref().and_then(|peer| peer.status.as_ref()), ConditionType::Accepted) != Some(why) {
+        events::say(&ctx.cluster, peer, Happened::NotAccepted(why), &accepted.message).await;
     }
 }

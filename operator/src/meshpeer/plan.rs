@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use campfire_api::conditions::Reason;
 use campfire_api::{CampfireRef, MeshPeer, MeshPeerSpec, MeshPeerStatus, PeerType, PodRef, RemotePeers, names};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -111,7 +112,7 @@ impl Reconciler {
             let kind = if peer.spec.kind == PeerType::Pod { "Pod" } else { "Remote" };
             let why =
                 format!("objects of type {kind} are made by the operator: delete this one; declare what is outside with type External");
-            write(peer, status::refused(peer, Said::no("NotManaged", why), Timestamp::now()))
+            write(peer, status::refused(peer, Said::of(Reason::NotManaged, why), Timestamp::now()))
         };
         match peer.spec.kind {
             PeerType::Pod if owned_by(peer, "Pod") => delete(peer, false),
@@ -125,7 +126,7 @@ impl Reconciler {
         let Some(peer) = peer else { return Some(Action::Create(Box::new(pod_peer(seen)))) };
         if !owned_by(peer, "Pod") {
             let why = "a pod of this name has a sidecar, and its MeshPeer needs this name: delete this object or give it another name";
-            return write(peer, status::refused(peer, Said::no("NameTaken", why), Timestamp::now()));
+            return write(peer, status::refused(peer, Said::of(Reason::NameTaken, why), Timestamp::now()));
         }
         let same_pod = peer.spec.pod_ref.as_ref().is_some_and(|pod| pod.uid == seen.pod.uid);
         if !same_pod || campfire_of(peer) != seen.campfire {
@@ -160,8 +161,8 @@ impl Reconciler {
             // It was there a moment ago, or we do not sit there ourselves: the next look tells.
             return None;
         }
-        let accepted = Said::yes("Accepted", "it holds the key of the Campfire");
-        let absent = Said::no("Left", "it is no longer at the fire; this object is removed some minutes after that");
+        let accepted = Said::of(Reason::Accepted, "it holds the key of the Campfire");
+        let absent = Said::of(Reason::Left, "it is no longer at the fire; this object is removed some minutes after that");
         write(peer, status::of_sighting(peer, accepted, absent, sighting, Timestamp::now()))
     }
 
@@ -169,8 +170,8 @@ impl Reconciler {
         let campfire = campfire_of(peer);
         let mut accepted = self.accepted(&campfire, &key.namespace);
         if accepted.is_true() && !self.ctx.settings.served.holds(&key.namespace) {
-            accepted = Said::no(
-                "NamespaceNotServed",
+            accepted = Said::of(
+                Reason::NamespaceNotServed,
                 "the operator may write Secrets only where Campfires are served: make this object in the Campfire's namespace, or add this one to campfireNamespaces of the chart",
             );
         }
@@ -187,8 +188,8 @@ impl Reconciler {
         }
         let wanted = peer.spec.external.as_ref().and_then(|external| external.public_key.as_ref());
         let absent = match wanted {
-            None => Said::unknown("NoPublicKey", "give spec.external.publicKey to see here what the peer of that key does"),
-            Some(_) => Said::no("NotAtTheFire", "nobody with this public key is at the fire"),
+            None => Said::of(Reason::NoPublicKey, "give spec.external.publicKey to see here what the peer of that key does"),
+            Some(_) => Said::of(Reason::NotAtTheFire, "nobody with this public key is at the fire"),
         };
         let view = self.ctx.sightings.get(&campfire);
         let sighting: Option<&Sighting> = wanted.and_then(|key| view.seen.values().find(|sighting| sighting.public_key == *key));
@@ -198,22 +199,22 @@ impl Reconciler {
     /// Whether a peer of this namespace may sit at the Campfire.
     fn accepted(&self, campfire: &ObjectKey, namespace: &str) -> Said {
         match self.ctx.cluster.admit(campfire, namespace) {
-            Ok(_) => Said::yes("Accepted", ""),
-            Err(Unadmitted::NotFound) => Said::no(
-                "CampfireNotFound",
+            Ok(_) => Said::of(Reason::Accepted, ""),
+            Err(Unadmitted::NotFound) => Said::of(
+                Reason::CampfireNotFound,
                 format!(
                     "there is no Campfire {campfire}: make it, or name another one (a pod by annotation campfire.network/campfire, an External in \
                      spec.campfireRef) and make this anew"
                 ),
             ),
-            Err(Unadmitted::NotServed) => Said::no(
-                "CampfireNotFound",
+            Err(Unadmitted::NotServed) => Said::of(
+                Reason::CampfireNotFound,
                 format!(
                     "there is no Campfire {campfire}: the operator serves no Campfires of this namespace: add it to campfireNamespaces of the chart"
                 ),
             ),
-            Err(Unadmitted::NotAdmitted) => Said::no(
-                "NamespaceNotAdmitted",
+            Err(Unadmitted::NotAdmitted) => Said::of(
+                Reason::NamespaceNotAdmitted,
                 format!(
                     "Campfire {campfire} does not admit namespace {namespace}: change its spec.members.namespaces or the namespace's labels"
                 ),

@@ -6,12 +6,13 @@
 use std::time::Duration;
 
 use campfire_api::agent::{FIRE_UNREACHABLE, HEARTBEAT, MAX_PROBLEMS, Path, Report};
+use campfire_api::conditions::{ConditionType, Reason};
 use campfire_api::{MeshPeer, MeshPeerStatus, PeerProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::conditions::{self, Said};
+use crate::conditions::{self, Said, Stated};
 use crate::events::clip;
 use crate::state::Sighting;
 
@@ -22,13 +23,6 @@ const MAX_ADDRESSES: usize = 4;
 const MAX_ADDRESS: usize = 45;
 const MAX_WORD: usize = 64;
 const MAX_MESSAGE: usize = 256;
-
-/// Type of the condition that says whether the peer may sit there.
-pub const ACCEPTED: &str = "Accepted";
-/// Type of the condition that says whether it sits there and has its links.
-pub const CONNECTED: &str = "Connected";
-/// Type of the condition that says whether the peer can be used.
-pub const READY: &str = "Ready";
 
 /// What is known of a pod's report.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +41,8 @@ pub enum Heard<'a> {
 pub fn of_pod(peer: &MeshPeer, accepted: Said, cluster: &str, heard: Heard<'_>, now: Timestamp) -> MeshPeerStatus {
     let held = peer.status.clone().unwrap_or_default();
     if matches!(heard, Heard::Wait) && held.public_key.is_some() {
-        let mut conditions = merged(peer, [(ACCEPTED, accepted)], now);
-        conditions.extend(held.conditions.iter().filter(|condition| condition.type_ != ACCEPTED).cloned());
+        let mut conditions = merged(peer, [(ConditionType::Accepted, accepted)], now);
+        conditions.extend(held.conditions.iter().filter(|condition| condition.type_ != ConditionType::Accepted.name()).cloned());
         return MeshPeerStatus { conditions, ..held };
     }
     let report = match heard {
@@ -56,10 +50,14 @@ pub fn of_pod(peer: &MeshPeer, accepted: Said, cluster: &str, heard: Heard<'_>, 
         Heard::Nothing | Heard::Wait => None,
     };
     let connected = connected(heard, held.public_key.is_some());
-    let ready = if accepted.is_true() { ready(heard, &connected) } else { Said::no(accepted.reason, accepted.message.clone()) };
+    let ready = if accepted.is_true() { ready(heard, &connected) } else { accepted.clone() };
     let fresh = matches!(heard, Heard::Fresh(_));
     MeshPeerStatus {
-        conditions: merged(peer, [(ACCEPTED, accepted), (CONNECTED, connected), (READY, ready)], now),
+        conditions: merged(
+            peer,
+            [(ConditionType::Accepted, accepted), (ConditionType::Connected, connected), (ConditionType::Ready, ready)],
+            now,
+        ),
         public_key: report.map_or(held.public_key, |report| Some(report.public_key.clone())),
         addresses: report.map_or(held.addresses, |report| addresses(&report.addresses)),
         cluster_name: (!cluster.is_empty()).then(|| clip(cluster, MAX_WORD).to_owned()),
@@ -71,17 +69,19 @@ pub fn of_pod(peer: &MeshPeer, accepted: Said, cluster: &str, heard: Heard<'_>, 
 
 fn connected(heard: Heard<'_>, was_heard: bool) -> Said {
     match heard {
-        Heard::Fresh(report) if !report.camped => {
-            Said::no("NotCamped", "no TURN server is reached: see the problems, and `campfire status` in the pod's container `campfire`")
-        }
+        Heard::Fresh(report) if !report.camped => Said::of(
+            Reason::NotCamped,
+            "no TURN server is reached: see the problems, and `campfire status` in the pod's container `campfire`",
+        ),
         Heard::Fresh(report) => match report.path {
-            Path::None if report.unconnected > 0 => {
-                Said::no("NoSession", "peers at the fire do not answer: `campfire why PEER` in the pod's container `campfire` tells why")
-            }
-            Path::None => Said::yes("Camped", "at the fire; nobody else is linked"),
-            Path::Direct => Said::yes("Linked", "all links are direct"),
-            Path::Relay => Said::yes("Linked", "all links go through TURN servers"),
-            Path::Mixed => Said::yes("Linked", "some links are direct, some go through TURN servers"),
+            Path::None if report.unconnected > 0 => Said::of(
+                Reason::NoSession,
+                "peers at the fire do not answer: `campfire why PEER` in the pod's container `campfire` tells why",
+            ),
+            Path::None => Said::of(Reason::Camped, "at the fire; nobody else is linked"),
+            Path::Direct => Said::of(Reason::Linked, "all links are direct"),
+            Path::Relay => Said::of(Reason::Linked, "all links go through TURN servers"),
+            Path::Mixed => Said::of(Reason::Linked, "some links are direct, some go through TURN servers"),
         },
         Heard::Stale(_) => not_reporting(),
         Heard::Nothing if was_heard => not_reporting(),
@@ -91,39 +91,43 @@ fn connected(heard: Heard<'_>, was_heard: bool) -> Said {
 
 fn ready(heard: Heard<'_>, connected: &Said) -> Said {
     match heard {
-        Heard::Fresh(report) if report.camped && report.ready => Said::yes("Ready", "the peer can be used"),
-        Heard::Fresh(report) if report.ready => Said::no(
-            "FireUnreachable",
+        Heard::Fresh(report) if report.camped && report.ready => Said::of(Reason::Ready, "the peer can be used"),
+        Heard::Fresh(report) if report.ready => Said::of(
+            Reason::FireUnreachable,
             "no TURN server is reached any more: direct sessions go on, nobody new is found until one is reached; see the problems",
         ),
-        Heard::Fresh(report) if report.problems.iter().any(|problem| problem.reason == FIRE_UNREACHABLE) => Said::no(
-            "FireUnreachable",
+        Heard::Fresh(report) if report.problems.iter().any(|problem| problem.reason == FIRE_UNREACHABLE) => Said::of(
+            Reason::FireUnreachable,
             "no TURN server is reached: the app starts without the mesh when its startup timeout is over (policy Wait), and the peer joins as soon \
              as a server is reached; see the problems",
         ),
-        Heard::Fresh(_) => Said::no("Starting", "the sidecar has not joined yet"),
+        Heard::Fresh(_) => Said::of(Reason::Starting, "the sidecar has not joined yet"),
         Heard::Stale(_) | Heard::Nothing | Heard::Wait => connected.clone(),
     }
 }
 
 fn not_reporting() -> Said {
-    Said::unknown(
-        "NotReporting",
+    Said::of(
+        Reason::NotReporting,
         "the sidecar has stopped reporting: see its log (`kubectl logs POD -c campfire`) and whether the pod reaches Service campfire-agent",
     )
 }
 
 fn not_reported() -> Said {
-    Said::unknown("NotReported", "the sidecar has not reported yet: it does once the pod has started and reaches Service campfire-agent")
+    Said::of(Reason::NotReported, "the sidecar has not reported yet: it does once the pod has started and reaches Service campfire-agent")
 }
 
 /// The status of a peer that is known from the fire: `None`, if it is not there.
 pub fn of_sighting(peer: &MeshPeer, accepted: Said, absent: Said, sighting: Option<&Sighting>, now: Timestamp) -> MeshPeerStatus {
     let held = peer.status.clone().unwrap_or_default();
-    let connected = if sighting.is_some() { Said::yes("AtTheFire", "it is at the fire") } else { absent };
-    let ready = if accepted.is_true() { connected.clone() } else { Said::no(accepted.reason, accepted.message.clone()) };
+    let connected = if sighting.is_some() { Said::of(Reason::AtTheFire, "it is at the fire") } else { absent };
+    let ready = if accepted.is_true() { connected.clone() } else { accepted.clone() };
     MeshPeerStatus {
-        conditions: merged(peer, [(ACCEPTED, accepted), (CONNECTED, connected), (READY, ready)], now),
+        conditions: merged(
+            peer,
+            [(ConditionType::Accepted, accepted), (ConditionType::Connected, connected), (ConditionType::Ready, ready)],
+            now,
+        ),
         public_key: sighting.map_or(held.public_key, |sighting| Some(sighting.public_key.clone())),
         addresses: sighting.map_or(held.addresses, |sighting| addresses(&sighting.addresses)),
         cluster_name: sighting
@@ -137,12 +141,12 @@ pub fn of_sighting(peer: &MeshPeer, accepted: Said, absent: Said, sighting: Opti
 
 /// The status of an object that nobody serves.
 pub fn refused(peer: &MeshPeer, why: Said, now: Timestamp) -> MeshPeerStatus {
-    let conditions = merged(peer, [(ACCEPTED, why.clone()), (READY, why)], now);
+    let conditions = merged(peer, [(ConditionType::Accepted, why.clone()), (ConditionType::Ready, why)], now);
     MeshPeerStatus { conditions, ..MeshPeerStatus::default() }
 }
 
 /// Conditions with the times of their last transitions.
-fn merged<const N: usize>(peer: &MeshPeer, said: [(&'static str, Said); N], now: Timestamp) -> Vec<Condition> {
+fn merged<const N: usize>(peer: &MeshPeer, said: [Stated; N], now: Timestamp) -> Vec<Condition> {
     let before = peer.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     conditions::merged(before, said, peer.metadata.generation, now)
 }
@@ -159,14 +163,14 @@ fn problems(report: &Report) -> Vec<PeerProblem> {
     report.problems.iter().take(MAX_PROBLEMS).map(problem).collect()
 }
 
-/// A condition of a status.
-pub fn condition<'a>(status: Option<&'a MeshPeerStatus>, kind: &str) -> Option<&'a Condition> {
-    conditions::condition(&status?.conditions, kind)
+/// What the held status says by a condition.
+pub fn reason(status: Option<&MeshPeerStatus>, kind: ConditionType) -> Option<Reason> {
+    conditions::reason(&status?.conditions, kind)
 }
 
 /// Whether a change from the held status is told at once: nothing was told yet, or the peer is on its way to its first Ready.
 pub fn prompt(held: Option<&MeshPeerStatus>) -> bool {
-    condition(held, READY).is_none_or(|ready| matches!(ready.reason.as_str(), "NotReported" | "Starting"))
+    matches!(reason(held, ConditionType::Ready), None | Some(Reason::NotReported | Reason::Starting))
 }
 
 /// The merge patch that makes this the status of this very object.
@@ -204,7 +208,7 @@ mod tests {
             .iter()
             .map(|condition| (condition.type_.as_str(), condition.reason.as_str(), condition.last_transition_time.0.as_second()))
             .collect();
-        assert_eq!(times, [(ACCEPTED, "Accepted", 10), (CONNECTED, "NotCamped", 30), (READY, "FireUnreachable", 30)]);
+        assert_eq!(times, [("Accepted", "Accepted", 10), ("Connected", "NotCamped", 30), ("Ready", "FireUnreachable", 30)]);
         assert!(later.conditions.iter().all(|condition| condition.observed_generation == Some(3)));
     }
 
@@ -216,7 +220,7 @@ mod tests {
             Report { problems: vec![Problem { reason: FIRE_UNREACHABLE.into(), message: "fire-0: no answer".into() }], ..starting.clone() };
         for (report, reason) in [(starting, "Starting"), (alone, FIRE_UNREACHABLE)] {
             let status = of_pod(&peer, accepted(), "east", Heard::Fresh(&report), at(10));
-            assert_eq!(condition(Some(&status), READY).unwrap().reason, reason);
+            assert_eq!(condition(&status, ConditionType::Ready).reason, reason);
         }
     }
 
@@ -237,7 +241,7 @@ mod tests {
         peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(10)));
         for heard in [Heard::Stale(&report()), Heard::Nothing] {
             let status = of_pod(&peer, accepted(), "east", heard, at(20));
-            let ready = condition(Some(&status), READY).unwrap();
+            let ready = condition(&status, ConditionType::Ready);
             assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("Unknown", "NotReporting"));
             assert_eq!((status.public_key.is_some(), status.addresses.len(), status.path), (true, 1, None));
         }
@@ -248,17 +252,17 @@ mod tests {
         let mut peer = peer();
         peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(10)));
         assert_eq!(peer.status.as_ref(), Some(&of_pod(&peer, accepted(), "east", Heard::Wait, at(500))));
-        let refused = of_pod(&peer, Said::no("CampfireNotFound", "make it"), "east", Heard::Wait, at(500));
-        assert_eq!(condition(Some(&refused), ACCEPTED).unwrap().status, "False", "but for what it sees itself");
+        let refused = of_pod(&peer, Said::of(Reason::CampfireNotFound, "make it"), "east", Heard::Wait, at(500));
+        assert_eq!(condition(&refused, ConditionType::Accepted).status, "False", "but for what it sees itself");
         peer.status = None;
         let first = of_pod(&peer, accepted(), "east", Heard::Wait, at(500));
-        assert_eq!(condition(Some(&first), READY).unwrap().reason, "NotReported");
+        assert_eq!(condition(&first, ConditionType::Ready).reason, "NotReported");
     }
 
     #[test]
     fn who_is_not_accepted_is_not_ready_and_says_the_same_why() {
-        let status = of_pod(&peer(), Said::no("NamespaceNotAdmitted", "admit it"), "east", Heard::Fresh(&report()), at(1));
-        let ready = condition(Some(&status), READY).unwrap();
+        let status = of_pod(&peer(), Said::of(Reason::NamespaceNotAdmitted, "admit it"), "east", Heard::Fresh(&report()), at(1));
+        let ready = condition(&status, ConditionType::Ready);
         assert_eq!((ready.status.as_str(), ready.reason.as_str(), ready.message.as_str()), ("False", "NamespaceNotAdmitted", "admit it"));
     }
 
@@ -294,8 +298,12 @@ mod tests {
         assert_eq!(said.get("problems"), Some(&Value::Null));
     }
 
+    fn condition(status: &MeshPeerStatus, kind: ConditionType) -> &Condition {
+        conditions::condition(&status.conditions, kind).unwrap()
+    }
+
     fn accepted() -> Said {
-        Said::yes("Accepted", "")
+        Said::of(Reason::Accepted, "")
     }
 
     fn at(second: i64) -> Timestamp {

@@ -3,14 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use campfire_api::conditions::SkipReason;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use kube::runtime::events::EventType;
 use tokio::sync::Semaphore;
 
-use super::inject::Reason;
 use crate::bounds::{Bucket, Recent};
 use crate::context::Context;
-use crate::events::say_of;
+use crate::events::{Happened, say_of};
 
 /// The same about the same owner is said once in this time.
 const QUIET: Duration = Duration::from_mins(10);
@@ -28,7 +27,7 @@ pub struct Events {
 }
 
 struct Said {
-    owners: Recent<(String, Reason), Instant>,
+    owners: Recent<(String, SkipReason), Instant>,
     bucket: Bucket,
 }
 
@@ -40,7 +39,7 @@ impl Events {
     }
 
     /// Says it, unless it was said lately or there is too much to say. Does not wait for it.
-    pub fn skipped(&self, namespace: &str, pod: &Pod, reason: Reason, message: &str) {
+    pub fn skipped(&self, namespace: &str, pod: &Pod, reason: SkipReason, message: &str) {
         let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
         // Whoever makes a single pod reads the warning.
         let Some(owner) = owners.iter().find(|owner| owner.controller == Some(true)) else { return };
@@ -65,7 +64,7 @@ impl Events {
         let (ctx, message) = (self.ctx.clone(), message.to_owned());
         tokio::spawn(async move {
             let _permit = permit;
-            say_of(&ctx, &about, EventType::Warning, &format!("{reason:?}"), "Inject", &message).await;
+            say_of(&ctx.cluster, &about, Happened::Skipped(reason), &message).await;
         });
     }
 }

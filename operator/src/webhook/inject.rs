@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use campfire_api::conditions::SkipReason;
 use campfire_api::names::{
     AGENT_VOLUME, CA_ANNOTATION, CAMPFIRE_ANNOTATION, CONFIG_PREFIX, CONFIG_SETTINGS, DISABLED, ENABLED, INIT_CONTAINER, INJECT_LABEL,
     INJECTED_LABEL, SETTINGS_HASH_ANNOTATION, SIDECAR_CONTAINER, STATE_VOLUME,
@@ -37,35 +38,6 @@ pub enum Op {
     },
 }
 
-/// Why a pod gets no sidecar. In events and warnings by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
-    /// Nobody asked for one: the only reason that is not told.
-    NotAsked,
-    /// A namespace that is never touched.
-    ProtectedNamespace,
-    /// The pod uses the node's network.
-    HostNetwork,
-    /// A Windows pod.
-    Windows,
-    /// No Campfire admits the namespace.
-    NoCampfire,
-    /// Several do, and none is named.
-    AmbiguousCampfire,
-    /// The one that is named does not exist.
-    CampfireNotFound,
-    /// The one that is named does not admit the namespace.
-    NamespaceNotAdmitted,
-    /// The name can't be read.
-    InvalidAnnotation,
-    /// PodSecurity admission would refuse the pod.
-    PodSecurityForbids,
-    /// A container or volume of the pod has a name that the sidecar needs.
-    NameTaken,
-    /// The operator has no CA yet, or has not seen the cluster yet.
-    OperatorStarting,
-}
-
 /// What becomes of a pod. It is never refused.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
@@ -81,13 +53,13 @@ pub enum Decision {
     /// It is left alone.
     Skip {
         /// Why.
-        reason: Reason,
+        reason: SkipReason,
         /// For people: why, and what to do.
         message: String,
     },
 }
 
-fn skip(reason: Reason, message: impl Into<String>) -> Decision {
+fn skip(reason: SkipReason, message: impl Into<String>) -> Decision {
     Decision::Skip { reason, message: message.into() }
 }
 
@@ -99,16 +71,16 @@ pub fn decide(pod: &Pod, namespace: &NamespaceMeta, places: &Places, defaults: &
         _ => None,
     };
     if !asked(pod.labels()).or_else(|| asked(&namespace.labels)).unwrap_or(false) {
-        return skip(Reason::NotAsked, "");
+        return skip(SkipReason::NotAsked, "");
     }
     if namespace.name == "kube-system" || namespace.name == defaults.operator_namespace {
-        return skip(Reason::ProtectedNamespace, format!("pods in namespace {} never get a sidecar", namespace.name));
+        return skip(SkipReason::ProtectedNamespace, format!("pods in namespace {} never get a sidecar", namespace.name));
     }
     if let Some(refused) = unfit(pod) {
         return refused;
     }
     if ca.is_empty() {
-        return skip(Reason::OperatorStarting, "the operator has just started: delete the pod, so that it is made anew");
+        return skip(SkipReason::OperatorStarting, "the operator has just started: delete the pod, so that it is made anew");
     }
     let campfire = match choose(pod, namespace, places) {
         Ok(campfire) => campfire,
@@ -118,7 +90,7 @@ pub fn decide(pod: &Pod, namespace: &NamespaceMeta, places: &Places, defaults: &
         && let Some(level @ ("baseline" | "restricted")) = namespace.labels.get(ENFORCE).map(String::as_str)
     {
         return skip(
-            Reason::PodSecurityForbids,
+            SkipReason::PodSecurityForbids,
             format!(
                 "namespace {} enforces the Pod Security Standard {level}, which forbids the NET_ADMIN that the sidecar's init container needs: \
                  label the namespace {ENFORCE}=privileged, or move the pod to a namespace that allows it",
@@ -134,13 +106,13 @@ pub fn decide(pod: &Pod, namespace: &NamespaceMeta, places: &Places, defaults: &
 /// Pods that no sidecar can help.
 fn unfit(pod: &Pod) -> Option<Decision> {
     // The API server sends no such pod.
-    let Some(spec) = &pod.spec else { return Some(skip(Reason::NotAsked, "")) };
+    let Some(spec) = &pod.spec else { return Some(skip(SkipReason::NotAsked, "")) };
     if spec.host_network == Some(true) {
-        return Some(skip(Reason::HostNetwork, "the pod uses the node's network (hostNetwork), where the sidecar makes no interface"));
+        return Some(skip(SkipReason::HostNetwork, "the pod uses the node's network (hostNetwork), where the sidecar makes no interface"));
     }
     let windows = |selector: &BTreeMap<String, String>| selector.get("kubernetes.io/os").is_some_and(|os| os == "windows");
     if spec.os.as_ref().is_some_and(|os| os.name == "windows") || spec.node_selector.as_ref().is_some_and(windows) {
-        return Some(skip(Reason::Windows, "the sidecar does not run on Windows"));
+        return Some(skip(SkipReason::Windows, "the sidecar does not run on Windows"));
     }
     // Stamped by us, or copied from such a pod: then what bears our names is ours to replace.
     let stamped = pod.annotations().contains_key(SETTINGS_HASH_ANNOTATION);
@@ -150,9 +122,9 @@ fn unfit(pod: &Pod) -> Option<Decision> {
         taken.extend(inits(pod).iter().map(|container| &container.name).filter(|name| ours(name)));
         taken.extend(volumes_of(pod).iter().map(|volume| &volume.name).filter(|name| our_volume(name)));
     }
-    taken
-        .first()
-        .map(|name| skip(Reason::NameTaken, format!("the pod has a container or volume named {name}, which the sidecar needs: rename it")))
+    taken.first().map(|name| {
+        skip(SkipReason::NameTaken, format!("the pod has a container or volume named {name}, which the sidecar needs: rename it"))
+    })
 }
 
 fn our_volume(name: &str) -> bool {
@@ -168,26 +140,26 @@ fn volumes_of(pod: &Pod) -> &[Volume] {
 }
 
 /// The Campfire of a pod: the one that it or its namespace names, else the only one that admits the namespace.
-fn choose<'a>(pod: &Pod, namespace: &NamespaceMeta, places: &'a Places) -> Result<&'a Campfire, (Reason, String)> {
+fn choose<'a>(pod: &Pod, namespace: &NamespaceMeta, places: &'a Places) -> Result<&'a Campfire, (SkipReason, String)> {
     let named = pod.annotations().get(CAMPFIRE_ANNOTATION).or_else(|| namespace.annotations.get(CAMPFIRE_ANNOTATION));
     places.choose(named.map(String::as_str), namespace).map_err(|why| match why {
         NoPlace::Unreadable => {
-            (Reason::InvalidAnnotation, format!("annotation {CAMPFIRE_ANNOTATION} is no [namespace/]name of a Campfire: correct it"))
+            (SkipReason::InvalidAnnotation, format!("annotation {CAMPFIRE_ANNOTATION} is no [namespace/]name of a Campfire: correct it"))
         }
         NoPlace::At(key, Unadmitted::NotFound | Unadmitted::NotServed) => (
-            Reason::CampfireNotFound,
+            SkipReason::CampfireNotFound,
             format!("there is no Campfire {key}: correct annotation {CAMPFIRE_ANNOTATION}, or create it and make the pod anew"),
         ),
         NoPlace::At(key, Unadmitted::NotAdmitted) => (
-            Reason::NamespaceNotAdmitted,
+            SkipReason::NamespaceNotAdmitted,
             format!("Campfire {key} does not admit namespace {}: see its spec.members.namespaces", namespace.name),
         ),
         NoPlace::Nowhere => (
-            Reason::NoCampfire,
+            SkipReason::NoCampfire,
             format!("no Campfire admits namespace {}: create one, or see spec.members.namespaces of those there are", namespace.name),
         ),
         NoPlace::Anywhere(one, other) => (
-            Reason::AmbiguousCampfire,
+            SkipReason::AmbiguousCampfire,
             format!("several Campfires admit namespace {} ({one}, {other}): name one in annotation {CAMPFIRE_ANNOTATION}", namespace.name),
         ),
     })

@@ -16,6 +16,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use campfire_api::conditions::SkipReason;
 use campfire_api::names::INJECT_PATH;
 use hyper::body::{Body, Bytes};
 use hyper::{Method, Request, StatusCode};
@@ -30,7 +31,7 @@ use tokio::sync::watch;
 
 use self::containers::Defaults;
 use self::events::Events;
-use self::inject::{Decision, Reason, decide};
+use self::inject::{Decision, decide};
 use crate::certs::Bundle;
 use crate::context::Context;
 use crate::members::NamespaceMeta;
@@ -81,7 +82,7 @@ pub struct Webhook {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
-    result: String,
+    result: &'static str,
 }
 
 impl Webhook {
@@ -135,8 +136,8 @@ impl Webhook {
         let pem = if synced { self.certs.borrow().pem.clone() } else { String::new() };
         let decision = decide(pod, &namespace, &self.ctx.cluster.places(), &self.defaults, &pem);
         let result = match &decision {
-            Decision::Patch { .. } => "Injected".to_owned(),
-            Decision::Skip { reason, .. } => format!("{reason:?}"),
+            Decision::Patch { .. } => "Injected",
+            Decision::Skip { reason, .. } => reason.name(),
         };
         self.pods.get_or_create(&Outcome { result }).inc();
         let (ops, warnings) = match decision {
@@ -144,13 +145,13 @@ impl Webhook {
                 tracing::debug!(namespace = namespace.name, %campfire, operations = ops.len(), "injects a pod");
                 (ops, warnings)
             }
-            Decision::Skip { reason: Reason::NotAsked, .. } => (Vec::new(), Vec::new()),
+            Decision::Skip { reason: SkipReason::NotAsked, .. } => (Vec::new(), Vec::new()),
             Decision::Skip { reason, message } => {
-                tracing::info!(namespace = namespace.name, ?reason, why = message, "a pod gets no sidecar");
+                tracing::info!(namespace = namespace.name, %reason, why = message, "a pod gets no sidecar");
                 if !asked.dry_run {
                     self.events.skipped(&namespace.name, pod, reason, &message);
                 }
-                (Vec::new(), vec![format!("campfire: no sidecar ({reason:?}): {message}")])
+                (Vec::new(), vec![format!("campfire: no sidecar ({reason}): {message}")])
             }
         };
         Ok(message::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &ops, &warnings))))

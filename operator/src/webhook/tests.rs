@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use campfire_api::Campfire;
+use campfire_api::conditions::SkipReason;
 use campfire_api::names::*;
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::containers::Defaults;
-use super::inject::{Decision, Op, Reason};
+use super::inject::{Decision, Op};
 use super::{inject, review};
 use crate::members::{NamespaceMeta, Places, Served};
 
@@ -108,9 +109,9 @@ fn the_label_of_the_pod_wins_over_the_namespaces() {
     let on = labelled("shop", &[(INJECT_LABEL, ENABLED)]);
     let off = labelled("shop", &[(INJECT_LABEL, DISABLED)]);
     let reason = |pod: &Pod, namespace: &NamespaceMeta| reason(decide(pod, namespace, &campfires, &defaults(), CA));
-    assert_eq!(reason(&unlabelled, &namespace("shop")), Some(Reason::NotAsked));
+    assert_eq!(reason(&unlabelled, &namespace("shop")), Some(SkipReason::NotAsked));
     assert_eq!(reason(&unlabelled, &on), None);
-    assert_eq!(reason(&labelled_pod(&[(INJECT_LABEL, DISABLED)]), &on), Some(Reason::NotAsked));
+    assert_eq!(reason(&labelled_pod(&[(INJECT_LABEL, DISABLED)]), &on), Some(SkipReason::NotAsked));
     assert_eq!(reason(&labelled_pod(&[(INJECT_LABEL, ENABLED)]), &off), None);
 }
 
@@ -122,52 +123,58 @@ fn each_reason_to_leave_a_pod_alone_is_said_with_what_to_do() {
     let restricted = labelled("shop", &[("pod-security.kubernetes.io/enforce", "restricted")]);
     let baseline = labelled("shop", &[("pod-security.kubernetes.io/enforce", "baseline")]);
     let shop = namespace("shop");
-    let cases: Vec<(Pod, NamespaceMeta, Vec<Campfire>, Reason, &str)> = vec![
+    let cases: Vec<(Pod, NamespaceMeta, Vec<Campfire>, SkipReason, &str)> = vec![
         (
             pod(json!({})),
             namespace("kube-system"),
             vec![open("a")],
-            Reason::ProtectedNamespace,
+            SkipReason::ProtectedNamespace,
             "pods in namespace kube-system never get a sidecar",
         ),
         (
             pod(json!({})),
             namespace("campfire-system"),
             vec![open("a")],
-            Reason::ProtectedNamespace,
+            SkipReason::ProtectedNamespace,
             "pods in namespace campfire-system never get a sidecar",
         ),
-        (pod(json!({ "hostNetwork": true })), shop.clone(), vec![home()], Reason::HostNetwork, "hostNetwork"),
-        (pod(json!({ "os": { "name": "windows" } })), shop.clone(), vec![home()], Reason::Windows, "Windows"),
-        (pod(json!({ "nodeSelector": { "kubernetes.io/os": "windows" } })), shop.clone(), vec![home()], Reason::Windows, "Windows"),
-        (pod(json!({})), shop.clone(), vec![], Reason::NoCampfire, "create one"),
+        (pod(json!({ "hostNetwork": true })), shop.clone(), vec![home()], SkipReason::HostNetwork, "hostNetwork"),
+        (pod(json!({ "os": { "name": "windows" } })), shop.clone(), vec![home()], SkipReason::Windows, "Windows"),
+        (pod(json!({ "nodeSelector": { "kubernetes.io/os": "windows" } })), shop.clone(), vec![home()], SkipReason::Windows, "Windows"),
+        (pod(json!({})), shop.clone(), vec![], SkipReason::NoCampfire, "create one"),
         (
             pod(json!({})),
             shop.clone(),
             vec![home(), open("a")],
-            Reason::AmbiguousCampfire,
+            SkipReason::AmbiguousCampfire,
             "(shop/home, infra/a): name one in annotation campfire.network/campfire",
         ),
-        (named("gone"), shop.clone(), vec![home()], Reason::CampfireNotFound, "there is no Campfire shop/gone"),
+        (named("gone"), shop.clone(), vec![home()], SkipReason::CampfireNotFound, "there is no Campfire shop/gone"),
         (
             named("other/home"),
             shop.clone(),
             vec![campfire("other", "home", json!({}))],
-            Reason::NamespaceNotAdmitted,
+            SkipReason::NamespaceNotAdmitted,
             "does not admit namespace shop",
         ),
-        (named("../etc"), shop.clone(), vec![home()], Reason::InvalidAnnotation, "no [namespace/]name"),
-        (pod(json!({})), restricted.clone(), vec![home()], Reason::PodSecurityForbids, "enforces the Pod Security Standard restricted"),
+        (named("../etc"), shop.clone(), vec![home()], SkipReason::InvalidAnnotation, "no [namespace/]name"),
+        (pod(json!({})), restricted.clone(), vec![home()], SkipReason::PodSecurityForbids, "enforces the Pod Security Standard restricted"),
         (
             pod(json!({})),
             baseline,
             vec![home()],
-            Reason::PodSecurityForbids,
+            SkipReason::PodSecurityForbids,
             "label the namespace pod-security.kubernetes.io/enforce=privileged",
         ),
-        (pod(json!({ "containers": [{ "name": "campfire" }] })), shop.clone(), vec![home()], Reason::NameTaken, "named campfire"),
-        (pod(json!({ "initContainers": [{ "name": "campfire-init" }] })), shop.clone(), vec![home()], Reason::NameTaken, "rename it"),
-        (pod(json!({ "volumes": [{ "name": "campfire-state" }] })), shop.clone(), vec![home()], Reason::NameTaken, "named campfire-state"),
+        (pod(json!({ "containers": [{ "name": "campfire" }] })), shop.clone(), vec![home()], SkipReason::NameTaken, "named campfire"),
+        (pod(json!({ "initContainers": [{ "name": "campfire-init" }] })), shop.clone(), vec![home()], SkipReason::NameTaken, "rename it"),
+        (
+            pod(json!({ "volumes": [{ "name": "campfire-state" }] })),
+            shop.clone(),
+            vec![home()],
+            SkipReason::NameTaken,
+            "named campfire-state",
+        ),
     ];
     for (pod, namespace, campfires, expected, part) in cases {
         match decide(&pod, &namespace, &campfires, &defaults(), CA) {
@@ -180,7 +187,7 @@ fn each_reason_to_leave_a_pod_alone_is_said_with_what_to_do() {
     }
     let tun = campfire("shop", "home", json!({ "sidecar": { "mode": "Tun" } }));
     assert_eq!(reason(decide(&pod(json!({})), &restricted, &[tun], &defaults(), CA)), None, "whoever asks for Tun gets it");
-    assert_eq!(reason(decide(&pod(json!({})), &shop, &[home()], &defaults(), "")), Some(Reason::OperatorStarting));
+    assert_eq!(reason(decide(&pod(json!({})), &shop, &[home()], &defaults(), "")), Some(SkipReason::OperatorStarting));
 }
 
 #[test]
@@ -455,7 +462,7 @@ fn ops(decision: Decision) -> Vec<Op> {
     }
 }
 
-fn reason(decision: Decision) -> Option<Reason> {
+fn reason(decision: Decision) -> Option<SkipReason> {
     match decision {
         Decision::Patch { .. } => None,
         Decision::Skip { reason, .. } => Some(reason),
@@ -525,5 +532,5 @@ fn red_10_a_campfire_of_another_namespace_brings_its_image_as_root_or_turns_the_
     let made: Pod = pod(json!({}));
     let decision = decide(&made, &namespace("shop"), &[main, games], &defaults, CA);
     println!("{decision:?}");
-    assert!(matches!(decision, Decision::Skip { reason: Reason::AmbiguousCampfire, .. }));
+    assert!(matches!(decision, Decision::Skip { reason: SkipReason::AmbiguousCampfire, .. }));
 }

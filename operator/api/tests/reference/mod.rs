@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use campfire_api::conditions::{CAMPFIRE, MESH_PEER, NOT_DIRECT, Reason};
+use campfire_api::conditions::{CAMPFIRE, MESH_PEER, Meaning, NOT_DIRECT};
 use campfire_api::names::{GROUP, VERSION};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
@@ -26,7 +26,7 @@ pub fn document(campfire: &CustomResourceDefinition, peer: &CustomResourceDefini
     text
 }
 
-fn resource(text: &mut String, definition: &CustomResourceDefinition, reasons: &[Reason]) {
+fn resource(text: &mut String, definition: &CustomResourceDefinition, reasons: &[Meaning]) {
     let names = &definition.spec.names;
     let version = serde_json::to_value(&definition.spec.versions[0]).unwrap_or_default();
     let schema = &version["schema"]["openAPIV3Schema"];
@@ -51,8 +51,8 @@ fn resource(text: &mut String, definition: &CustomResourceDefinition, reasons: &
     }
     let _ =
         writeln!(text, "### Conditions of a {}\n\n| condition | status | reason | what it means |\n| --- | --- | --- | --- |", names.kind);
-    for Reason { condition, status, reason, means } in reasons {
-        let _ = writeln!(text, "| `{condition}` | {status} | `{reason}` | {means} |");
+    for Meaning { condition, reason, means } in reasons {
+        let _ = writeln!(text, "| `{condition}` | {} | `{reason}` | {means} |", reason.status());
     }
     text.push('\n');
 }
