@@ -8,9 +8,15 @@
 //! | [`agent`] | the API that sidecars get their settings from and report to |
 //! | [`webhook`] | injects the sidecar into new pods |
 //! | [`certs`] | the operator's own CA and its certificates |
-//! | [`conditions`] | what statuses say, by the conventions |
+//! | [`conditions`], [`events`] | what statuses and events say, by the conventions |
 //! | [`definitions`] | whether the API server's are those of this operator |
-//! | [`state`] | what the parts above tell each other: they know this, not one another |
+//! | [`cluster`] | the client and the caches |
+//! | [`leadership`] | whether this replica may write |
+//! | [`members`] | who may sit at which fire |
+//! | [`state`] | what the parts tell each other |
+//!
+//! The parts tell each other by [`state`] and decide who may sit where by [`members`]; none calls another, but that pods without a sidecar are
+//! looked for with the webhook's own rule. [`run`] starts them all, and those of the leader while it leads.
 
 #![forbid(unsafe_code)]
 

@@ -1,12 +1,22 @@
 //! What the operator's parts tell each other. The Campfire reconciler publishes what members are told ([`Memberships`]); the
 //! agent API gives it out and takes in [`Reports`]; the fire sees who is there ([`Sightings`]); the MeshPeer reconciler and the
 //! Campfires' status read both. All of it is memory: whoever becomes leader builds it anew.
+//!
+//! Keys, identities, addresses and servers are values here. They are texts at the agent API and in statuses, and there alone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use campfire_api::agent::{Key, Report, ServerEntry};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use campfire_api::agent::{Path, Problem};
+use campfire_protocol::identity::{NetworkId, PublicKey};
+use campfire_protocol::key::{Fingerprint, KeyMode, Keys, Psk};
+use campfire_protocol::server::{Scope, Server, ServerId, merge};
+use ipnet::{IpNet, Ipv4Net};
 use kube::{Resource, ResourceExt as _};
 use tokio::sync::{mpsc, watch};
 
@@ -37,29 +47,97 @@ impl std::fmt::Display for ObjectKey {
     }
 }
 
+/// A key that members hold, with what follows from it. `Debug` shows its fingerprint.
+#[derive(Clone)]
+pub struct HeldKey {
+    /// The key.
+    pub psk: Psk,
+    /// How it is used.
+    pub mode: KeyMode,
+    /// What is derived from it.
+    pub keys: Arc<Keys>,
+}
+
+impl HeldKey {
+    /// This key.
+    pub fn new(psk: Psk, mode: KeyMode) -> Self {
+        let keys = Arc::new(psk.derive());
+        Self { psk, mode, keys }
+    }
+
+    /// Its fingerprint.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.keys.fingerprint
+    }
+}
+
+impl PartialEq for HeldKey {
+    fn eq(&self, other: &Self) -> bool {
+        // The rest follows.
+        (&self.psk, self.mode) == (&other.psk, other.mode)
+    }
+}
+
+impl Eq for HeldKey {}
+
+impl fmt::Debug for HeldKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HeldKey({}, {:?})", self.fingerprint(), self.mode)
+    }
+}
+
+/// Addresses and routes of a mesh: `spec.network`, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshNetwork {
+    /// The pool of IPv4 addresses, if IPv4 is wanted.
+    pub ipv4_pool: Option<Ipv4Net>,
+    /// Routes of others count if they lie within one of these.
+    pub accept_routes: Vec<IpNet>,
+    /// Of the interface, bytes.
+    pub mtu: u16,
+}
+
 /// What all members of one Campfire are told; the agent API adds who the pod is. Holds keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     /// Keys, newest first; 1 to 4.
-    pub keys: Vec<Key>,
-    /// Network id, 10 hex digits.
-    pub network: String,
-    /// Servers: this cluster's, those of `spec.turn.servers` and of the join secret.
-    pub servers: Vec<ServerEntry>,
+    pub keys: Vec<HeldKey>,
+    /// The network id.
+    pub id: NetworkId,
+    /// This cluster's servers, by the addresses at which they are reached from inside and from outside.
+    pub own: Vec<Server>,
+    /// Servers that people named: by `spec.turn.servers`, or by the join Secret.
+    pub given: Vec<Server>,
+    /// Servers that other clusters' operators published at the fire.
+    pub heard: Vec<Server>,
     /// This cluster's name.
     pub cluster: String,
-    /// See `spec.network`.
-    pub ipv4_pool: Option<String>,
-    /// See `spec.network`.
-    pub accept_routes: Vec<String>,
-    /// See `spec.network`, bytes.
-    pub mtu: u16,
-    /// See `spec.network`.
-    pub domain: String,
+    /// Addresses and routes.
+    pub network: MeshNetwork,
     /// Version of the list of servers of this cluster, for the server record that the fire publishes.
     pub server_list_version: u64,
-    /// Servers of this cluster that can be reached from outside, as texts: what the server record says.
-    pub published: Vec<String>,
+}
+
+impl Membership {
+    /// All servers, each once; this cluster's first.
+    pub fn servers(&self) -> Vec<Server> {
+        merge([&self.own, &self.given, &self.heard].into_iter().flatten().cloned())
+    }
+
+    /// This cluster's servers as they are reached from outside: what the server record says.
+    pub fn published(&self) -> Vec<Server> {
+        external(&self.own)
+    }
+}
+
+/// Servers with the addresses alone at which they are reached from outside.
+pub fn external(servers: &[Server]) -> Vec<Server> {
+    let mut external = servers.to_vec();
+    external.retain_mut(|server| {
+        server.addresses.retain(|address| address.scope == Scope::External);
+        !server.addresses.is_empty()
+    });
+    external
 }
 
 /// The memberships of all Campfires.
@@ -122,13 +200,63 @@ pub struct PodId {
     pub uid: String,
 }
 
+/// A WireGuard (X25519) public key. In text base64, as `wg` shows it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WireguardKey(pub [u8; 32]);
+
+impl WireguardKey {
+    /// Of its text.
+    pub fn read(text: &str) -> Option<Self> {
+        STANDARD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Display for WireguardKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for WireguardKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WireguardKey({self})")
+    }
+}
+
+/// What a pod's sidecar said of itself, as far as the operator has a use for it. Its own word: nothing in it is proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerReport {
+    /// Its Ed25519 public key.
+    pub identity: PublicKey,
+    /// Its WireGuard public key.
+    pub wireguard: WireguardKey,
+    /// Its addresses in the mesh.
+    pub addresses: Vec<IpAddr>,
+    /// Of the keys that it holds, newest first.
+    pub fingerprints: Vec<Fingerprint>,
+    /// It sits at the fire on at least one server.
+    pub camped: bool,
+    /// It was started and is ready in the sense of the startup policy.
+    pub ready: bool,
+    /// Known peers without a session.
+    pub unconnected: u32,
+    /// How its packets go, over all links.
+    pub path: Path,
+    /// Why not direct, in a word; empty if direct.
+    pub reason: String,
+    /// No TURN server answers it.
+    pub unreachable: bool,
+    /// What is wrong, for people.
+    pub problems: Vec<Problem>,
+}
+
 /// What a pod's sidecar said last.
 #[derive(Clone, Debug)]
 pub struct Reported {
     /// The Campfire, from the pod's annotation.
     pub campfire: ObjectKey,
-    /// What it said, clipped to the bounds.
-    pub report: Report,
+    /// What it said.
+    pub report: PeerReport,
     /// When.
     pub at: Instant,
 }
@@ -148,10 +276,7 @@ impl Reports {
     }
 
     /// Takes a report in. If the queue is full the pod is found by the next sweep.
-    pub fn put(&self, pod: PodId, mut reported: Reported) {
-        // A reader leaves room for four: for 10,000 pods that adds up.
-        reported.report.addresses.shrink_to_fit();
-        reported.report.fingerprints.shrink_to_fit();
+    pub fn put(&self, pod: PodId, reported: Reported) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let same = inner.get(&pod).is_some_and(|held| held.report == reported.report && held.campfire == reported.campfire);
         inner.insert(pod.clone(), Arc::new(reported));
@@ -180,10 +305,10 @@ impl Reports {
 /// Somebody at the fire, as announced there (signed by itself).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
-    /// Ed25519 public key, hex.
-    pub identity: String,
-    /// WireGuard public key, base64.
-    pub public_key: String,
+    /// Its Ed25519 public key.
+    pub identity: PublicKey,
+    /// Its WireGuard public key, which follows from that.
+    pub wireguard: WireguardKey,
     /// Name, namespace and cluster that it shows; may be empty.
     pub name: String,
     /// See `name`.
@@ -191,9 +316,9 @@ pub struct Sighting {
     /// See `name`.
     pub cluster: String,
     /// Addresses in the mesh.
-    pub addresses: Vec<String>,
+    pub addresses: Vec<IpAddr>,
     /// Fingerprints of the keys that it holds.
-    pub fingerprints: Vec<String>,
+    pub fingerprints: Vec<Fingerprint>,
     /// It has no tunnel: an operator, which counts as no peer.
     pub origin: bool,
 }
@@ -206,11 +331,11 @@ pub struct View {
     /// Members as the servers count them (ourselves not included); in a large room more than `seen` holds.
     pub members: usize,
     /// Who is there, by identity; bounded.
-    pub seen: BTreeMap<String, Sighting>,
-    /// Servers that other clusters' operators published, as texts.
-    pub foreign_servers: Vec<String>,
-    /// Ids of the servers on which it sits, by the fingerprint of the key under which it does.
-    pub seated: BTreeMap<String, BTreeSet<String>>,
+    pub seen: BTreeMap<PublicKey, Sighting>,
+    /// Servers that other clusters' operators published.
+    pub foreign_servers: Vec<Server>,
+    /// The servers on which it sits, by the key under which it does.
+    pub seated: BTreeMap<Fingerprint, BTreeSet<ServerId>>,
 }
 
 /// The views of all fires.

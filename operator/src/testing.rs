@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use campfire_api::agent::Path;
 use campfire_api::{Campfire, names};
+use campfire_protocol::identity::{Identity, NetworkId, PublicKey};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Request, Response};
@@ -29,7 +31,7 @@ use crate::members::Served;
 use crate::metrics::Metrics;
 use crate::serve::tls;
 use crate::settings::OperatorSettings;
-use crate::state::Reports;
+use crate::state::{HeldKey, Membership, MeshNetwork, PeerReport, Reports, Sighting, WireguardKey};
 
 /// A context, and what moves it.
 pub struct Rig {
@@ -121,6 +123,58 @@ impl Rig {
     /// The operator's CA, PEM.
     pub fn ca(&self) -> String {
         self.bundle.borrow().pem.clone()
+    }
+}
+
+/// Somebody's public key, by a number.
+pub fn identity(number: u8) -> PublicKey {
+    Identity::from_seed(&[number; 32]).public()
+}
+
+/// What the sidecar of that identity says when all is well.
+pub fn report(number: u8) -> PeerReport {
+    let identity = identity(number);
+    PeerReport {
+        identity,
+        wireguard: WireguardKey(identity.x25519()),
+        addresses: vec!["fd00::1".parse().unwrap()],
+        fingerprints: Vec::new(),
+        camped: true,
+        ready: true,
+        unconnected: 0,
+        path: Path::Direct,
+        reason: String::new(),
+        unreachable: false,
+        problems: Vec::new(),
+    }
+}
+
+/// The same one as it is seen at the fire.
+pub fn sighting(number: u8) -> Sighting {
+    let identity = identity(number);
+    Sighting {
+        identity,
+        wireguard: WireguardKey(identity.x25519()),
+        name: format!("peer-{number}"),
+        namespace: "shop".into(),
+        cluster: String::new(),
+        addresses: vec!["fd00::2".parse().unwrap()],
+        fingerprints: Vec::new(),
+        origin: false,
+    }
+}
+
+/// Of a mesh with these keys, and no servers.
+pub fn membership(keys: Vec<HeldKey>) -> Membership {
+    Membership {
+        keys,
+        id: NetworkId([0, 0x11, 0x22, 0x33, 0x44]),
+        own: Vec::new(),
+        given: Vec::new(),
+        heard: Vec::new(),
+        cluster: "here".into(),
+        network: MeshNetwork { ipv4_pool: None, accept_routes: Vec::new(), mtu: 1280 },
+        server_list_version: 1,
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use campfire_api::Campfire;
-use campfire_api::agent::{Key, KeyMode, REPORT_PATH, SETTINGS_PATH, Settings as Told};
+use campfire_api::agent::{REPORT_PATH, SETTINGS_PATH, Settings as Told};
 use campfire_api::names::{
     AGENT_AUDIENCE, AGENT_SERVICE, CA_SECRET, CAMPFIRE_ANNOTATION, ENABLED, INIT_CONTAINER, INJECT_LABEL, INJECT_PATH, INJECTED_LABEL,
     SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE,
@@ -22,8 +22,10 @@ use campfire_operator::context::{Context, Shutdown};
 use campfire_operator::leadership::{Leadership, Mandate};
 use campfire_operator::metrics::Metrics;
 use campfire_operator::settings::OperatorSettings;
-use campfire_operator::state::{Membership, ObjectKey, PodId as Who, Reports};
+use campfire_operator::state::{HeldKey, Membership, MeshNetwork, ObjectKey, PodId as Who, Reports};
 use campfire_operator::{agent, webhook};
+use campfire_protocol::identity::Identity;
+use campfire_protocol::key::KeyMode;
 use control_plane::{ControlPlane, apply, define};
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
@@ -65,7 +67,7 @@ async fn a_pods_own_token_opens_the_agent_api_and_no_other_token_does() {
     let told: Told = serde_json::from_str(&body).unwrap();
     assert_eq!((told.namespace.as_str(), told.name.as_str()), ("shop", "web"), "whose token it is, not what anybody says");
     let report = json!({
-        "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "identity": "ab".repeat(32), "addresses": [], "settingsVersion": told.version,
+        "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "identity": Identity::from_seed(&[1; 32]).public().to_string(), "addresses": [], "settingsVersion": told.version,
         "fingerprints": [], "camped": true, "ready": true, "direct": 0, "relayed": 0, "unconnected": 0, "path": "None",
     });
     assert_eq!(operator.ask(REPORT_PATH, &good, report).await.0, 204);
@@ -526,11 +528,15 @@ fn settings() -> OperatorSettings {
 }
 
 fn membership() -> Membership {
+    let key = HeldKey::new("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8".parse().unwrap(), KeyMode::Announce);
     Membership {
-        keys: vec![Key { psk: zeroize::Zeroizing::new("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8".into()), mode: KeyMode::Announce }],
-        network: "0011223344".into(),
+        id: key.keys.network,
+        keys: vec![key],
+        own: Vec::new(),
+        given: Vec::new(),
+        heard: Vec::new(),
         cluster: "here".into(),
-        mtu: 1280,
-        ..Membership::default()
+        network: MeshNetwork { ipv4_pool: None, accept_routes: Vec::new(), mtu: 1280 },
+        server_list_version: 1,
     }
 }

@@ -273,7 +273,7 @@ async fn a_new_leader_leaves_an_invalid_campfire_running_as_it_was() {
         campfire_says(&world.campfires(), "fire", "Accepted", reason).await;
         eventually("members are told what held before", async || next.told("fire").is_some()).await;
         let told = next.told("fire").unwrap();
-        assert_eq!((&told.servers, &told.network, told.keys.len()), (&before.servers, &before.network, before.keys.len()));
+        assert_eq!(told, before);
         assert_eq!(version().await, set, "the servers are left alone");
         let services = Api::<Service>::namespaced(world.client.clone(), "default").list(&ListParams::default()).await.unwrap();
         assert_eq!(services.iter().filter(|service| service.name_any().starts_with("fire-")).count(), 3);

@@ -6,14 +6,17 @@ mod control_plane;
 mod in_process;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use campfire_api::agent::{Path as Way, Report};
+use campfire_api::agent::Path as Way;
 use campfire_api::names::{CAMPFIRE_ANNOTATION, ENABLED, INJECTED_LABEL};
 use campfire_api::{Campfire, MeshPeer};
-use campfire_operator::state::{ObjectKey, PodId as Who, Reported, Sighting, View};
+use campfire_operator::state::{ObjectKey, PeerReport, PodId as Who, Reported, Sighting, View, WireguardKey};
+use campfire_protocol::identity::{Identity, PublicKey};
+use campfire_protocol::key::{Fingerprint, Psk};
 use control_plane::{ControlPlane, apply, program};
 use in_process::{Operator, eventually, peer_says};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -22,7 +25,6 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 #[tokio::test]
 async fn kubectl_prints_what_the_document_prints() {
@@ -110,16 +112,18 @@ async fn quickstart(client: &Client) -> Operator {
         let pods = Api::<Pod>::namespaced(client.clone(), "default");
         let pod = pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
         // The other cluster is behind a NAT that gives each destination another port.
-        let report = Report {
-            public_key: public_key(number),
+        let report = PeerReport {
+            wireguard: public_key(number),
             identity: identity(number),
             addresses: vec![address(number)],
             camped: true,
             ready: true,
+            unconnected: 0,
             path: Way::Mixed,
             reason: "PeerSymmetricNAT".into(),
+            unreachable: false,
             fingerprints: vec![fingerprint()],
-            ..Report::default()
+            problems: Vec::new(),
         };
         let who = Who { key: ObjectKey::new("default", name), uid: pod.uid().unwrap() };
         operator.ctx.reports.put(who, Reported { campfire: ObjectKey::new("default", "main"), report, at: Instant::now() });
@@ -127,20 +131,22 @@ async fn quickstart(client: &Client) -> Operator {
     }
     seen.insert(identity(3), sighting(3, "laptop", ""));
     seen.insert(identity(4), sighting(4, "shop-7c9d6b5f4-m2x8v", "paris"));
-    operator.ctx.sightings.publish(&ObjectKey::new("default", "main"), View { camped: 1, members: 4, seen, ..View::default() });
     let mut laptop = example("external-peer");
-    laptop["spec"]["external"]["publicKey"] = json!(public_key(3));
+    laptop["spec"]["external"]["publicKey"] = json!(public_key(3).to_string());
     // Once there is something to copy.
     eventually("there is a join Secret", async || {
         campfires.get("main").await.unwrap().status.unwrap_or_default().join_secret_name.is_some()
     })
     .await;
     apply(&peers, "laptop", &laptop).await;
+    // Whoever is seen before it is declared is shown as a Remote for a while.
+    eventually("the laptop is known", async || operator.ctx.cluster.peers.find(|peer| peer.name_any() == "laptop").is_some()).await;
+    operator.ctx.sightings.publish(&ObjectKey::new("default", "main"), View { camped: 1, members: 4, seen, ..View::default() });
     for name in ["hello-6d9f7c5b84-4xkzp", "hello-6d9f7c5b84-q7w2n"] {
         peer_says_when_it_is_there(&peers, name, "Ready").await;
     }
     peer_says_when_it_is_there(&peers, "laptop", "AtTheFire").await;
-    peer_says_when_it_is_there(&peers, &format!("main-r-{}", &identity(4)[..20]), "AtTheFire").await;
+    peer_says_when_it_is_there(&peers, &format!("main-r-{}", &identity(4).to_string()[..20]), "AtTheFire").await;
     eventually("all are counted", async || {
         let status = campfires.get("main").await.unwrap().status.unwrap_or_default();
         status.peers == Some(4) && status.turn.as_deref() == Some("1/1") && status.key_generations.iter().any(|held| held.peers == 4)
@@ -181,23 +187,22 @@ fn example(name: &str) -> Value {
     serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn identity(number: u8) -> String {
-    hex::encode(Sha256::digest([number]))
+fn identity(number: u8) -> PublicKey {
+    Identity::from_seed(&[number; 32]).public()
 }
 
-fn public_key(number: u8) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(Sha256::digest([number, 0]))
+fn public_key(number: u8) -> WireguardKey {
+    WireguardKey(identity(number).x25519())
 }
 
-fn address(number: u8) -> String {
-    format!("fd8e:3d1f:5ac2:{number:x}a7c:91e0:44b{number:x}:7d02:5f{number:x}1")
+fn address(number: u8) -> IpAddr {
+    format!("fd8e:3d1f:5ac2:{number:x}a7c:91e0:44b{number:x}:7d02:5f{number:x}1").parse().unwrap()
 }
 
 fn sighting(number: u8, name: &str, cluster: &str) -> Sighting {
     Sighting {
         identity: identity(number),
-        public_key: public_key(number),
+        wireguard: public_key(number),
         name: name.into(),
         namespace: "default".into(),
         cluster: cluster.into(),
@@ -208,6 +213,6 @@ fn sighting(number: u8, name: &str, cluster: &str) -> Sighting {
 }
 
 /// Of the key.
-fn fingerprint() -> String {
-    campfire_protocol::key::Psk::from_bytes([7; 32]).derive().fingerprint.to_string()
+fn fingerprint() -> Fingerprint {
+    Psk::from_bytes([7; 32]).derive().fingerprint
 }

@@ -4,11 +4,11 @@
 
 mod control_plane;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use campfire_api::agent::{Path, Report};
+use campfire_api::agent::Path;
 use campfire_api::names::{CAMPFIRE_ANNOTATION, ENABLED, INJECTED_LABEL, URI_KEY};
 use campfire_api::{Campfire, MeshPeer, PathName};
 use campfire_operator::context::{Context, Shutdown};
@@ -16,7 +16,8 @@ use campfire_operator::leadership::{Leadership, Mandate};
 use campfire_operator::meshpeer;
 use campfire_operator::metrics::Metrics;
 use campfire_operator::settings::OperatorSettings;
-use campfire_operator::state::{ObjectKey, PodId as Who, Reported, Reports, Sighting, View};
+use campfire_operator::state::{ObjectKey, PeerReport, PodId as Who, Reported, Reports, Sighting, View, WireguardKey};
+use campfire_protocol::identity::{Identity, PublicKey};
 use control_plane::{ControlPlane, apply, define};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::api::{DeleteParams, PostParams};
@@ -45,7 +46,7 @@ async fn pods_have_peers_whose_status_is_written_on_transitions_alone() {
     // What moves without being a transition is not written, nor what is back before it is told.
     let writes = operator.writes().await;
     for n in 0..20 {
-        operator.report(&web, &Report { direct: n, relayed: 40 - n, ..report("web", Path::Direct) });
+        operator.report(&web, &PeerReport { unconnected: n, ..report("web", Path::Direct) });
     }
     operator.report(&web, &report("web", Path::Mixed));
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -102,14 +103,13 @@ async fn peers_of_elsewhere_have_objects_and_a_pods_own_peer_is_not_taken_for_on
     operator.pod("web").await;
     operator.peer_until("web", |_| true).await;
     let sightings = [sighting(1, "web", "here"), sighting(2, "laptop", "west"), sighting(3, "operator", "west")];
-    let mut seen: std::collections::BTreeMap<String, Sighting> =
-        sightings.into_iter().map(|sighting| (sighting.identity.clone(), sighting)).collect();
+    let mut seen: BTreeMap<PublicKey, Sighting> = sightings.into_iter().map(|sighting| (sighting.identity, sighting)).collect();
     for sighting in seen.values_mut() {
         sighting.origin = sighting.name == "operator";
     }
     let view = View { camped: 1, members: 3, seen, ..View::default() };
     operator.ctx.sightings.publish(&Operator::home(), view.clone());
-    let remote = format!("home-r-{}", &identity(2)[..20]);
+    let remote = format!("home-r-{}", &identity(2).to_string()[..20]);
     let peer = operator.peer_until(&remote, |peer| reason(peer, "Ready") == "AtTheFire").await;
     assert_eq!(peer.owner_references()[0].kind, "Campfire");
     assert_eq!(peer.status.unwrap().cluster_name.as_deref(), Some("west"));
@@ -207,7 +207,7 @@ impl Operator {
         Who { key: ObjectKey::new("shop", name), uid: made.uid().unwrap() }
     }
 
-    fn report(&self, who: &Who, report: &Report) {
+    fn report(&self, who: &Who, report: &PeerReport) {
         self.ctx.reports.put(who.clone(), Reported { campfire: Self::home(), report: report.clone(), at: Instant::now() });
     }
 
@@ -247,30 +247,36 @@ fn reason<'a>(peer: &'a MeshPeer, kind: &str) -> &'a str {
     conditions.filter(|condition| condition.type_ == kind).map(|condition| condition.reason.as_str()).next().unwrap_or_default()
 }
 
-fn report(name: &str, path: Path) -> Report {
-    Report {
-        public_key: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into(),
-        identity: format!("{name:0>64}"),
-        addresses: vec!["fd00::1".into()],
+fn report(name: &str, path: Path) -> PeerReport {
+    let mut seed = [0; 32];
+    seed[..name.len()].copy_from_slice(name.as_bytes());
+    PeerReport {
+        identity: Identity::from_seed(&seed).public(),
+        wireguard: WireguardKey([0; 32]),
+        addresses: vec!["fd00::1".parse().unwrap()],
+        fingerprints: Vec::new(),
         camped: true,
         ready: true,
+        unconnected: 0,
         path,
-        ..Report::default()
+        reason: String::new(),
+        unreachable: false,
+        problems: Vec::new(),
     }
 }
 
-fn identity(n: u8) -> String {
-    hex::encode([n; 32])
+fn identity(n: u8) -> PublicKey {
+    Identity::from_seed(&[n; 32]).public()
 }
 
 fn sighting(n: u8, name: &str, cluster: &str) -> Sighting {
     Sighting {
         identity: identity(n),
-        public_key: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into(),
+        wireguard: WireguardKey([0; 32]),
         name: name.into(),
         namespace: "shop".into(),
         cluster: cluster.into(),
-        addresses: vec!["fd00::2".into()],
+        addresses: vec!["fd00::2".parse().unwrap()],
         fingerprints: Vec::new(),
         origin: false,
     }

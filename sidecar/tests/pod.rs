@@ -295,7 +295,6 @@ fn first_settings() -> Settings {
         ipv4_pool: Some("100.80.0.0/16".into()),
         accept_routes: vec!["10.55.0.0/16".into()],
         mtu: 1400,
-        domain: "campfire.internal".into(),
         direct: true,
         agent_ca: String::new(),
     }

@@ -90,8 +90,6 @@ pub struct Settings {
     pub accept_routes: Vec<String>,
     /// MTU of the interface, bytes.
     pub mtu: u16,
-    /// Domain of the mesh's names.
-    pub domain: String,
     /// Whether direct paths may be used.
     pub direct: bool,
     /// CA certificates for TLS to the agent API, PEM: the newest known to the operator, so that a long-lived pod follows its rotation.

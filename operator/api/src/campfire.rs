@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -303,6 +304,14 @@ pub struct Resources {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "rules::quantities")]
     pub requests: BTreeMap<String, Quantity>,
+}
+
+impl From<&Resources> for ResourceRequirements {
+    /// Those of a container. What is empty is left out.
+    fn from(resources: &Resources) -> Self {
+        let some = |amounts: &BTreeMap<String, Quantity>| Some(amounts.clone()).filter(|amounts| !amounts.is_empty());
+        Self { limits: some(&resources.limits), requests: some(&resources.requests), ..Self::default() }
+    }
 }
 
 pub use k8s_openapi::apimachinery::pkg::api::resource::Quantity;

@@ -13,6 +13,7 @@ use campfire_api::names::{self, CA_ANNOTATION, CAMPFIRE_ANNOTATION, ENABLED, INJ
 use campfire_api::{Campfire, MeshPeer};
 use campfire_operator::conditions::Said;
 use campfire_operator::meshpeer::status::{self, Heard};
+use campfire_operator::state::{PeerReport, WireguardKey};
 use campfire_protocol::identity::Identity;
 use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -55,6 +56,26 @@ pub struct Peer {
     pub campfire: usize,
     pub identity: Identity,
     pub report: Report,
+}
+
+impl Peer {
+    /// Its report, as the operator reads it.
+    fn heard(&self) -> PeerReport {
+        let identity = self.identity.public();
+        PeerReport {
+            identity,
+            wireguard: WireguardKey(identity.x25519()),
+            addresses: self.report.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+            fingerprints: self.report.fingerprints.iter().filter_map(|fingerprint| fingerprint.parse().ok()).collect(),
+            camped: self.report.camped,
+            ready: self.report.ready,
+            unconnected: self.report.unconnected,
+            path: self.report.path,
+            reason: String::new(),
+            unreachable: false,
+            problems: Vec::new(),
+        }
+    }
 }
 
 impl Cluster {
@@ -192,7 +213,7 @@ impl Cluster {
             }))?;
             let by = PostParams { field_manager: manager.clone(), ..PostParams::default() };
             let made = api.create(&by, &object).await.context("a MeshPeer")?;
-            let said = status::of_pod(&made, Said::of(Reason::Accepted, ""), CLUSTER, Heard::Fresh(&peer.report), Timestamp::now());
+            let said = status::of_pod(&made, Said::of(Reason::Accepted, ""), CLUSTER, Heard::Fresh(&peer.heard()), Timestamp::now());
             let patch = Patch::Merge(status::patch(&peer.uid_of(&made), &said));
             let by = PatchParams { field_manager: manager.clone(), ..PatchParams::default() };
             api.patch_status(&peer.name, &by, &patch).await.map(drop).context("a MeshPeer's status")

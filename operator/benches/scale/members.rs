@@ -11,7 +11,6 @@ use campfire_api::names;
 use campfire_fire::config::Config;
 use campfire_fire::io::Output;
 use campfire_fire::{Event, Fire};
-use campfire_operator::campfire::endpoints::endpoint_text;
 use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::identity::NetworkId;
 use campfire_protocol::key::{KeyMode, Keys, parse_keys};
@@ -94,7 +93,7 @@ impl Members {
 fn servers(status: Option<campfire_api::CampfireStatus>) -> Result<Vec<Server>> {
     let endpoints = status.map(|status| status.endpoints).unwrap_or_default();
     let udp = endpoints.iter().find(|endpoint| endpoint.transport == campfire_api::TransportName::Udp).context("an endpoint")?;
-    Ok(vec![endpoint_text(udp).parse()?])
+    Ok(vec![format!("{}=turn:{}:{}?transport=udp", udp.server, udp.address, udp.port).parse()?])
 }
 
 async fn member(config: Config, socket: UdpSocket, camped: Arc<AtomicUsize>) {

@@ -1,13 +1,12 @@
-//! Reports, clipped: what a sidecar says ends in statuses, metrics and tables.
+//! Reports, read and clipped: what a sidecar says ends in statuses, metrics and tables.
 
-use std::net::IpAddr;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use campfire_api::agent::{MAX_PROBLEMS, Report};
+use campfire_api::agent::{FIRE_UNREACHABLE, MAX_PROBLEMS, Report};
+use campfire_protocol::identity::PublicKey;
+use campfire_protocol::key::Fingerprint;
 use hyper::StatusCode;
 
 use crate::serve::message::Refusal;
+use crate::state::{PeerReport, WireguardKey};
 
 /// Most addresses, and most fingerprints.
 const MAX_ADDRESSES: usize = 8;
@@ -20,35 +19,55 @@ const MAX_WORD: usize = 64;
 ///
 /// # Errors
 /// 400: what can't be read. A text that is too long is cut instead.
-pub fn read(body: &[u8]) -> Result<Report, Refusal> {
+pub fn read(body: &[u8]) -> Result<PeerReport, Refusal> {
     let bad = |message: String| Refusal::new(StatusCode::BAD_REQUEST, message);
-    let mut report: Report = serde_json::from_slice(body).map_err(|error| bad(format!("this is no report: {error}")))?;
-    if STANDARD.decode(&report.public_key).map(|key| key.len()) != Ok(32) {
-        return Err(bad("publicKey must be 32 bytes in base64".into()));
-    }
-    if !digits(&report.identity, 64) {
-        return Err(bad("identity must be 64 hex digits, lower case".into()));
-    }
-    if report.addresses.len() > MAX_ADDRESSES || report.addresses.iter().any(|address| address.parse::<IpAddr>().is_err()) {
-        return Err(bad(format!("addresses must be at most {MAX_ADDRESSES} IP addresses")));
-    }
-    if report.fingerprints.len() > MAX_FINGERPRINTS || report.fingerprints.iter().any(|fingerprint| !digits(fingerprint, 16)) {
-        return Err(bad(format!("fingerprints must be at most {MAX_FINGERPRINTS}, each 16 hex digits, lower case")));
-    }
+    let report: Report = serde_json::from_slice(body).map_err(|error| bad(format!("this is no report: {error}")))?;
+    let wireguard = WireguardKey::read(&report.public_key).ok_or_else(|| bad("publicKey must be 32 bytes in base64".into()))?;
+    let identity = identity(&report.identity).ok_or_else(|| bad("identity must be 64 hex digits, lower case".into()))?;
+    let addresses = list(&report.addresses, MAX_ADDRESSES, |address| address.parse().ok())
+        .ok_or_else(|| bad(format!("addresses must be at most {MAX_ADDRESSES} IP addresses")))?;
+    let fingerprints = list(&report.fingerprints, MAX_FINGERPRINTS, fingerprint)
+        .ok_or_else(|| bad(format!("fingerprints must be at most {MAX_FINGERPRINTS}, each 16 hex digits, lower case")))?;
     if !word(&report.reason) || report.problems.iter().any(|problem| problem.reason.is_empty() || !word(&problem.reason)) {
         return Err(bad(format!("a reason must be CamelCase, at most {MAX_WORD} letters and digits")));
     }
-    report.problems.truncate(MAX_PROBLEMS);
-    for problem in &mut report.problems {
+    let mut problems = report.problems;
+    problems.truncate(MAX_PROBLEMS);
+    for problem in &mut problems {
         problem.message = line(&problem.message, MAX_MESSAGE);
     }
-    report.settings_version = line(&report.settings_version, MAX_WORD);
-    report.sidecar_version = line(&report.sidecar_version, MAX_WORD);
-    Ok(report)
+    Ok(PeerReport {
+        identity,
+        wireguard,
+        addresses,
+        fingerprints,
+        camped: report.camped,
+        ready: report.ready,
+        unconnected: report.unconnected,
+        path: report.path,
+        reason: report.reason,
+        unreachable: problems.iter().any(|problem| problem.reason == FIRE_UNREACHABLE),
+        problems,
+    })
 }
 
-fn digits(text: &str, length: usize) -> bool {
-    text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+/// All of a list, if each can be read and they are not too many.
+fn list<T>(texts: &[String], most: usize, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    if texts.len() > most { None } else { texts.iter().map(|text| read(text)).collect() }
+}
+
+fn identity(text: &str) -> Option<PublicKey> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(Some(text).filter(|text| digits(text))?, &mut bytes).ok()?;
+    PublicKey::from_bytes(bytes).ok()
+}
+
+fn fingerprint(text: &str) -> Option<Fingerprint> {
+    text.parse().ok().filter(|_| digits(text))
+}
+
+fn digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 fn word(text: &str) -> bool {

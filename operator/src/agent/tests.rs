@@ -8,8 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use campfire_api::agent::{Key, KeyMode, ServerEntry, Settings};
+use campfire_api::agent::{Path, Settings};
 use campfire_api::names::{AGENT_AUDIENCE, CAMPFIRE_ANNOTATION};
+use campfire_protocol::key::KeyMode;
+use campfire_protocol::server::{Scope, Server, ServerAddress};
 use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::token::{Reviewer, Tokens};
 use super::*;
-use crate::state::{Membership, ObjectKey};
+use crate::state::{HeldKey, Membership, ObjectKey};
 use crate::testing::{Rig, connect, post};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
@@ -43,7 +45,10 @@ async fn a_pod_gets_its_settings_and_reports() {
     assert_eq!((status, body.as_str()), (204, ""));
     let held = camp.rig.ctx.reports.get(&pod("web", "u1")).unwrap();
     assert_eq!(held.campfire.to_string(), "shop/home");
-    assert_eq!(held.report.direct, 3);
+    let report = &held.report;
+    assert_eq!((report.identity.to_string(), report.path, report.camped), (identity(), Path::Direct, true));
+    assert_eq!(report.addresses, ["fd00::1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(report.fingerprints[0].to_string(), "0123456789abcdef");
     assert_eq!(camp.reviewer.asked(), 1, "one TokenReview for three requests");
     let metrics = camp.rig.ctx.metrics.text();
     assert!(metrics.contains(r#"agent_requests_total{path="/v1/settings",code="204"} 1"#), "{metrics}");
@@ -57,9 +62,7 @@ async fn who_waits_is_told_of_a_change_and_of_nothing_else() {
     let first = camp.settings(&token).await;
     let waiting = camp.wait(token, first.version).await;
     camp.publish(1280);
-    let mut changed = membership();
-    changed.mtu = 1400;
-    camp.rig.ctx.memberships.publish(&home(), changed);
+    camp.publish(1400);
     let (status, _, body) = waiting.await.unwrap();
     assert_eq!(status, 200);
     assert_eq!(serde_json::from_str::<Settings>(&body).unwrap().mtu, 1400);
@@ -442,7 +445,9 @@ impl Camp {
     }
 
     fn publish(&self, mtu: u16) {
-        self.rig.ctx.memberships.publish(&home(), Membership { mtu, ..membership() });
+        let mut membership = membership();
+        membership.network.mtu = mtu;
+        self.rig.ctx.memberships.publish(&home(), membership);
     }
 
     /// A request for settings that waits.
@@ -538,25 +543,24 @@ fn pod(name: &str, uid: &str) -> PodId {
 }
 
 fn membership() -> Membership {
-    Membership {
-        keys: vec![Key { psk: Zeroizing::new(KEY.into()), mode: KeyMode::Announce }],
-        network: "0011223344".into(),
-        servers: vec![
-            ServerEntry { text: "a-0=192.0.2.1:3478".into(), in_cluster: false },
-            ServerEntry { text: "a-0=10.0.0.1:3478".into(), in_cluster: true },
-        ],
-        cluster: "here".into(),
-        mtu: 1280,
-        ..Membership::default()
-    }
+    let key = HeldKey::new(KEY.parse().unwrap(), KeyMode::Announce);
+    let mut server: Server = "a-0=192.0.2.1:3478".parse().unwrap();
+    let inside = ServerAddress { host: "10.0.0.1".into(), scope: Scope::Cluster, ..server.addresses[0].clone() };
+    server.addresses.push(inside);
+    Membership { own: vec![server], ..crate::testing::membership(vec![key]) }
 }
 
 fn report() -> Value {
     json!({
-        "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "identity": "ab".repeat(32), "addresses": ["fd00::1"],
+        "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "identity": identity(), "addresses": ["fd00::1"],
         "settingsVersion": "v", "fingerprints": ["0123456789abcdef"], "camped": true, "ready": true, "direct": 3, "relayed": 0,
         "unconnected": 0, "path": "Direct",
     })
+}
+
+/// Of whoever reports, hex.
+fn identity() -> String {
+    crate::testing::identity(1).to_string()
 }
 
 fn report_with(field: &str, value: Value) -> String {

@@ -1,110 +1,71 @@
-//! Brings children to what they should be, with no write where they are that already.
+//! Brings the Secret with the key, the children and the join Secret to what they should be, with no write where they are that already.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::sync::{Mutex, PoisonError};
 
-use campfire_api::names;
+use campfire_api::{DeletionPolicy, names};
+use campfire_protocol::identity::NetworkId;
+use campfire_protocol::key::Psk;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy, TypeMeta};
-use kube::core::Status;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::response::StatusCause;
-use kube::{Api, ResourceExt as _};
-use serde_json::Value;
+use kube::core::{NamespaceResourceScope, Status};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
-use super::children::{Child, Kind, MANAGED_BY, MANAGER};
-use crate::cluster::of_secret;
+use super::children::{Children, labels, owner};
+use super::error::{Error, during, during_secret};
+use super::fetch::Found;
+use super::keys::{self, KeyWrite};
+use super::plan::JoinSecret;
+use super::rotation;
+use super::validate::{KeySource, Valid};
 use crate::context::Context;
 use crate::state::ObjectKey;
 
 /// Annotation on each child: hash of what was applied, so that a field that is no longer wanted is seen to be.
-pub const APPLIED: &str = "campfire.network/applied";
+const APPLIED: &str = "campfire.network/applied";
 
-/// Why a reconcile did not get to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The API refused or did not answer.
-    #[error("{what}: {}", of_api(source))]
-    Api {
-        /// What was tried.
-        what: String,
-        /// What the API said.
-        source: kube::Error,
-    },
-    /// The same of a Secret, without what it holds.
-    #[error("{what}: {why}")]
-    Secret {
-        /// What was tried.
-        what: String,
-        /// What the API said, as far as it may be shown.
-        why: String,
-        /// Its code, if it answered.
-        code: Option<u16>,
-    },
-    /// This operator leads no more.
-    #[error("this operator leads no more")]
-    Fenced,
-    /// The system has no random numbers.
-    #[error("no random numbers: {0}")]
-    Random(getrandom::Error),
-}
-
-impl Error {
-    /// What the API server does not allow (403), or finds invalid (422): trying again alone changes nothing.
-    pub fn refusal(&self) -> Option<(u16, String)> {
-        let (what, why, code) = match self {
-            Self::Api { what, source: kube::Error::Api(status) } => (what, &status.message, status.code),
-            Self::Secret { what, why, code: Some(code) } => (what, why, *code),
-            _ => return None,
-        };
-        matches!(code, 403 | 422).then(|| (code, format!("{what}: {why}")))
+/// An object that belongs to a Campfire.
+pub trait Child: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned {
+    /// Adds what was tried to an error of the API.
+    fn during(what: String) -> impl FnOnce(kube::Error) -> Error {
+        during(what)
     }
 }
 
-/// What the API said, and nothing around it.
-fn of_api(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
+impl Child for ServiceAccount {}
+impl Child for Service {}
+impl Child for StatefulSet {}
+impl Child for Secret {
+    fn during(what: String) -> impl FnOnce(kube::Error) -> Error {
+        during_secret(what)
     }
-}
-
-/// Adds what was tried to an error of the API.
-pub fn during(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
-    let what = what.into();
-    move |source| Error::Api { what, source }
-}
-
-/// The same of a Secret.
-pub fn during_secret(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
-    let what = what.into();
-    move |source| {
-        let code = if let kube::Error::Api(status) = &source { Some(status.code) } else { None };
-        Error::Secret { what, why: of_secret(&source), code }
-    }
-}
-
-/// The same of an object of this kind.
-fn during_on(kind: Kind, what: String) -> impl FnOnce(kube::Error) -> Error {
-    move |source| if kind == Kind::Secret { during_secret(what)(source) } else { during(what)(source) }
 }
 
 /// What a child differed in after it was applied: what the API server writes in another way (a quantity), or somebody else insists on.
 /// Writing it again would change nothing.
 #[derive(Debug, Default)]
-pub struct Settled(Mutex<HashMap<Id, (String, BTreeSet<String>)>>);
+pub struct Settled(Mutex<HashMap<ChildId, (String, BTreeSet<String>)>>);
 
-type Id = (Kind, ObjectKey);
+/// Kind, namespace and name.
+type ChildId = (Cow<'static, str>, ObjectKey);
 
 impl Settled {
-    fn is(&self, id: &(Kind, ObjectKey), hash: &str, differs: &BTreeSet<String>) -> bool {
+    fn is(&self, id: &ChildId, hash: &str, differs: &BTreeSet<String>) -> bool {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.get(id).is_some_and(|(held, known)| held == hash && differs.is_subset(known))
     }
 
-    fn put(&self, id: (Kind, ObjectKey), hash: String, differs: BTreeSet<String>) {
+    fn put(&self, id: ChildId, hash: String, differs: BTreeSet<String>) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if differs.is_empty() {
             held.remove(&id);
@@ -114,90 +75,141 @@ impl Settled {
     }
 
     /// Forgets a Campfire's children.
-    pub fn forget(&self, namespace: &str, campfire: &str) {
-        let prefix = format!("{campfire}-");
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|(_, key), _| key.namespace != namespace || !key.name.starts_with(&prefix));
+    pub fn forget(&self, campfire: &ObjectKey) {
+        let prefix = format!("{}-", campfire.name);
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|(_, key), _| key.namespace != campfire.namespace || !key.name.starts_with(&prefix));
     }
 }
 
-/// The API resource of a kind.
-pub fn resource(kind: Kind) -> ApiResource {
-    match kind {
-        Kind::Secret => ApiResource::erase::<Secret>(&()),
-        Kind::ServiceAccount => ApiResource::erase::<ServiceAccount>(&()),
-        Kind::Service => ApiResource::erase::<Service>(&()),
-        Kind::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
+/// Does to the Secret with the key what must be done first.
+pub async fn key(ctx: &Context, valid: &Valid, write: KeyWrite, found: &mut Found) -> Result<(), Error> {
+    let api: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
+    match (write, &found.key) {
+        (KeyWrite::Make, _) => found.key = Some(make(ctx, &api, valid).await?),
+        (KeyWrite::Own(owners), Some(secret)) => {
+            let change = json!({ "metadata": { "ownerReferences": owners } });
+            found.key = Some(change_key(ctx, &api, secret, change).await?);
+        }
+        (KeyWrite::Rotate { step, held }, Some(secret)) => {
+            let keys = rotation::after(step, &held.keys, random_key)?;
+            let change = json!({ "data": keys::data(&keys, held.network) });
+            found.key = Some(change_key(ctx, &api, secret, change).await?);
+            found.stepped = true;
+            tracing::info!(campfire = %valid.key, ?step, "a step of the key's rotation is taken");
+        }
+        (KeyWrite::Own(_) | KeyWrite::Rotate { .. }, None) => {}
     }
+    Ok(())
 }
 
-/// Children of a kind in a namespace.
-pub fn api(ctx: &Context, kind: Kind, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(ctx.cluster.client.clone(), namespace, &resource(kind))
+/// Makes the key. A Secret that appeared meanwhile is an error, and so adopted by the next try.
+async fn make(ctx: &Context, api: &Api<Secret>, valid: &Valid) -> Result<Secret, Error> {
+    let name = valid.source.secret();
+    let mut network = [0; 5];
+    getrandom::fill(&mut network).map_err(Error::Random)?;
+    let data =
+        [(names::PSK_KEY, random_key()?.to_text().as_bytes().to_vec()), (names::NETWORK_KEY, NetworkId(network).to_string().into_bytes())];
+    let owned = matches!(valid.source, KeySource::Psk { deletion: DeletionPolicy::Delete, .. });
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(name.into()),
+            labels: Some(labels(&valid.key.name)),
+            owner_references: owned.then(|| vec![owner(valid)]),
+            ..ObjectMeta::default()
+        },
+        type_: Some("Opaque".into()),
+        data: Some(data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text))).collect()),
+        ..Secret::default()
+    };
+    may_write(ctx)?;
+    let params = PostParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PostParams::default() };
+    api.create(&params, &secret).await.map_err(during_secret(format!("Secret {name} could not be made")))
 }
 
-/// All children of a Campfire, as they are.
-pub async fn list(ctx: &Context, kind: Kind, campfire: &ObjectKey) -> Result<Vec<DynamicObject>, Error> {
-    let labels = format!("{}={},{MANAGED_BY}={MANAGER}", names::CAMPFIRE_LABEL, campfire.name);
-    let listed = api(ctx, kind, &campfire.namespace).list(&ListParams::default().labels(&labels)).await;
-    let mut objects = listed.map_err(during_on(kind, format!("{kind:?}s of the Campfire could not be listed")))?.items;
-    // The items of a list do not say what they are; without it each would differ from what is wanted, and be written.
-    let ApiResource { api_version, kind, .. } = resource(kind);
-    for object in &mut objects {
-        object.types.get_or_insert_with(|| TypeMeta { api_version: api_version.clone(), kind: kind.clone() });
-    }
-    Ok(objects)
+fn random_key() -> Result<Psk, Error> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(bytes.as_mut()).map_err(Error::Random)?;
+    Ok(Psk::from_bytes(*bytes))
 }
 
-/// Applies what differs; returns the child as it is then.
-pub async fn apply(
+/// Changes the Secret with the key, if it is still as it was read.
+async fn change_key(ctx: &Context, api: &Api<Secret>, secret: &Secret, mut change: Value) -> Result<Secret, Error> {
+    may_write(ctx)?;
+    let name = secret.name_any();
+    change["metadata"]["resourceVersion"] = json!(secret.resource_version());
+    let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
+    api.patch(&name, &params, &Patch::Merge(&change)).await.map_err(during_secret(format!("Secret {name} could not be changed")))
+}
+
+/// Brings all children to what they should be. `true`: something was written, and `live` has what the API server made of it.
+pub async fn children(ctx: &Context, settled: &Settled, namespace: &str, wanted: &Children, live: &mut Children) -> Result<bool, Error> {
+    let mut written = all(ctx, settled, namespace, &wanted.secrets, &mut live.secrets).await?;
+    written |= all(ctx, settled, namespace, &wanted.accounts, &mut live.accounts).await?;
+    written |= all(ctx, settled, namespace, &wanted.services, &mut live.services).await?;
+    written |= all(ctx, settled, namespace, &wanted.sets, &mut live.sets).await?;
+    Ok(written)
+}
+
+/// The same of one kind. Those that are no longer wanted are deleted.
+async fn all<K: Child>(
     ctx: &Context,
     settled: &Settled,
-    child: &Child,
-    live: Option<DynamicObject>,
     namespace: &str,
-) -> Result<DynamicObject, Error> {
-    let hash = hash(&child.object);
-    let mut desired = child.object.clone();
-    if let Some(metadata) = desired.get_mut("metadata").and_then(Value::as_object_mut) {
-        let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(serde_json::Map::new()));
-        if let Some(annotations) = annotations.as_object_mut() {
-            annotations.insert(APPLIED.into(), hash.clone().into());
+    wanted: &BTreeMap<String, K>,
+    live: &mut BTreeMap<String, K>,
+) -> Result<bool, Error> {
+    let api: Api<K> = Api::namespaced(ctx.cluster.client.clone(), namespace);
+    let mut written = false;
+    for (name, child) in wanted {
+        if let Some(applied) = apply(ctx, settled, &api, child, live.get(name)).await? {
+            live.insert(name.clone(), applied);
+            written = true;
         }
     }
-    let id = (child.kind, ObjectKey::new(namespace, &child.name));
-    let live = match live {
-        Some(live) => {
-            let differs = differences(&desired, &value(&live));
-            if differs.is_empty() || settled.is(&id, &hash, &differs) {
-                return Ok(live);
-            }
-            tracing::debug!(kind = ?child.kind, %namespace, name = %child.name, fields = ?differs, "is put right");
-            Some(live)
-        }
-        None => None,
-    };
-    if !ctx.leadership.may_write() {
-        return Err(Error::Fenced);
+    for orphan in live.extract_if(.., |name, _| !wanted.contains_key(name)).collect::<BTreeMap<_, _>>().into_values() {
+        delete(ctx, &api, &orphan, PropagationPolicy::Background).await?;
     }
+    Ok(written)
+}
+
+/// Keeps the join Secret.
+pub async fn join(ctx: &Context, settled: &Settled, namespace: &str, wanted: &JoinSecret, live: Option<&Secret>) -> Result<(), Error> {
+    let api: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), namespace);
+    apply(ctx, settled, &api, &wanted.0, live).await.map(drop)
+}
+
+/// Applies a child if it differs; returns it as it is then.
+async fn apply<K: Child>(ctx: &Context, settled: &Settled, api: &Api<K>, wanted: &K, live: Option<&K>) -> Result<Option<K>, Error> {
+    let (kind, key) = (K::kind(&()), ObjectKey::of(wanted));
+    let hash = hash(&value(wanted));
+    let mut desired = wanted.clone();
+    desired.annotations_mut().insert(APPLIED.into(), hash.clone());
+    let desired_value = value(&desired);
+    let id = (kind.clone(), key.clone());
+    if let Some(live) = live {
+        let differs = differences(&desired_value, &value(live));
+        if differs.is_empty() || settled.is(&id, &hash, &differs) {
+            return Ok(None);
+        }
+        tracing::debug!(%kind, %key, fields = ?differs, "is put right");
+    }
+    may_write(ctx)?;
     let params = PatchParams::apply(names::FIELD_MANAGER).force();
-    let applied = api(ctx, child.kind, namespace).patch(&child.name, &params, &Patch::Apply(&desired)).await;
-    let applied = match (applied, live) {
+    let applied = match (api.patch(&key.name, &params, &Patch::Apply(&desired)).await, live) {
         (Err(kube::Error::Api(status)), Some(live)) if immutable(&status) => {
             // Servers go on meanwhile, and the StatefulSet that comes takes them over.
             let fields = causes(&status).iter().map(|cause| cause.field.as_str()).collect::<Vec<_>>().join(", ");
-            tracing::info!(kind = ?child.kind, %namespace, name = %child.name, fields, "is made anew, as these cannot be changed");
-            delete(ctx, child.kind, &live, namespace, PropagationPolicy::Orphan).await?;
+            tracing::info!(%kind, %key, fields, "is made anew, as these cannot be changed");
+            delete(ctx, api, live, PropagationPolicy::Orphan).await?;
             // While something holds the old one (a load balancer that is taken down) this fails, and is tried again.
-            api(ctx, child.kind, namespace).patch(&child.name, &params, &Patch::Apply(&desired)).await
+            api.patch(&key.name, &params, &Patch::Apply(&desired)).await
         }
         (applied, _) => applied,
     };
-    let applied = applied.map_err(during_on(child.kind, format!("{:?} {} could not be applied", child.kind, child.name)))?;
-    settled.put(id, hash, differences(&desired, &value(&applied)));
-    Ok(applied)
+    let applied = applied.map_err(K::during(format!("{kind} {} could not be applied", key.name)))?;
+    settled.put(id, hash, differences(&desired_value, &value(&applied)));
+    Ok(Some(applied))
 }
 
 /// Whether the API refuses nothing but that a field changes which cannot: the class of a load balancer, or what another version of this
@@ -214,23 +226,26 @@ fn causes(status: &Status) -> &[StatusCause] {
 }
 
 /// Deletes a child, if it is still the one that was seen. `of_it`: what becomes of what belongs to it.
-pub async fn delete(ctx: &Context, kind: Kind, live: &DynamicObject, namespace: &str, of_it: PropagationPolicy) -> Result<(), Error> {
-    if live.metadata.deletion_timestamp.is_some() {
+async fn delete<K: Child>(ctx: &Context, api: &Api<K>, live: &K, of_it: PropagationPolicy) -> Result<(), Error> {
+    if live.meta().deletion_timestamp.is_some() {
         return Ok(());
     }
-    if !ctx.leadership.may_write() {
-        return Err(Error::Fenced);
-    }
+    may_write(ctx)?;
     let preconditions = Some(Preconditions { uid: live.uid(), resource_version: None });
     let params = DeleteParams { preconditions, propagation_policy: Some(of_it), ..DeleteParams::default() };
-    match api(ctx, kind, namespace).delete(&live.name_any(), &params).await {
+    match api.delete(&live.name_any(), &params).await {
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-        Err(error) => Err(during_on(kind, format!("{kind:?} {} could not be deleted", live.name_any()))(error)),
+        Err(error) => Err(K::during(format!("{} {} could not be deleted", K::kind(&()), live.name_any()))(error)),
         Ok(_) => Ok(()),
     }
 }
 
-fn value(object: &DynamicObject) -> Value {
+/// To be asked right before each write.
+fn may_write(ctx: &Context) -> Result<(), Error> {
+    if ctx.leadership.may_write() { Ok(()) } else { Err(Error::Fenced) }
+}
+
+fn value<K: Serialize>(object: &K) -> Value {
     serde_json::to_value(object).unwrap_or(Value::Null)
 }
 
@@ -279,7 +294,6 @@ fn differ(path: &str, desired: &Value, live: &Value, found: &mut BTreeSet<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn what_others_add_is_no_difference_and_what_they_change_is() {
@@ -300,7 +314,7 @@ mod tests {
     fn what_the_server_writes_in_another_way_is_written_once_and_another_edit_of_it_again() {
         let desired = json!({"limits": {"cpu": "1000m"}});
         let settled = Settled::default();
-        let id = (Kind::StatefulSet, ObjectKey::new("n", "fire-turn"));
+        let id = (StatefulSet::kind(&()), ObjectKey::new("n", "fire-turn"));
         let after = differences(&desired, &json!({"limits": {"cpu": "1"}}));
         settled.put(id.clone(), "hash".into(), after.clone());
         assert!(settled.is(&id, "hash", &after));

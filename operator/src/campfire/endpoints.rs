@@ -1,82 +1,69 @@
-//! Where the servers of this cluster are reached: from Services, nodes and pods. Pure.
+//! Where the servers of this cluster are reached: from Services, nodes and pods. And what is said of them. Pure.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use campfire_api::conditions::Reason;
 use campfire_api::{Endpoint, EndpointScope, ExposureType, TransportName};
-use campfire_protocol::server::{Scope, Server, ServerAddress, ServerId, Transport, merge};
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use campfire_protocol::server::{Scope, Server, ServerAddress, ServerId, Transport, canonical_host, merge};
+use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt as _;
 
-use super::children::{port, port_name, service_name};
-use super::keys::text;
+use super::children::{pod_name, port, port_name, service_name};
+use super::fetch::Found;
 use super::validate::Valid;
+use crate::conditions::Said;
 
-/// What the cluster says, by name.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    /// The servers' Services.
-    pub services: BTreeMap<String, Service>,
-    /// The servers' pods.
-    pub pods: BTreeMap<String, Pod>,
-    /// Nodes that they run on.
-    pub nodes: BTreeMap<String, Node>,
-}
-
-/// Id of a server.
-pub fn server_id(valid: &Valid, replica: u8) -> String {
-    format!("{}-{replica}", valid.turn.origin)
-}
-
-/// All endpoints, by server, transport and scope.
-pub fn endpoints(valid: &Valid, seen: &Seen) -> Vec<Endpoint> {
+/// This cluster's servers with all their addresses, by transport and scope.
+pub fn servers(valid: &Valid, found: &Found) -> Vec<Server> {
     let Some(exposure) = &valid.turn.exposure else { return Vec::new() };
-    let mut endpoints = Vec::new();
+    let mut servers = Vec::new();
     for replica in 0..valid.turn.replicas {
+        let Ok(id) = ServerId::new(&format!("{}-{replica}", valid.turn.origin)) else { continue };
+        let pod = pod_name(&valid.key.name, replica);
         for transport in valid.turn.transports.iter().copied() {
             let name = service_name(&valid.key.name, replica, exposure.service_layout, transport);
-            let service = seen.services.get(&name);
-            let endpoint = |address: String, port: u16, scope| Endpoint {
-                server: server_id(valid, replica),
-                address,
-                port: port.into(),
-                transport,
-                scope,
+            let service = found.children.services.get(&name);
+            let mut add = |host: &str, port: u16, scope| {
+                let address = |host| ServerAddress { host, port, transport: spoken(transport), scope };
+                let server = |host| Server { id: id.clone(), addresses: vec![address(host)], certificate_pin: None };
+                servers.extend(canonical_host(host).map(server));
             };
-            let cluster_ip =
-                service.and_then(|service| service.spec.as_ref()?.cluster_ip.clone()).filter(|ip| ip.parse::<IpAddr>().is_ok());
-            if let Some(ip) = cluster_ip {
-                endpoints.push(endpoint(ip, port(transport), EndpointScope::Cluster));
+            let cluster_ip = service.and_then(|service| service.spec.as_ref()?.cluster_ip.as_deref());
+            if let Some(ip) = cluster_ip.filter(|ip| ip.parse::<IpAddr>().is_ok()) {
+                add(ip, port(transport), Scope::Cluster);
             }
             let node_port = service.and_then(|service| node_port(service, transport));
-            let outside = match exposure.kind {
-                ExposureType::ClusterIp => None,
-                ExposureType::LoadBalancer => service.and_then(balancer).map(|host| (host, port(transport))),
-                ExposureType::NodePort => node_address(seen, &pod_name(valid, replica)).zip(node_port),
-                ExposureType::HostPort => node_address(seen, &pod_name(valid, replica)).map(|host| (host, port(transport))),
+            let (seen, behind) = match exposure.kind {
+                ExposureType::ClusterIp => (None, Some(port(transport))),
+                ExposureType::LoadBalancer => (service.and_then(balancer), Some(port(transport))),
+                ExposureType::NodePort => (node_address(found, &pod), node_port),
+                ExposureType::HostPort => (node_address(found, &pod), Some(port(transport))),
             };
-            let behind = if exposure.kind == ExposureType::NodePort { node_port } else { Some(port(transport)) };
             let outside = match valid.turn.external.get(usize::from(replica)) {
                 Some((host, given)) => (*given).or(behind).map(|port| (host.clone(), port)),
-                None => outside,
+                None => seen.zip(behind),
             };
             if let Some((host, port)) = outside {
-                endpoints.push(endpoint(host, port, EndpointScope::External));
+                add(&host, port, Scope::External);
             }
         }
     }
-    endpoints
+    merge(servers)
 }
 
-fn pod_name(valid: &Valid, replica: u8) -> String {
-    format!("{}-{replica}", campfire_api::names::turn(&valid.key.name))
+fn spoken(transport: TransportName) -> Transport {
+    match transport {
+        TransportName::Udp => Transport::Udp,
+        TransportName::Tcp => Transport::Tcp,
+        TransportName::Tls => Transport::Tls,
+    }
 }
 
 /// The address that a load balancer was given: an IP address rather than a name.
 fn balancer(service: &Service) -> Option<String> {
     let ingress = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?;
     let ip = ingress.iter().find_map(|ingress| ingress.ip.clone().filter(|ip| ip.parse::<IpAddr>().is_ok()));
-    ip.or_else(|| ingress.iter().find_map(|ingress| ingress.hostname.as_deref().and_then(campfire_protocol::server::canonical_host)))
+    ip.or_else(|| ingress.iter().find_map(|ingress| ingress.hostname.as_deref().and_then(canonical_host)))
 }
 
 fn node_port(service: &Service, transport: TransportName) -> Option<u16> {
@@ -86,46 +73,94 @@ fn node_port(service: &Service, transport: TransportName) -> Option<u16> {
 }
 
 /// The address of the node that a pod runs on: no other answers with `externalTrafficPolicy: Local`.
-fn node_address(seen: &Seen, pod: &str) -> Option<String> {
-    let pod = seen.pods.get(pod)?;
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).and_then(|node| seen.nodes.get(node));
+fn node_address(found: &Found, pod: &str) -> Option<String> {
+    let pod = found.pods.get(pod)?;
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).and_then(|node| found.nodes.get(node));
     let addresses = node.and_then(|node| node.status.as_ref()?.addresses.as_deref()).unwrap_or_default();
     let of = |kind: &str| addresses.iter().find(|address| address.type_ == kind && address.address.parse::<IpAddr>().is_ok());
     of("ExternalIP").or_else(|| of("InternalIP")).map(|address| address.address.clone()).or_else(|| pod.status.as_ref()?.host_ip.clone())
 }
 
-/// An endpoint as text of docs/protocol.md.
-pub fn endpoint_text(endpoint: &Endpoint) -> String {
-    text(&endpoint.server, &address(endpoint))
+/// Servers as status shows them.
+pub fn shown(servers: &[Server]) -> Vec<Endpoint> {
+    let endpoint = |id: &ServerId, address: &ServerAddress| Endpoint {
+        server: id.to_string(),
+        address: address.host.clone(),
+        port: address.port.into(),
+        transport: match address.transport {
+            Transport::Udp => TransportName::Udp,
+            Transport::Tcp => TransportName::Tcp,
+            Transport::Tls => TransportName::Tls,
+        },
+        scope: match address.scope {
+            Scope::Cluster => EndpointScope::Cluster,
+            Scope::External => EndpointScope::External,
+        },
+    };
+    servers.iter().flat_map(|server| server.addresses.iter().map(|address| endpoint(&server.id, address))).collect()
 }
 
-fn address(endpoint: &Endpoint) -> ServerAddress {
-    ServerAddress {
-        host: endpoint.address.clone(),
-        port: u16::try_from(endpoint.port).unwrap_or_default(),
-        transport: match endpoint.transport {
-            TransportName::Udp => Transport::Udp,
-            TransportName::Tcp => Transport::Tcp,
-            TransportName::Tls => Transport::Tls,
-        },
-        scope: match endpoint.scope {
-            EndpointScope::Cluster => Scope::Cluster,
-            EndpointScope::External => Scope::External,
-        },
-    }
-}
-
-/// Servers that are reached from outside.
-pub fn external_servers(endpoints: &[Endpoint]) -> Vec<Server> {
-    let external = endpoints.iter().filter(|endpoint| endpoint.scope == EndpointScope::External);
-    merge(external.filter_map(|endpoint| {
-        let id = ServerId::new(&endpoint.server).ok()?;
-        Some(Server { id, addresses: vec![address(endpoint)], certificate_pin: None })
+/// Servers as status showed them.
+pub fn read(endpoints: &[Endpoint]) -> Vec<Server> {
+    merge(endpoints.iter().filter_map(|endpoint| {
+        let address = ServerAddress {
+            host: canonical_host(&endpoint.address)?,
+            port: u16::try_from(endpoint.port).ok()?,
+            transport: spoken(endpoint.transport),
+            scope: match endpoint.scope {
+                EndpointScope::Cluster => Scope::Cluster,
+                EndpointScope::External => Scope::External,
+            },
+        };
+        Some(Server { id: ServerId::new(&endpoint.server).ok()?, addresses: vec![address], certificate_pin: None })
     }))
 }
 
+/// What is said of the servers, by `TurnAvailable`. `elsewhere`: how many are known that others run.
+pub fn turn_available(valid: &Valid, found: &Found, own: &[Server], elsewhere: usize) -> Said {
+    let (wanted, ready) = (valid.turn.replicas, ready(valid, found));
+    if wanted == 0 {
+        return if elsewhere > 0 {
+            Said::of(Reason::NotDeployed, format!("no servers here, {elsewhere} elsewhere"))
+        } else {
+            Said::of(Reason::NoServers, "no server to meet on: give spec.turn.servers, or spec.turn.replicas above 0")
+        };
+    }
+    let trouble = trouble(found);
+    if ready == 0 {
+        let why = trouble.unwrap_or_else(|| "the pods of the servers are not ready yet".to_owned());
+        return Said::of(
+            Reason::TurnNotReady,
+            format!("0 of {wanted} servers are ready: {why}; kubectl describe pods -l app.kubernetes.io/name=campfire-turn shows more"),
+        );
+    }
+    let waiting = waiting(valid, found);
+    if let Some(first) = waiting.first() {
+        let message = format!(
+            "Service {first} has no address yet ({} wait): is there a load balancer controller in this cluster? Else use exposure type NodePort or HostPort",
+            waiting.len()
+        );
+        return Said::of(Reason::WaitingForAddress, message);
+    }
+    if own.is_empty() {
+        return Said::of(Reason::NoEndpoints, "the Services of the servers have no address yet");
+    }
+    if ready < wanted {
+        let why = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
+        return Said::of(Reason::SomeReady, format!("{ready} of {wanted} servers are ready{why}"));
+    }
+    Said::of(Reason::AllReady, format!("{ready} of {wanted} servers are ready"))
+}
+
+/// How many servers are ready.
+pub fn ready(valid: &Valid, found: &Found) -> u8 {
+    let sets = found.children.sets.values();
+    let ready = sets.filter_map(|set| set.status.as_ref()?.ready_replicas).max().unwrap_or(0);
+    u8::try_from(ready.max(0)).unwrap_or(u8::MAX).min(valid.turn.replicas)
+}
+
 /// Names of Services that wait for an address.
-pub fn waiting(valid: &Valid, seen: &Seen) -> Vec<String> {
+fn waiting(valid: &Valid, found: &Found) -> Vec<String> {
     let Some(exposure) = valid.turn.exposure.as_ref().filter(|exposure| exposure.kind == ExposureType::LoadBalancer) else {
         return Vec::new();
     };
@@ -133,7 +168,7 @@ pub fn waiting(valid: &Valid, seen: &Seen) -> Vec<String> {
     for replica in (0..valid.turn.replicas).filter(|replica| valid.turn.external.get(usize::from(*replica)).is_none()) {
         for transport in &valid.turn.transports {
             let name = service_name(&valid.key.name, replica, exposure.service_layout, *transport);
-            if seen.services.get(&name).and_then(balancer).is_none() && !names.contains(&name) {
+            if found.children.services.get(&name).and_then(balancer).is_none() && !names.contains(&name) {
                 names.push(name);
             }
         }
@@ -142,8 +177,8 @@ pub fn waiting(valid: &Valid, seen: &Seen) -> Vec<String> {
 }
 
 /// Why a server's pod does not run, if the cluster says so: its first container that waits, or that it cannot be placed.
-pub fn trouble(seen: &Seen) -> Option<String> {
-    seen.pods.values().find_map(|pod| {
+fn trouble(found: &Found) -> Option<String> {
+    found.pods.values().find_map(|pod| {
         let status = pod.status.as_ref()?;
         let waiting = status.container_statuses.iter().flatten().find_map(|container| container.state.as_ref()?.waiting.as_ref());
         let waiting = waiting.filter(|waiting| !matches!(waiting.reason.as_deref(), Some("ContainerCreating" | "PodInitializing") | None));

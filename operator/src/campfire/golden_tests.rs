@@ -1,11 +1,10 @@
 //! What the operator asks the API server for, to the last field: a field more would be one that it owns.
 
-use campfire_protocol::key::{KeyMode, Psk};
+use campfire_protocol::key::KeyMode;
 use serde_json::{Value, json};
 
-use super::children;
-use super::keys::Held;
-use super::tests::{settings, valid};
+use super::children::children;
+use super::tests::{held, sent, settings, valid};
 
 /// One Campfire of each kind, and one with everything that can be said of its servers.
 fn specs() -> Vec<(&'static str, Value)> {
@@ -42,22 +41,15 @@ fn specs() -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn sent() -> Value {
-    let keys = vec![(Psk::from_bytes([1; 32]), KeyMode::Accept), (Psk::from_bytes([2; 32]), KeyMode::Announce)];
-    let network = keys[1].0.derive().network;
-    let held = Held { keys, network, network_kept: true, servers: Vec::new() };
-    let of = |spec: Value| {
-        let valid = valid(spec);
-        let mut children = vec![children::secret(&valid, "fire-relay", &held.relay())];
-        children.extend(children::turn(&valid, &settings()));
-        Value::from(children.into_iter().map(|child| child.object).collect::<Vec<_>>())
-    };
+fn all_sent() -> Value {
+    let keys = [(1, KeyMode::Accept), (2, KeyMode::Announce)];
+    let of = |spec: Value| Value::from(sent(&children(&valid(spec), &held(&keys), &settings())));
     specs().into_iter().map(|(name, spec)| (name.to_owned(), of(spec))).collect::<serde_json::Map<_, _>>().into()
 }
 
 #[test]
 fn the_children_are_those_of_the_golden_file() {
-    let text = serde_json::to_string_pretty(&sent()).unwrap() + "\n";
+    let text = serde_json::to_string_pretty(&all_sent()).unwrap() + "\n";
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/campfire/golden/children.json");
     if std::env::var_os("CAMPFIRE_BLESS").is_some() {
         std::fs::write(path, &text).unwrap();

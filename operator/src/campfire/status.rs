@@ -1,119 +1,66 @@
-//! The status of a Campfire. Pure: what it says follows from what was found.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! Says in the status what was found and done.
 
 use campfire_api::conditions::{ConditionType, Reason};
-use campfire_api::{CampfireStatus, ClusterPeers, Endpoint, KeyGeneration};
+use campfire_api::{Campfire, CampfireStatus};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Resource as _, ResourceExt as _};
+use serde_json::json;
 
-use crate::conditions::{Said, Stated};
-use crate::events::clip;
-
-/// Most clusters in status.
-const MAX_CLUSTERS: usize = 32;
+use super::error::{Error, during};
+use crate::conditions::{Said, Stated, merged, reason};
+use crate::context::Context;
+use crate::definitions::REMEDY;
+use crate::events::{self, Happened};
+use crate::state::ObjectKey;
 
 /// Ready follows from the others: the first that is not True says why.
-pub fn ready(said: &[Stated], ready_message: &str) -> Said {
+pub fn ready(said: &[Stated], status: &CampfireStatus) -> Said {
     let needed = [ConditionType::Accepted, ConditionType::KeyReady, ConditionType::TurnAvailable];
     let lacking = said.iter().find(|(kind, said)| needed.contains(kind) && !said.is_true());
-    lacking.map_or_else(|| Said::of(Reason::Ready, ready_message), |(_, lacking)| lacking.clone())
+    let all = || Said::of(Reason::Ready, format!("{} peers at the fire", status.peers.unwrap_or(0)));
+    lacking.map_or_else(all, |(_, lacking)| lacking.clone())
 }
 
-/// Version of the list of servers: one more whenever it changes.
-pub fn list_version(before: &CampfireStatus, published: &BTreeSet<String>, published_before: &BTreeSet<String>) -> i64 {
-    match before.server_list_version {
-        Some(version) if published == published_before => version,
-        Some(version) => version.saturating_add(1),
-        None => 1,
+/// Writes the status if it says something new, and tells by an event when Ready turned.
+pub async fn write(ctx: &Context, campfire: &Campfire, mut next: CampfireStatus, mut said: Vec<Stated>) -> Result<(), Error> {
+    let before = campfire.status.clone().unwrap_or_default();
+    let generation = campfire.metadata.generation;
+    let ready = ready(&said, &next);
+    said.push((ConditionType::Ready, ready.clone()));
+    next.conditions = merged(&before.conditions, said.iter().cloned(), generation, Timestamp::now());
+    next.observed_generation = generation;
+    let ObjectKey { namespace, name } = ObjectKey::of(campfire);
+    ctx.metrics.campfire(&namespace, &name, Some((ready.is_true(), next.missed_pods.unwrap_or(0))));
+    if campfire.status.as_ref() == Some(&next) {
+        return Ok(());
     }
-}
-
-/// Who is known to be at the fire, and which keys they hold.
-#[derive(Clone, Debug, Default)]
-pub struct Peers {
-    /// By identity: cluster and fingerprints.
-    pub known: BTreeMap<String, (String, BTreeSet<String>)>,
-    /// Those of them that are pods of this cluster.
-    pub here: BTreeSet<String>,
-    /// Members in all, where the room is too large to know each.
-    pub counted: usize,
-}
-
-impl Peers {
-    /// How many there are.
-    pub fn total(&self) -> i32 {
-        i32::try_from(self.known.len().max(self.counted)).unwrap_or(i32::MAX)
+    if !ctx.leadership.may_write() {
+        return Err(Error::Fenced);
     }
-
-    /// By cluster, the largest first, at most 32, and in the order of their names.
-    pub fn clusters(&self) -> Vec<ClusterPeers> {
-        let mut counts: BTreeMap<String, i32> = BTreeMap::new();
-        for (cluster, _) in self.known.values() {
-            let count = counts.entry(clip(cluster, 63).to_owned()).or_default();
-            *count = count.saturating_add(1);
+    // A status alone, of the object of this uid: not a whole Campfire.
+    let object = json!({
+        "apiVersion": Campfire::api_version(&()), "kind": Campfire::kind(&()),
+        "metadata": { "name": name, "uid": campfire.uid() },
+        "status": next,
+    });
+    let api: Api<Campfire> = Api::namespaced(ctx.cluster.client.clone(), &namespace);
+    match api.patch_status(&name, &PatchParams::apply(campfire_api::names::FIELD_MANAGER).force(), &Patch::Apply(&object)).await {
+        // Deleted meanwhile: an apply that names the uid does not make it anew.
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return Ok(()),
+        Err(kube::Error::Api(status)) if status.message.contains("field not declared in schema") => {
+            let message = format!("the CustomResourceDefinition is older than the operator, and drops what it does not know: {REMEDY}");
+            said.push((ConditionType::DefinitionCurrent, Said::of(Reason::DefinitionOutdated, message)));
+            next.conditions = merged(&before.conditions, said, generation, Timestamp::now());
+            // Without the fields that are not known there.
+            let written = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(json!({ "status": next }))).await;
+            written.map_err(during("the status could not be written"))?;
         }
-        let mut clusters: Vec<ClusterPeers> = counts.into_iter().map(|(name, peers)| ClusterPeers { name, peers }).collect();
-        clusters.sort_by(|one, other| other.peers.cmp(&one.peers).then_with(|| one.name.cmp(&other.name)));
-        clusters.truncate(MAX_CLUSTERS);
-        clusters.sort_by(|one, other| one.name.cmp(&other.name));
-        clusters
+        Err(error) => return Err(during("the status could not be written")(error)),
+        Ok(_) => {}
     }
-
-    /// How many hold each of these keys.
-    pub fn generations(&self, fingerprints: &[String]) -> Vec<KeyGeneration> {
-        let holders = |fingerprint: &String| self.known.values().filter(|(_, held)| held.contains(fingerprint)).count();
-        fingerprints
-            .iter()
-            .map(|fingerprint| KeyGeneration {
-                fingerprint: fingerprint.clone(),
-                peers: i32::try_from(holders(fingerprint)).unwrap_or(i32::MAX),
-            })
-            .collect()
+    if reason(&before.conditions, ConditionType::Ready) != Some(ready.reason) {
+        events::say(&ctx.cluster, campfire, Happened::Turned(ready.reason), &ready.message).await;
     }
-
-    /// How many pods of this cluster lack this key.
-    pub fn lacking_here(&self, fingerprint: &str) -> usize {
-        self.here.iter().filter_map(|identity| self.known.get(identity)).filter(|(_, held)| !held.contains(fingerprint)).count()
-    }
-
-    /// Clusters with peers that lack this key, and how many.
-    pub fn lacking(&self, fingerprint: &str) -> BTreeMap<String, usize> {
-        let mut lacking: BTreeMap<String, usize> = BTreeMap::new();
-        for (cluster, _) in self.known.values().filter(|(_, held)| !held.contains(fingerprint)) {
-            *lacking.entry(cluster.clone()).or_default() += 1;
-        }
-        lacking
-    }
-}
-
-/// What is said of the servers, by `TurnAvailable`.
-pub fn turn_available(wanted: u8, ready: i32, elsewhere: usize, waiting: &[String], trouble: Option<&str>, endpoints: &[Endpoint]) -> Said {
-    if wanted == 0 {
-        return if elsewhere > 0 {
-            Said::of(Reason::NotDeployed, format!("no servers here, {elsewhere} elsewhere"))
-        } else {
-            Said::of(Reason::NoServers, "no server to meet on: give spec.turn.servers, or spec.turn.replicas above 0")
-        };
-    }
-    if ready <= 0 {
-        let why = trouble.map_or_else(|| "the pods of the servers are not ready yet".to_owned(), str::to_owned);
-        return Said::of(
-            Reason::TurnNotReady,
-            format!("0 of {wanted} servers are ready: {why}; kubectl describe pods -l app.kubernetes.io/name=campfire-turn shows more"),
-        );
-    }
-    if let Some(first) = waiting.first() {
-        let message = format!(
-            "Service {first} has no address yet ({} wait): is there a load balancer controller in this cluster? Else use exposure type NodePort or HostPort",
-            waiting.len()
-        );
-        return Said::of(Reason::WaitingForAddress, message);
-    }
-    if endpoints.is_empty() {
-        return Said::of(Reason::NoEndpoints, "the Services of the servers have no address yet");
-    }
-    if ready < i32::from(wanted) {
-        let why = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
-        return Said::of(Reason::SomeReady, format!("{ready} of {wanted} servers are ready{why}"));
-    }
-    Said::of(Reason::AllReady, format!("{ready} of {wanted} servers are ready"))
+    Ok(())
 }

@@ -1,27 +1,29 @@
-//! The pure steps: validate, children, endpoints, keys, status.
+//! The pure steps: validate, children, endpoints, keys, rotation, status.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use campfire_api::agent::Report;
 use campfire_api::conditions::{ConditionType, Reason};
 use campfire_api::{Campfire, CampfireStatus, EndpointScope, Rotation};
-use campfire_protocol::key::KeyMode;
-use campfire_protocol::key::Psk;
-use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
+use campfire_protocol::identity::NetworkId;
+use campfire_protocol::key::{Fingerprint, KeyMode, Psk};
+use campfire_protocol::server::Server;
+use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::children::{self, Kind};
-use super::endpoints::{Seen, endpoints, external_servers, waiting};
-use super::keys::{Step, next_step, parse_keys, read_join, read_psk};
-use super::reconcile::{hold_on, peers};
-use super::status::{self, Peers};
+use super::children::{Children, children};
+use super::endpoints::{self, shown};
+use super::fetch::{Found, peers};
+use super::keys::{Held, parse_keys, read_join, read_psk};
+use super::peers::{Holder, Peers};
+use super::rotation::{Next, Step, next_step};
+use super::status;
 use super::validate::{Valid, validate};
 use crate::conditions::{Said, merged};
 use crate::members::Served;
 use crate::settings::OperatorSettings;
-use crate::state::{self, Membership, ObjectKey, Reported};
-use crate::testing::Rig;
+use crate::state::{HeldKey, Membership, ObjectKey, PeerReport, PodId, Reported};
+use crate::testing::{self, Rig};
 
 pub(super) fn settings() -> OperatorSettings {
     OperatorSettings {
@@ -36,7 +38,7 @@ pub(super) fn settings() -> OperatorSettings {
     }
 }
 
-fn campfire(spec: Value) -> Campfire {
+pub(super) fn campfire(spec: Value) -> Campfire {
     let mut object = json!({"apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": {"name": "fire", "namespace": "default", "uid": "u-1"}});
     object["spec"] = spec;
     serde_json::from_value(object).unwrap()
@@ -46,12 +48,31 @@ pub(super) fn valid(spec: Value) -> Valid {
     validate(&campfire(spec), &settings()).unwrap()
 }
 
+/// Keys, the newest first.
+pub(super) fn held(keys: &[(u8, KeyMode)]) -> Held {
+    let keys: Vec<HeldKey> = keys.iter().map(|(byte, mode)| HeldKey::new(Psk::from_bytes([*byte; 32]), *mode)).collect();
+    let network = NetworkId::of(&keys.last().unwrap().keys);
+    Held { keys, network, servers: Vec::new() }
+}
+
+/// Children as they are sent.
+pub(super) fn sent(children: &Children) -> Vec<Value> {
+    fn all<K: serde::Serialize>(objects: &std::collections::BTreeMap<String, K>) -> impl Iterator<Item = Value> {
+        objects.values().map(|object| serde_json::to_value(object).unwrap())
+    }
+    all(&children.secrets).chain(all(&children.accounts)).chain(all(&children.services)).chain(all(&children.sets)).collect()
+}
+
+fn made(valid: &Valid) -> Children {
+    children(valid, &held(&[(1, KeyMode::Announce)]), &settings())
+}
+
 fn refused(spec: Value) -> String {
     let invalid = validate(&campfire(spec), &settings()).unwrap_err();
     format!("{}: {}", invalid.reason, invalid.message)
 }
 
-fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
+pub(super) fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
@@ -85,24 +106,25 @@ fn what_the_api_server_cannot_refuse_is_refused_with_what_to_change() {
 fn a_campfire_that_joins_deploys_no_server_unless_asked() {
     assert_eq!(valid(json!({"join": {"secretRef": {"name": "j"}}})).turn.replicas, 0);
     assert_eq!(valid(json!({"turn": {"exposure": {"type": "ClusterIP"}}})).turn.replicas, 1);
-    assert!(children::turn(&valid(json!({"join": {"secretRef": {"name": "j"}}})), &settings()).is_empty());
+    assert!(sent(&made(&valid(json!({"join": {"secretRef": {"name": "j"}}})))).is_empty());
 }
 
 #[test]
 fn each_server_has_services_of_its_own_and_all_pass_the_restricted_standard() {
     let valid =
         valid(json!({"turn": {"replicas": 2, "exposure": {"type": "LoadBalancer", "loadBalancerClass": "c", "annotations": {"a": "b"}}}}));
-    let children = children::turn(&valid, &settings());
-    let services: Vec<&str> = children.iter().filter(|child| child.kind == Kind::Service).map(|child| child.name.as_str()).collect();
+    let children = made(&valid);
+    let services: Vec<&String> = children.services.keys().collect();
     assert_eq!(services, ["fire-turn", "fire-turn-0-tcp", "fire-turn-0-udp", "fire-turn-1-tcp", "fire-turn-1-udp"]);
-    for child in &children {
-        let owner = &child.object["metadata"]["ownerReferences"][0];
+    let sent = sent(&children);
+    for child in &sent {
+        let owner = &child["metadata"]["ownerReferences"][0];
         assert_eq!((owner["uid"].as_str(), owner["controller"].as_bool()), (Some("u-1"), Some(true)));
     }
-    let udp = &children.iter().find(|child| child.name == "fire-turn-1-udp").unwrap().object;
+    let udp = sent.iter().find(|child| child["metadata"]["name"] == "fire-turn-1-udp").unwrap();
     assert_eq!(udp["spec"]["externalTrafficPolicy"], "Local");
     assert_eq!(udp["spec"]["selector"]["statefulset.kubernetes.io/pod-name"], "fire-turn-1");
-    let set = &children.last().unwrap().object;
+    let set = sent.last().unwrap();
     let pod = &set["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
@@ -117,7 +139,7 @@ fn each_server_has_services_of_its_own_and_all_pass_the_restricted_standard() {
 fn a_template_changes_what_it_may_and_not_the_labels_by_which_pods_are_found() {
     let template = json!({"labels": {"team": "x", "campfire.network/campfire": "other"}, "nodeSelector": {"pool": "edge"}, "resources": {"limits": {"cpu": "1000m"}}});
     let valid = valid(json!({"turn": {"exposure": {"type": "HostPort"}, "podTemplate": template}}));
-    let set = children::turn(&valid, &settings()).pop().unwrap().object;
+    let set = sent(&made(&valid)).pop().unwrap();
     let labels = &set["spec"]["template"]["metadata"]["labels"];
     assert_eq!((labels["team"].as_str(), labels["campfire.network/campfire"].as_str()), (Some("x"), Some("fire")));
     assert_eq!(set["spec"]["template"]["spec"]["nodeSelector"]["pool"], "edge");
@@ -125,41 +147,50 @@ fn a_template_changes_what_it_may_and_not_the_labels_by_which_pods_are_found() {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "called with json!")]
-fn service(name: &str, spec: Value, ingress: Value) -> Service {
-    object(json!({"metadata": {"name": name}, "spec": spec, "status": {"loadBalancer": {"ingress": ingress}}}))
+pub(super) fn service(name: &str, spec: Value, ingress: Value) -> (String, Service) {
+    (name.into(), object(json!({"metadata": {"name": name}, "spec": spec, "status": {"loadBalancer": {"ingress": ingress}}})))
 }
 
 #[test]
 fn a_load_balancer_is_known_by_its_address_rather_than_its_name_and_waited_for() {
     let valid = valid(json!({"turn": {"transports": ["UDP"], "exposure": {"type": "LoadBalancer"}}}));
-    let mut seen = Seen::default();
-    assert!(endpoints(&valid, &seen).is_empty());
-    seen.services.insert("fire-turn-0-udp".into(), service("fire-turn-0-udp", json!({"clusterIP": "10.0.0.9"}), json!([])));
-    assert_eq!(waiting(&valid, &seen), ["fire-turn-0-udp"]);
-    assert_eq!(endpoints(&valid, &seen).len(), 1, "inside the cluster it is reached already");
+    let mut found = Found::default();
+    found.children.sets.insert("fire-turn".into(), object(json!({"status": {"replicas": 1, "readyReplicas": 1}})));
+    let available = |found: &Found| {
+        let own = endpoints::servers(&valid, found);
+        endpoints::turn_available(&valid, found, &own, 0)
+    };
+    assert!(endpoints::servers(&valid, &found).is_empty());
+    found.children.services.extend([service("fire-turn-0-udp", json!({"clusterIP": "10.0.0.9"}), json!([]))]);
+    let waits = available(&found);
+    assert_eq!(waits.reason, Reason::WaitingForAddress);
+    assert!(waits.message.starts_with("Service fire-turn-0-udp has no address yet (1 wait)"), "{}", waits.message);
+    assert_eq!(shown(&endpoints::servers(&valid, &found)).len(), 1, "inside the cluster it is reached already");
     let ingress = json!([{"hostname": "lb.example"}, {"ip": "192.0.2.1"}]);
-    seen.services.insert("fire-turn-0-udp".into(), service("fire-turn-0-udp", json!({"clusterIP": "10.0.0.9"}), ingress));
-    assert!(waiting(&valid, &seen).is_empty());
-    let found = endpoints(&valid, &seen);
-    assert_eq!((found[1].address.as_str(), found[1].port, found[1].scope), ("192.0.2.1", 3478, EndpointScope::External));
-    assert_eq!(found[0].server, found[1].server);
-    assert_eq!(external_servers(&found).len(), 1);
+    found.children.services.extend([service("fire-turn-0-udp", json!({"clusterIP": "10.0.0.9"}), ingress)]);
+    assert_eq!(available(&found).reason, Reason::AllReady);
+    let own = endpoints::servers(&valid, &found);
+    let seen = shown(&own);
+    assert_eq!((seen[1].address.as_str(), seen[1].port, seen[1].scope), ("192.0.2.1", 3478, EndpointScope::External));
+    assert_eq!(seen[0].server, seen[1].server);
+    assert_eq!((own.len(), crate::state::external(&own)[0].addresses.len()), (1, 1));
+    assert_eq!(endpoints::read(&seen), own, "what status shows is read back as it was");
 }
 
 #[test]
 fn a_node_port_is_reached_at_the_node_that_its_pod_runs_on_or_where_the_spec_says() {
     let spec =
         |addresses: Value| json!({"turn": {"transports": ["UDP"], "exposure": {"type": "NodePort", "externalAddresses": addresses}}});
-    let mut seen = Seen::default();
+    let mut found = Found::default();
     let ports = json!({"clusterIP": "10.0.0.9", "ports": [{"name": "turn-udp", "port": 3478, "protocol": "UDP", "nodePort": 30478}]});
-    seen.services.insert("fire-turn-0-udp".into(), service("fire-turn-0-udp", ports, json!([])));
-    assert_eq!(endpoints(&valid(spec(json!([]))), &seen).len(), 1, "its pod runs nowhere yet");
-    let pod: Pod = object(json!({"metadata": {"name": "fire-turn-0"}, "spec": {"nodeName": "n", "containers": []}}));
-    seen.pods.insert("fire-turn-0".into(), pod);
+    found.children.services.extend([service("fire-turn-0-udp", ports, json!([]))]);
+    let seen = |valid: &Valid, found: &Found| shown(&endpoints::servers(valid, found));
+    assert_eq!(seen(&valid(spec(json!([]))), &found).len(), 1, "its pod runs nowhere yet");
+    let pod = object(json!({"metadata": {"name": "fire-turn-0"}, "spec": {"nodeName": "n", "containers": []}}));
+    found.pods.insert("fire-turn-0".into(), pod);
     let addresses = json!([{"type": "InternalIP", "address": "172.18.0.2"}, {"type": "ExternalIP", "address": "192.0.2.7"}]);
-    let node: Node = object(json!({"metadata": {"name": "n"}, "status": {"addresses": addresses}}));
-    seen.nodes.insert("n".into(), node);
-    let outside = |valid: &Valid| endpoints(valid, &seen).pop().map(|endpoint| (endpoint.address, endpoint.port)).unwrap();
+    found.nodes.insert("n".into(), object(json!({"metadata": {"name": "n"}, "status": {"addresses": addresses}})));
+    let outside = |valid: &Valid| seen(valid, &found).pop().map(|endpoint| (endpoint.address, endpoint.port)).unwrap();
     assert_eq!(outside(&valid(spec(json!([])))), ("192.0.2.7".into(), 30_478));
     assert_eq!(outside(&valid(spec(json!(["nat.example"])))), ("nat.example".into(), 30_478));
     assert_eq!(outside(&valid(spec(json!(["[2001:db8::1]:99"])))), ("2001:db8::1".into(), 99));
@@ -170,7 +201,7 @@ fn keys_are_read_in_order_and_errors_never_show_what_was_found() {
     let (one, two) = (Psk::from_bytes([1; 32]), Psk::from_bytes([2; 32]));
     let text = format!("# newest first\naccept:{}\n\n announce: {}\n", *one.to_text(), *two.to_text());
     let keys = parse_keys(&text, "s").unwrap();
-    assert_eq!(keys, [(one.clone(), KeyMode::Accept), (two, KeyMode::Announce)]);
+    assert_eq!(keys, [HeldKey::new(one.clone(), KeyMode::Accept), HeldKey::new(two, KeyMode::Announce)]);
     let error = parse_keys("hunter2", "s").unwrap_err();
     assert_eq!(error.reason, Reason::KeyInvalid);
     assert!(error.message.contains("Secret s") && !error.message.contains("hunter2"), "{}", error.message);
@@ -180,11 +211,11 @@ fn keys_are_read_in_order_and_errors_never_show_what_was_found() {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "called with json!")]
-fn secret(data: Value) -> Secret {
+pub(super) fn secret(data: Value) -> Secret {
     object(json!({"metadata": {"name": "s"}, "data": data}))
 }
 
-fn base64(text: &str) -> String {
+pub(super) fn base64(text: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(text)
 }
@@ -194,9 +225,9 @@ fn a_secret_that_lost_its_network_id_keeps_the_network_that_status_knows() {
     let psk = Psk::from_bytes([1; 32]);
     let data = json!({"psk": base64(&psk.to_text())});
     let own = read_psk(&secret(data.clone()), None).unwrap();
-    assert_eq!(own.network.to_string(), campfire_protocol::identity::NetworkId::of(&psk.derive()).to_string());
+    assert_eq!(own.network.to_string(), NetworkId::of(&psk.derive()).to_string());
     let known = read_psk(&secret(data), Some("fd01:203:405::/48")).unwrap();
-    assert_eq!((known.network.to_string().as_str(), known.network_kept), ("0102030405", false));
+    assert_eq!(known.network.to_string(), "0102030405");
     let bad = secret(json!({"psk": base64(&psk.to_text()), "network": base64("zz")}));
     assert_eq!(read_psk(&bad, None).unwrap_err().reason, Reason::NetworkInvalid);
     assert_eq!(read_psk(&secret(json!({})), None).unwrap_err().reason, Reason::KeyInvalid);
@@ -206,16 +237,16 @@ fn a_secret_that_lost_its_network_id_keeps_the_network_that_status_knows() {
 #[test]
 fn a_rotation_goes_step_by_step_and_only_when_all_are_ready() {
     use Rotation::{Activate, Distribute, Retire};
-    assert_eq!(next_step(None, None, true), Step::Nothing);
-    assert_eq!(next_step(Some(Distribute), None, false), Step::Distribute);
-    assert_eq!(next_step(Some(Distribute), Some(Distribute), true), Step::Nothing);
-    assert_eq!(next_step(Some(Activate), Some(Distribute), false), Step::Wait);
-    assert_eq!(next_step(Some(Activate), Some(Distribute), true), Step::Activate);
-    assert_eq!(next_step(Some(Activate), Some(Activate), true), Step::Nothing);
-    assert_eq!(next_step(Some(Retire), Some(Distribute), true), Step::Activate);
-    assert_eq!(next_step(Some(Retire), Some(Activate), false), Step::Wait);
-    assert_eq!(next_step(Some(Retire), Some(Activate), true), Step::Retire);
-    assert_eq!(next_step(Some(Retire), None, true), Step::Nothing, "done");
+    assert_eq!(next_step(None, None, true), Next::Nothing);
+    assert_eq!(next_step(Some(Distribute), None, false), Next::Take(Step::Distribute));
+    assert_eq!(next_step(Some(Distribute), Some(Distribute), true), Next::Nothing);
+    assert_eq!(next_step(Some(Activate), Some(Distribute), false), Next::Wait);
+    assert_eq!(next_step(Some(Activate), Some(Distribute), true), Next::Take(Step::Activate));
+    assert_eq!(next_step(Some(Activate), Some(Activate), true), Next::Nothing);
+    assert_eq!(next_step(Some(Retire), Some(Distribute), true), Next::Take(Step::Activate));
+    assert_eq!(next_step(Some(Retire), Some(Activate), false), Next::Wait);
+    assert_eq!(next_step(Some(Retire), Some(Activate), true), Next::Take(Step::Retire));
+    assert_eq!(next_step(Some(Retire), None, true), Next::Nothing, "done");
 }
 
 #[test]
@@ -231,86 +262,107 @@ fn the_time_of_a_condition_is_that_of_its_last_change_and_ready_says_what_lacks(
         (ConditionType::KeyReady, Said::of(Reason::KeyMissing, "put it back")),
         (ConditionType::TurnAvailable, Said::of(Reason::NoEndpoints, "")),
     ];
-    let ready = status::ready(&said, "");
+    let ready = status::ready(&said, &CampfireStatus::default());
     assert_eq!((ready.is_true(), ready.reason, ready.message.as_str()), (false, Reason::KeyMissing, "put it back"));
-    assert!(status::ready(&said[..1], "3 peers").is_true());
+    let three = CampfireStatus { peers: Some(3), ..CampfireStatus::default() };
+    assert_eq!(status::ready(&said[..1], &three), Said::of(Reason::Ready, "3 peers at the fire"));
 }
 
-#[test]
-fn the_version_of_the_list_of_servers_goes_up_when_it_changes_and_only_then() {
-    let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<BTreeSet<String>>();
-    let mut before = CampfireStatus::default();
-    assert_eq!(status::list_version(&before, &list(&[]), &list(&[])), 1);
-    before.server_list_version = Some(7);
-    assert_eq!(status::list_version(&before, &list(&["a"]), &list(&["a"])), 7);
-    assert_eq!(status::list_version(&before, &list(&["a", "b"]), &list(&["a"])), 8);
+fn holding(cluster: &str, keys: &[u8]) -> Holder {
+    Holder { cluster: cluster.into(), holds: keys.iter().map(|key| fingerprint(*key)).collect() }
+}
+
+/// Stands for a key.
+pub(super) fn fingerprint(key: u8) -> Fingerprint {
+    Fingerprint([key; 8])
 }
 
 #[test]
 fn peers_are_counted_by_cluster_and_by_the_keys_they_hold() {
+    let (new, old) = (2, 1);
     let mut peers = Peers::default();
     for number in 0..40 {
-        let keys = if number % 2 == 0 { vec!["new".to_owned(), "old".to_owned()] } else { vec!["old".to_owned()] };
-        peers.known.insert(format!("p{number}"), (format!("c{number:02}"), keys.into_iter().collect()));
+        let keys = if number % 2 == 0 { vec![new, old] } else { vec![old] };
+        peers.known.insert(testing::identity(number), holding(&format!("c{number:02}"), &keys));
     }
     assert_eq!((peers.total(), peers.clusters().len()), (40, 32));
-    let generations = peers.generations(&["new".into(), "old".into()]);
+    let generations = peers.generations(&[fingerprint(new), fingerprint(old)]);
     assert_eq!((generations[0].peers, generations[1].peers), (20, 40));
-    assert_eq!(peers.lacking("new").len(), 20);
-    assert!(peers.lacking("old").is_empty());
+    assert_eq!(peers.lacking(fingerprint(new)).len(), 20);
+    assert!(peers.lacking(fingerprint(old)).is_empty());
 }
 
 #[test]
 fn servers_that_wait_say_what_for() {
-    let said = |ready, waiting: &[String], trouble| status::turn_available(2, ready, 0, waiting, trouble, &[]);
-    assert!(said(0, &[], Some("pod fire-turn-0: ErrImagePull no such image")).message.contains("ErrImagePull"));
-    assert_eq!(said(1, &["fire-turn-0-udp".into()], None).reason, Reason::WaitingForAddress);
-    assert_eq!(said(2, &[], None).reason, Reason::NoEndpoints);
-    assert_eq!(status::turn_available(0, 0, 0, &[], None, &[]).reason, Reason::NoServers);
-    assert!(status::turn_available(0, 0, 2, &[], None, &[]).is_true());
+    let two = valid(json!({"turn": {"replicas": 2, "transports": ["UDP"], "exposure": {"type": "LoadBalancer"}}}));
+    let found = |ready: i32, pod: Value| {
+        let mut found = Found::default();
+        found.children.sets.insert("fire-turn".into(), object(json!({"status": {"replicas": 2, "readyReplicas": ready}})));
+        found.pods.insert("fire-turn-0".into(), object(pod));
+        found
+    };
+    let waiting = json!({"reason": "ErrImagePull", "message": "no such image"});
+    let broken = json!({"metadata": {"name": "fire-turn-0"}, "status": {"containerStatuses": [{
+        "name": "turn", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": waiting},
+    }]}});
+    let said = |valid: &Valid, found: &Found, elsewhere| endpoints::turn_available(valid, found, &[], elsewhere);
+    assert!(said(&two, &found(0, broken), 0).message.contains("pod fire-turn-0: ErrImagePull no such image"));
+    assert_eq!(said(&two, &found(1, json!({})), 0).reason, Reason::WaitingForAddress);
+    let inside = valid(json!({"turn": {"replicas": 2, "exposure": {"type": "ClusterIP"}}}));
+    assert_eq!(said(&inside, &found(2, json!({})), 0).reason, Reason::NoEndpoints);
+    let some = endpoints::turn_available(&inside, &found(1, json!({})), &["turn.example.com".parse::<Server>().unwrap()], 0);
+    assert_eq!((some.reason, some.message.as_str()), (Reason::SomeReady, "1 of 2 servers are ready"));
+    let none = valid(json!({"join": {"secretRef": {"name": "j"}}}));
+    assert_eq!(said(&none, &Found::default(), 0).reason, Reason::NoServers);
+    assert!(said(&none, &Found::default(), 2).is_true());
+}
+
+/// A pod of namespace `default` says this.
+fn says(rig: &Rig, name: &str, uid: &str, report: PeerReport) {
+    let pod = PodId { key: ObjectKey::new("default", name), uid: uid.into() };
+    rig.ctx.reports.put(pod, Reported { campfire: ObjectKey::new("default", "fire"), report, at: std::time::Instant::now() });
 }
 
 #[tokio::test]
 async fn what_a_pod_said_counts_as_long_as_the_pod_is_there() {
     let mut world = Rig::new(|_, _, _| (404, json!({})));
     let fire = ObjectKey::new("default", "fire");
-    for (name, uid) in [("a", "1"), ("b", "2")] {
+    let (new, old) = (fingerprint(2), fingerprint(1));
+    for (number, name, uid) in [(1, "a", "1"), (2, "b", "2")] {
         world.pod("default", name, uid, &json!({ campfire_api::names::CAMPFIRE_ANNOTATION: "default/fire" }));
-        let report = Report { identity: name.into(), camped: true, fingerprints: vec!["old".into()], ..Report::default() };
-        let pod = state::PodId { key: ObjectKey::new("default", name), uid: uid.into() };
-        world.ctx.reports.put(pod, Reported { campfire: fire.clone(), report, at: std::time::Instant::now() });
+        says(&world, name, uid, PeerReport { fingerprints: vec![old], ..testing::report(number) });
     }
-    assert_eq!(peers(&world.ctx, &fire).0.total(), 2);
+    assert_eq!(peers(&world.ctx, &fire).total(), 2);
     world.delete_pod("default", "a", "1");
-    let (known, silent) = peers(&world.ctx, &fire);
+    let known = peers(&world.ctx, &fire);
     assert_eq!(
-        (known.total(), known.lacking("new").values().sum::<usize>(), silent),
+        (known.total(), known.lacking(new).values().sum::<usize>(), known.silent),
         (1, 1, 0),
         "a rotation waits for no pod that is gone"
     );
 }
 
-#[tokio::test]
-async fn a_joined_cluster_holds_the_old_key_until_nobody_at_the_fire_lacks_the_new_one() {
-    let rig = Rig::new(|_, _, _| (404, json!({})));
+#[test]
+fn a_joined_cluster_holds_the_old_key_until_nobody_at_the_fire_lacks_the_new_one() {
     let valid = valid(json!({"join": {"secretRef": {"name": "s"}}}));
     let (old, new) = (Psk::from_bytes([1; 32]), Psk::from_bytes([2; 32]));
-    let fingerprint = |psk: &Psk| psk.derive().fingerprint.to_string();
-    let network = "0102030405";
-    let joined =
-        |psk: &Psk| read_join(&secret(json!({"uri": base64(&format!("camp://192.0.2.1?net={network}#{}", &*psk.to_text()))}))).unwrap();
-    let before = Membership { keys: joined(&old).told(), network: network.into(), ..Membership::default() };
-    rig.ctx.memberships.publish(&valid.key, before);
-    let mut peers = Peers::default();
-    peers.known.insert("elsewhere".into(), ("west".into(), [fingerprint(&old)].into()));
+    let fingerprint = |psk: &Psk| psk.derive().fingerprint;
+    let joined = |psk: &Psk| {
+        let uri = base64(&format!("camp://192.0.2.1?net=0102030405#{}", &*psk.to_text()));
+        read_join(&secret(json!({"uri": uri}))).unwrap()
+    };
+    let told = |held: &Held| Arc::new(Membership { id: held.network, ..testing::membership(held.keys.clone()) });
+    let holds = |keys: &[&Psk]| Holder { cluster: "west".into(), holds: keys.iter().map(|psk| fingerprint(psk)).collect() };
+    let mut found = Found { told: Some(told(&joined(&old))), ..Found::default() };
+    found.peers.known.insert(testing::identity(1), holds(&[&old]));
 
     let mut held = joined(&new);
-    hold_on(&rig.ctx, &valid, &mut held, &peers);
+    held.hold_on(&valid, &found);
     assert_eq!(held.fingerprints(), [fingerprint(&new), fingerprint(&old)]);
-    rig.ctx.memberships.publish(&valid.key, Membership { keys: held.told(), network: network.into(), ..Membership::default() });
-    peers.known.insert("elsewhere".into(), ("west".into(), [fingerprint(&new), fingerprint(&old)].into()));
+    found.told = Some(told(&held));
+    found.peers.known.insert(testing::identity(1), holds(&[&new, &old]));
     let mut held = joined(&new);
-    hold_on(&rig.ctx, &valid, &mut held, &peers);
+    held.hold_on(&valid, &found);
     assert_eq!(held.fingerprints(), [fingerprint(&new)]);
 }
 
@@ -320,27 +372,27 @@ async fn red_6_a_pod_of_a_namespace_that_is_not_admitted_holds_up_a_rotation() {
     rig.campfire("default", "main", &json!({"members": {"namespaces": {"from": "Same"}}}));
     rig.namespace("stranger", &json!({}));
     let key = ObjectKey::new("default", "main");
-    assert_eq!(peers(&rig.ctx, &key).1, 0);
+    assert_eq!(peers(&rig.ctx, &key).silent, 0);
     // What any user of any namespace may write on a pod of its own (with label campfire.network/injected=enabled): it need not even start.
     rig.pod("stranger", "x", "uid-of-x", &json!({"campfire.network/campfire": "default/main"}));
-    let (_, silent) = peers(&rig.ctx, &key);
+    let silent = peers(&rig.ctx, &key).silent;
     println!("pods that have not reported: {silent}");
     assert_eq!(silent, 1);
     // Rotation goes on only if `silent == 0`.
-    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Distribute), false), Step::Wait);
-    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Activate), false), Step::Wait);
+    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Distribute), false), Next::Wait);
+    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Activate), false), Next::Wait);
 }
 
 #[test]
 fn red_6_who_is_to_be_removed_holds_up_its_removal() {
     let mut known = Peers::default();
     // At the fire under the old key, as anybody who holds it may: says that it holds the old key alone.
-    known.known.insert("attacker".into(), (String::new(), BTreeSet::from(["0000000000000001".to_owned()])));
-    known.known.insert("honest".into(), (String::new(), BTreeSet::from(["0000000000000002".to_owned(), "0000000000000001".to_owned()])));
-    let lacking = known.lacking("0000000000000002");
+    known.known.insert(testing::identity(66), holding("", &[1]));
+    known.known.insert(testing::identity(1), holding("", &[2, 1]));
+    let lacking = known.lacking(fingerprint(2));
     println!("lack the new key: {lacking:?}");
     assert!(!lacking.is_empty());
-    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Distribute), lacking.is_empty()), Step::Wait);
+    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Distribute), lacking.is_empty()), Next::Wait);
 }
 
 #[tokio::test]
@@ -348,26 +400,16 @@ async fn red_16_a_report_of_one_pod_speaks_for_another_peer() {
     use crate::state::{Sighting, View};
     let mut rig = Rig::new(|_, _, _| (404, json!({})));
     let fire = ObjectKey::new("default", "fire");
-    let victim = "ab".repeat(32);
-    let seen = Sighting {
-        identity: victim.clone(),
-        public_key: String::new(),
-        name: "laptop".into(),
-        namespace: String::new(),
-        cluster: String::new(),
-        addresses: Vec::new(),
-        fingerprints: vec!["old".into()],
-        origin: false,
-    };
+    let (new, old) = (fingerprint(2), fingerprint(1));
+    let victim = testing::identity(171);
+    let seen = Sighting { name: "laptop".into(), namespace: String::new(), fingerprints: vec![old], ..testing::sighting(171) };
     // What the laptop itself says, signed: it holds the old key alone.
-    rig.ctx.sightings.publish(&fire, View { camped: 1, members: 1, seen: [(victim.clone(), seen)].into(), ..View::default() });
-    assert_eq!(peers(&rig.ctx, &fire).0.lacking("new").len(), 1);
+    rig.ctx.sightings.publish(&fire, View { camped: 1, members: 1, seen: [(victim, seen)].into(), ..View::default() });
+    assert_eq!(peers(&rig.ctx, &fire).lacking(new).len(), 1);
     // What a member pod reports, with its own token.
     rig.pod("default", "evil", "1", &json!({ campfire_api::names::CAMPFIRE_ANNOTATION: "default/fire" }));
-    let report = Report { identity: victim, camped: true, fingerprints: vec!["new".into(), "old".into()], ..Report::default() };
-    let pod = state::PodId { key: ObjectKey::new("default", "evil"), uid: "1".into() };
-    rig.ctx.reports.put(pod, Reported { campfire: fire.clone(), report, at: std::time::Instant::now() });
-    let (known, silent) = peers(&rig.ctx, &fire);
-    println!("lacking {:?}, silent {silent}, total {}: Retire goes on", known.lacking("new"), known.total());
-    assert!(known.lacking("new").is_empty() && silent == 0);
+    says(&rig, "evil", "1", PeerReport { identity: victim, fingerprints: vec![new, old], ..testing::report(1) });
+    let known = peers(&rig.ctx, &fire);
+    println!("lacking {:?}, silent {}, total {}: Retire goes on", known.lacking(new), known.silent, known.total());
+    assert!(known.lacking(new).is_empty() && known.silent == 0);
 }

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use campfire_api::conditions::Reason;
 use campfire_api::{Campfire, DeletionPolicy, Exposure, NamespacesFrom, Network, PodTemplate, Rotation, TransportName, names};
 use campfire_protocol::server::{Server, canonical_host};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::conditions::Said;
 use crate::settings::OperatorSettings;
-use crate::state::ObjectKey;
+use crate::state::{MeshNetwork, ObjectKey};
 
 /// Most TURN servers that a Campfire deploys.
 pub const MAX_REPLICAS: u8 = 8;
@@ -29,8 +29,10 @@ pub struct Valid {
     pub cluster: String,
     /// Servers deployed here.
     pub turn: Deployed,
-    /// Servers run elsewhere, as given.
-    pub servers: Vec<String>,
+    /// Servers run elsewhere.
+    pub servers: Vec<Server>,
+    /// Addresses and routes.
+    pub network: MeshNetwork,
     /// The rotation's step that is asked for. One that does not exist stops nothing else.
     pub rotate: Result<Option<Rotation>, Said>,
 }
@@ -89,7 +91,7 @@ fn invalid<T>(reason: Reason, message: impl Into<String>) -> Result<T, Said> {
 /// Checks a Campfire.
 pub fn validate(campfire: &Campfire, settings: &OperatorSettings) -> Result<Valid, Said> {
     let spec = &campfire.spec;
-    let key = ObjectKey::new(campfire.namespace().unwrap_or_default(), campfire.name_any());
+    let key = ObjectKey::of(campfire);
     if !settings.served.holds(&key.namespace) {
         return invalid(
             Reason::NamespaceNotServed,
@@ -112,23 +114,14 @@ pub fn validate(campfire: &Campfire, settings: &OperatorSettings) -> Result<Vali
     }
     let uid = campfire.uid().unwrap_or_default();
     let source = source(campfire)?;
-    let servers = spec.turn.as_ref().map(|turn| turn.servers.clone()).unwrap_or_default();
-    for (index, server) in servers.iter().enumerate() {
-        if let Err(error) = server.parse::<Server>() {
-            return invalid(Reason::InvalidServer, format!("spec.turn.servers[{index}]: {error}"));
+    let mut servers = Vec::new();
+    for (index, text) in spec.turn.iter().flat_map(|turn| &turn.servers).enumerate() {
+        match text.parse::<Server>() {
+            Ok(server) => servers.push(server),
+            Err(error) => return invalid(Reason::InvalidServer, format!("spec.turn.servers[{index}]: {error}")),
         }
     }
-    for (index, route) in spec.network.accept_routes.iter().enumerate() {
-        if route.parse::<IpNet>().is_err() {
-            return invalid(
-                Reason::InvalidNetwork,
-                format!("spec.network.acceptRoutes[{index}]: expected a network such as 10.8.0.0/16 or fd00:8::/32"),
-            );
-        }
-    }
-    if spec.network.ipv4_pool.as_ref().is_some_and(|pool| !is_pool(pool)) {
-        return invalid(Reason::InvalidNetwork, "spec.network.ipv4Pool: expected an IPv4 prefix from /8 to /29, such as 100.80.0.0/16");
-    }
+    let network = network(&spec.network)?;
     let members = &spec.members.namespaces;
     if members.from == NamespacesFrom::Selector
         && members.selector.clone().is_none_or(|selector| kube::core::Selector::try_from(selector).is_err())
@@ -139,7 +132,7 @@ pub fn validate(campfire: &Campfire, settings: &OperatorSettings) -> Result<Vali
         );
     }
     let cluster = cluster(campfire, settings);
-    Ok(Valid { turn: deployed(campfire, &uid)?, key, uid, source, cluster, servers, rotate: rotation(campfire) })
+    Ok(Valid { turn: deployed(campfire, &uid)?, key, uid, source, cluster, servers, network, rotate: rotation(campfire) })
 }
 
 fn cluster(campfire: &Campfire, settings: &OperatorSettings) -> String {
@@ -187,26 +180,52 @@ fn rotation(campfire: &Campfire) -> Result<Option<Rotation>, Said> {
 
 /// What can be understood of a Campfire that is invalid, for members that are there already: no servers here, whose children are left
 /// as they are; of the lists what can be read. `None`, if it is not even known whose key it is.
-pub fn known(campfire: &Campfire, settings: &OperatorSettings) -> Option<(Valid, Network)> {
-    let key = ObjectKey::new(campfire.namespace().unwrap_or_default(), campfire.name_any());
-    let valid = Valid {
+pub fn known(campfire: &Campfire, settings: &OperatorSettings) -> Option<Valid> {
+    let (key, spec) = (ObjectKey::of(campfire), &campfire.spec);
+    Some(Valid {
         source: source(campfire).ok().filter(|_| settings.served.holds(&key.namespace))?,
         cluster: cluster(campfire, settings),
         turn: Deployed::default(),
-        servers: campfire.spec.turn.iter().flat_map(|turn| &turn.servers).filter(|text| text.parse::<Server>().is_ok()).cloned().collect(),
+        servers: spec.turn.iter().flat_map(|turn| &turn.servers).filter_map(|text| text.parse().ok()).collect(),
+        network: MeshNetwork {
+            ipv4_pool: spec.network.ipv4_pool.as_deref().and_then(pool),
+            accept_routes: spec.network.accept_routes.iter().filter_map(|route| route.parse().ok()).collect(),
+            mtu: mtu(&spec.network),
+        },
         rotate: Ok(None),
         uid: campfire.uid().unwrap_or_default(),
         key,
-    };
-    let mut network = campfire.spec.network.clone();
-    network.accept_routes.retain(|route| route.parse::<IpNet>().is_ok());
-    network.ipv4_pool = network.ipv4_pool.filter(|pool| is_pool(pool));
-    Some((valid, network))
+    })
 }
 
-/// Whether a text is an IPv4 network from /8 to /29.
-fn is_pool(text: &str) -> bool {
-    matches!(text.parse::<IpNet>(), Ok(IpNet::V4(pool)) if (8..=29).contains(&pool.prefix_len()) && pool.trunc() == pool)
+fn network(spec: &Network) -> Result<MeshNetwork, Said> {
+    let mut accept_routes = Vec::new();
+    for (index, route) in spec.accept_routes.iter().enumerate() {
+        match route.parse::<IpNet>() {
+            Ok(route) => accept_routes.push(route),
+            Err(_) => {
+                return invalid(
+                    Reason::InvalidNetwork,
+                    format!("spec.network.acceptRoutes[{index}]: expected a network such as 10.8.0.0/16 or fd00:8::/32"),
+                );
+            }
+        }
+    }
+    let ipv4_pool = spec.ipv4_pool.as_deref().map(|text| pool(text).ok_or(text)).transpose();
+    let Ok(ipv4_pool) = ipv4_pool else {
+        return invalid(Reason::InvalidNetwork, "spec.network.ipv4Pool: expected an IPv4 prefix from /8 to /29, such as 100.80.0.0/16");
+    };
+    Ok(MeshNetwork { ipv4_pool, accept_routes, mtu: mtu(spec) })
+}
+
+/// Within the bounds that the API server knows.
+fn mtu(spec: &Network) -> u16 {
+    u16::try_from(spec.mtu).unwrap_or(1280)
+}
+
+/// An IPv4 network from /8 to /29.
+fn pool(text: &str) -> Option<Ipv4Net> {
+    text.parse::<Ipv4Net>().ok().filter(|pool| (8..=29).contains(&pool.prefix_len()) && pool.trunc() == *pool)
 }
 
 fn deployed(campfire: &Campfire, uid: &str) -> Result<Deployed, Said> {

@@ -1,5 +1,7 @@
-//! What makes a Campfire be looked at again besides its own change: its children, and the Secrets that it names.
+//! What makes a Campfire be looked at again besides its own change: its children, the Secrets that it names, and who is at its fire.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use campfire_api::names;
@@ -16,7 +18,8 @@ use tokio::task::JoinSet;
 use super::children::{MANAGED_BY, MANAGER};
 use super::validate::source;
 use crate::context::Context;
-use crate::state::ObjectKey;
+use crate::members::Claim;
+use crate::state::{ObjectKey, View};
 
 /// Watches, as metadata alone, for as long as what is returned lives.
 pub fn start(ctx: &Arc<Context>, touched: &mpsc::Sender<ObjectKey>) -> JoinSet<()> {
@@ -83,4 +86,51 @@ fn concerned<K: Resource<DynamicType = ()>>(ctx: &Context, object: &PartialObjec
         }
     }
     keys
+}
+
+/// What of a Campfire's peers its status follows from, cheap to compare: when it changes, the status is looked at.
+#[derive(Debug)]
+pub struct Followed {
+    view: Arc<View>,
+    /// Sum of hashes, in whatever order.
+    reports: u64,
+    pods: usize,
+    truncated: bool,
+}
+
+impl PartialEq for Followed {
+    fn eq(&self, other: &Self) -> bool {
+        // Mostly the same one: a large one is compared only when it was replaced.
+        (Arc::ptr_eq(&self.view, &other.view) || self.view == other.view)
+            && (self.reports, self.pods, self.truncated) == (other.reports, other.pods, other.truncated)
+    }
+}
+
+/// The same of all Campfires, in one pass over reports and pods.
+pub fn followed(ctx: &Context) -> HashMap<ObjectKey, Followed> {
+    let mut reports: HashMap<ObjectKey, u64> = HashMap::new();
+    ctx.reports.for_each(|pod, said| {
+        let mut hash = DefaultHasher::new();
+        (pod, said.report.camped, &said.report.identity, &said.report.fingerprints).hash(&mut hash);
+        let sum = reports.entry(said.campfire.clone()).or_default();
+        *sum = sum.wrapping_add(hash.finish());
+    });
+    let mut pods: HashMap<ObjectKey, usize> = HashMap::new();
+    for pod in ctx.cluster.pods.state() {
+        if let Some(claim) = Claim::of(&pod.metadata) {
+            *pods.entry(claim.campfire).or_default() += 1;
+        }
+    }
+    let campfires = ctx.cluster.campfires.state().into_iter().map(|campfire| ObjectKey::of(campfire.as_ref()));
+    campfires
+        .map(|key| {
+            let now = Followed {
+                view: ctx.sightings.get(&key),
+                reports: reports.get(&key).copied().unwrap_or_default(),
+                pods: pods.get(&key).copied().unwrap_or_default(),
+                truncated: ctx.sightings.truncated(&key),
+            };
+            (key, now)
+        })
+        .collect()
 }

@@ -1,34 +1,31 @@
 //! Memberships in the terms of the fire, and what is seen there in those of the operator. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::net::IpAddr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use campfire_api::agent::{Key, KeyMode, ServerEntry};
 use campfire_fire::Fire;
 use campfire_fire::config::{self, KeyEntry};
 use campfire_fire::status::ServerState;
 use campfire_protocol::announce::{Announcement, MAX_ADDRESSES, MAX_FINGERPRINTS, MAX_SERVERS, NO_TUNNEL, ServerRecord, Session};
 use campfire_protocol::identity::{Identity, NetworkId, PublicKey, ipv4_in_pool};
-use campfire_protocol::key::{Fingerprint, Keys, Psk};
-use campfire_protocol::server::{Scope, Server, ServerAddress, ServerTag, Transport, merge};
+use campfire_protocol::key::{Fingerprint, Keys};
+use campfire_protocol::server::{Scope, Server, ServerId, ServerTag, Transport, merge};
 use campfire_protocol::time::{Time, UnixMillis};
 use campfire_protocol::wire::MemberId;
 use ipnet::Ipv4Net;
 
-use crate::state::{Membership, Sighting, View};
+use crate::state::{Membership, Sighting, View, WireguardKey};
 
 /// The name that operators show at the fire, by which they find each other in large rooms.
 pub(super) const NAME: &str = "campfire-operator";
 /// Most members in a [`View`].
 const MAX_SEEN: usize = 10_000;
-/// Most servers of other clusters in a [`View`], as texts.
+/// Most addresses of other clusters' servers in a [`View`].
 const MAX_FOREIGN: usize = 64;
 /// Origins that are remembered, as in the mesh.
 const MAX_ORIGINS: usize = 8;
 
-/// A membership that was understood.
+/// A membership in the terms of the fire.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) keys: Vec<KeyEntry>,
@@ -39,29 +36,24 @@ pub(super) struct Plan {
     pub(super) pool: Option<Ipv4Net>,
 }
 
-/// Why there can be no camping with a membership. Never holds what it could not read.
+/// There can be no camping with such a membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadMembership {
-    #[error("the membership holds no key that can be read")]
-    Key,
-    #[error("the membership's network id is not 10 hex digits")]
-    Network,
-}
+#[error("the membership holds no key")]
+pub(super) struct Keyless;
 
 impl Plan {
-    /// Servers that cannot be read are left out: whoever published them has said so.
-    pub(super) fn new(membership: &Membership) -> Result<Self, BadMembership> {
-        let keys: Vec<KeyEntry> = membership.keys.iter().filter_map(key).collect();
-        if keys.is_empty() {
-            return Err(BadMembership::Key);
+    /// Of a membership with at least one key.
+    pub(super) fn new(membership: &Membership) -> Result<Self, Keyless> {
+        if membership.keys.is_empty() {
+            return Err(Keyless);
         }
         Ok(Self {
-            keys,
-            network: membership.network.parse().map_err(|_| BadMembership::Network)?,
-            servers: merge(membership.servers.iter().filter_map(server)),
-            record: ServerRecord { version: membership.server_list_version, servers: published(&membership.published) },
+            keys: membership.keys.iter().map(|held| KeyEntry { keys: held.keys.clone(), mode: held.mode }).collect(),
+            network: membership.id,
+            servers: membership.servers(),
+            record: ServerRecord { version: membership.server_list_version, servers: published(membership.published()) },
             cluster: membership.cluster.clone(),
-            pool: membership.ipv4_pool.as_ref().and_then(|pool| pool.parse().ok()),
+            pool: membership.network.ipv4_pool,
         })
     }
 
@@ -71,25 +63,8 @@ impl Plan {
     }
 }
 
-fn key(key: &Key) -> Option<KeyEntry> {
-    let keys = Arc::new(key.psk.parse::<Psk>().ok()?.derive());
-    let mode = match key.mode {
-        KeyMode::Accept => config::KeyMode::Accept,
-        KeyMode::Announce => config::KeyMode::Announce,
-    };
-    Some(KeyEntry { keys, mode })
-}
-
-fn server(entry: &ServerEntry) -> Option<Server> {
-    let mut server: Server = entry.text.parse().ok()?;
-    if entry.in_cluster {
-        server.addresses.iter_mut().for_each(|address| address.scope = Scope::Cluster);
-    }
-    Some(server)
-}
-
-fn published(texts: &[String]) -> Vec<Server> {
-    let mut servers = merge(texts.iter().filter_map(|text| text.parse().ok()));
+/// As many as a record may have.
+fn published(mut servers: Vec<Server>) -> Vec<Server> {
     servers.truncate(MAX_SERVERS);
     for server in &mut servers {
         server.addresses.truncate(MAX_ADDRESSES);
@@ -153,18 +128,19 @@ impl Origins {
         }
     }
 
-    /// Their servers as texts, without addresses that mean something else here.
-    fn servers(&self) -> Vec<String> {
-        let mut texts: Vec<String> = Vec::new();
-        for server in self.0.values().flat_map(|record| &record.servers) {
-            for address in server.addresses.iter().filter(|address| address.scope == Scope::External && abroad(&address.host)) {
-                let text = text(server, address);
-                if texts.len() < MAX_FOREIGN && !texts.contains(&text) {
-                    texts.push(text);
-                }
-            }
-        }
-        texts
+    /// Their servers, without addresses that mean something else here.
+    fn servers(&self) -> Vec<Server> {
+        let mut left = MAX_FOREIGN;
+        let servers = self.0.values().flat_map(|record| &record.servers).map(|server| {
+            let mut server = server.clone();
+            server.addresses.retain(|address| address.scope == Scope::External && abroad(&address.host));
+            server.addresses.truncate(left);
+            left -= server.addresses.len();
+            // Says nothing where no address shows a certificate.
+            server.certificate_pin.take_if(|_| server.addresses.iter().all(|address| address.transport != Transport::Tls));
+            server
+        });
+        merge(servers.filter(|server| !server.addresses.is_empty()))
     }
 }
 
@@ -177,33 +153,18 @@ fn abroad(host: &str) -> bool {
     }
 }
 
-/// A server's address as a text of docs/protocol.md ("Servers").
-fn text(server: &Server, address: &ServerAddress) -> String {
-    let (scheme, mut query) = match address.transport {
-        Transport::Udp => ("turn", vec!["transport=udp".to_owned()]),
-        Transport::Tcp => ("turn", vec!["transport=tcp".to_owned()]),
-        Transport::Tls => ("turns", Vec::new()),
-    };
-    if let Some(pin) = server.certificate_pin.filter(|_| address.transport == Transport::Tls) {
-        query.push(format!("cert={}", URL_SAFE_NO_PAD.encode(pin)));
-    }
-    let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
-    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-    format!("{}={scheme}:{host}:{}{query}", server.id, address.port)
-}
-
 /// What is seen now.
 pub(super) fn view(fire: &Fire, now: Time, plan: &Plan, own: &PublicKey, origins: &Origins) -> View {
     let camped = fire.servers(now).iter().filter(|server| server.state == ServerState::Camped).count();
     let seen = fire.peers().filter(|announcement| announcement.public_key != *own).take(MAX_SEEN);
-    let mut seated: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut seated: BTreeMap<Fingerprint, BTreeSet<ServerId>> = BTreeMap::new();
     for (keys, server) in fire.seated(now) {
-        seated.entry(keys.fingerprint.to_string()).or_default().insert(server.to_owned());
+        seated.entry(keys.fingerprint).or_default().extend(ServerId::new(server));
     }
     View {
         camped,
         members: fire.members().saturating_sub(1),
-        seen: seen.map(|announcement| (announcement.public_key.to_string(), sighting(announcement, plan))).collect(),
+        seen: seen.map(|announcement| (announcement.public_key, sighting(announcement, plan))).collect(),
         foreign_servers: origins.servers(),
         seated,
     }
@@ -211,17 +172,17 @@ pub(super) fn view(fire: &Fire, now: Time, plan: &Plan, own: &PublicKey, origins
 
 fn sighting(announcement: &Announcement, plan: &Plan) -> Sighting {
     let key = &announcement.public_key;
-    let mut addresses = vec![plan.network.address(key).to_string()];
+    let mut addresses = vec![IpAddr::V6(plan.network.address(key))];
     let claimed = announcement.ipv4.filter(|ipv4| plan.pool.and_then(|pool| ipv4_in_pool(pool, key)) == Some(*ipv4));
-    addresses.extend(claimed.map(|ipv4| ipv4.to_string()));
+    addresses.extend(claimed.map(IpAddr::V4));
     Sighting {
-        identity: key.to_string(),
-        public_key: STANDARD.encode(key.x25519()),
+        identity: *key,
+        wireguard: WireguardKey(key.x25519()),
         name: announcement.name.clone(),
         namespace: announcement.namespace.clone(),
         cluster: announcement.cluster.clone(),
         addresses,
-        fingerprints: announcement.fingerprints.iter().map(ToString::to_string).collect(),
+        fingerprints: announcement.fingerprints.clone(),
         origin: !announcement.has_tunnel(),
     }
 }
@@ -230,13 +191,17 @@ fn sighting(announcement: &Announcement, plan: &Plan) -> Sighting {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+    use campfire_protocol::key::{KeyMode, Psk};
+
     use super::*;
+    use crate::state::{HeldKey, MeshNetwork};
 
     #[test]
     fn a_record_too_large_for_an_announcement_loses_addresses_before_servers() {
         let texts: Vec<String> =
             (0..8).map(|n| format!("0123abcd-{n}=turn:a-long-name-of-a-load-balancer-{n}.elb.eu-central-1.example.com")).collect();
-        let record = ServerRecord { version: 7, servers: published(&texts) };
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let record = ServerRecord { version: 7, servers: published(servers(&texts)) };
         let identity = Identity::from_seed(&[1; 32]);
         let keys = Psk::from_bytes([2; 32]).derive();
         let (fitted, trimmed) = fitting(&record, "east", &identity, &keys);
@@ -244,21 +209,8 @@ mod tests {
         assert_eq!(fitted.version, 7);
         assert!(fitted.servers.iter().all(|server| server.addresses.len() == 1), "{fitted:?}");
         assert!((3..8).contains(&fitted.servers.len()), "{}", fitted.servers.len());
-        let small = ServerRecord { version: 7, servers: published(&texts[..2]) };
+        let small = ServerRecord { version: 7, servers: published(servers(&texts[..2])) };
         assert_eq!(fitting(&small, "east", &identity, &keys), (small.clone(), false));
-    }
-
-    #[test]
-    fn a_server_written_as_texts_is_read_as_the_same_server() {
-        let pin = URL_SAFE_NO_PAD.encode([9; 32]);
-        let texts = [
-            "one-0=turn:192.0.2.1:3478?transport=udp".to_owned(),
-            "one-0=turn:[2001:db8::1]:3479?transport=tcp".to_owned(),
-            format!("one-0=turns:turn.example.com:5349?cert={pin}"),
-        ];
-        let [server] = published(&texts).try_into().unwrap();
-        let written: Vec<String> = server.addresses.iter().map(|address| text(&server, address)).collect();
-        assert_eq!(written, texts);
     }
 
     #[test]
@@ -270,18 +222,31 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_of_a_membership_is_said_without_showing_it() {
-        let membership = Membership {
-            network: "0123456789".into(),
-            servers: vec![ServerEntry { text: "nonsense::".into(), in_cluster: false }],
+    fn a_membership_without_a_key_is_nothing_to_sit_with() {
+        let keys = Psk::from_bytes([3; 32]).derive();
+        let network = MeshNetwork { ipv4_pool: None, accept_routes: Vec::new(), mtu: 1280 };
+        let mut membership = Membership {
+            keys: Vec::new(),
+            id: keys.network,
+            own: servers(&["0123abcd-0=turn:192.0.2.1:3478"]),
+            given: servers(&["turn.example.com"]),
+            heard: servers(&["0123abcd-0=turn:192.0.2.1:3478", "west-0=turn:192.0.2.9:3478"]),
             cluster: "east".into(),
-            ..Membership::default()
+            network,
+            server_list_version: 7,
         };
-        assert_eq!(Plan::new(&membership).unwrap_err(), BadMembership::Key);
-        let key = Key { psk: Psk::from_bytes([3; 32]).to_text(), mode: KeyMode::Announce };
-        let membership = Membership { keys: vec![key], ..membership };
-        assert!(Plan::new(&membership).unwrap().servers.is_empty());
-        let membership = Membership { network: "secret".into(), ..membership };
-        assert_eq!(Plan::new(&membership).unwrap_err(), BadMembership::Network);
+        assert_eq!(Plan::new(&membership).unwrap_err(), Keyless);
+        membership.keys.push(HeldKey::new(Psk::from_bytes([3; 32]), KeyMode::Announce));
+        let plan = Plan::new(&membership).unwrap();
+        assert_eq!(plan.key_names(), [(keys.fingerprint, true)]);
+        assert_eq!(
+            plan.servers.iter().map(|server| server.id.as_str()).collect::<Vec<_>>(),
+            ["0123abcd-0", "turn.example.com:3478", "west-0"]
+        );
+        assert_eq!((plan.record.version, plan.record.servers), (7, membership.own));
+    }
+
+    fn servers(texts: &[&str]) -> Vec<Server> {
+        merge(texts.iter().map(|text| text.parse().unwrap()))
     }
 }

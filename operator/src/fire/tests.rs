@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use campfire_api::agent::{Key, KeyMode, ServerEntry};
 use campfire_protocol::identity::Identity;
-use campfire_protocol::key::Psk;
+use campfire_protocol::key::{KeyMode, Psk};
+use campfire_protocol::server::{Scope, Server, merge};
 use campfire_protocol::time::{Time, UnixMillis};
 use campfire_turn::auth::Secrets;
 use campfire_turn::io::{Input, ListenerId, Output, StreamId, Via};
@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, oneshot};
 
 use super::camper::Camper;
-use crate::state::{Membership, Memberships, ObjectKey, Sightings, View};
+use crate::state::{HeldKey, Membership, Memberships, ObjectKey, Sightings, View};
 
 const PSK: [u8; 32] = [42; 32];
 
@@ -36,19 +36,22 @@ async fn operators_of_two_clusters_learn_of_each_others_servers_and_see_each_oth
     );
 
     let seen = east.until("it sees west's servers", |view| view.foreign_servers.len() == 2).await;
-    assert_eq!(seen.foreign_servers, ["west-0=turn:[2001:db8::5]:3478?transport=tcp", "west-1=turn:west.example.com:3478?transport=udp"]);
+    assert_eq!(
+        seen.foreign_servers,
+        servers(&["west-0=turn:[2001:db8::5]:3478?transport=tcp", "west-1=turn:west.example.com:3478?transport=udp"])
+    );
     assert_eq!(seen.camped, 1);
     let sighting = seen.seen.values().next().unwrap();
     assert_eq!((sighting.cluster.as_str(), sighting.origin, seen.seen.len()), ("west", true, 1));
-    assert_eq!(sighting.identity, Identity::from_seed(&[2; 32]).public().to_string());
-    assert!(sighting.addresses[0].starts_with("fd"), "{:?}", sighting.addresses);
+    assert_eq!(sighting.identity, Identity::from_seed(&[2; 32]).public());
+    assert!(sighting.addresses[0].to_string().starts_with("fd"), "{:?}", sighting.addresses);
     let seen = west.until("it sees east's server", |view| !view.foreign_servers.is_empty()).await;
-    assert_eq!(seen.foreign_servers, ["east-0=turn:192.0.2.1:3478?transport=udp"]);
+    assert_eq!(seen.foreign_servers, servers(&["east-0=turn:192.0.2.1:3478?transport=udp"]));
 
     // A server is added in the first cluster, and one moves.
     east.publish(2, &["east-0=turn:192.0.2.9:3478?transport=udp", "east-1=turn:192.0.2.2:3478?transport=udp"]);
     let seen = west.until("it sees the new server", |view| view.foreign_servers.len() == 2).await;
-    assert_eq!(seen.foreign_servers, ["east-0=turn:192.0.2.9:3478?transport=udp", "east-1=turn:192.0.2.2:3478?transport=udp"]);
+    assert_eq!(seen.foreign_servers, servers(&["east-0=turn:192.0.2.9:3478?transport=udp", "east-1=turn:192.0.2.2:3478?transport=udp"]));
 
     drop(east.stop);
     let seen = west.until("it sees east leave", |view| view.seen.is_empty()).await;
@@ -64,7 +67,9 @@ async fn the_next_leader_is_the_same_origin() {
     west.until("it sees east", |view| view.foreign_servers.len() == 1).await;
     // The earlier leader is still there when the next one comes.
     let next = Cluster::join("east", 1, &text, 2, &["east-0=turn:192.0.2.3:3478?transport=udp"]);
-    let seen = west.until("it sees what the next says", |view| view.foreign_servers == ["east-0=turn:192.0.2.3:3478?transport=udp"]).await;
+    let seen = west
+        .until("it sees what the next says", |view| view.foreign_servers == servers(&["east-0=turn:192.0.2.3:3478?transport=udp"]))
+        .await;
     assert_eq!(seen.seen.len(), 1);
     drop((east, next));
 }
@@ -92,6 +97,10 @@ async fn a_withdrawn_membership_ends_the_sitting_and_a_new_one_begins_another() 
     east.until("it sees west leave", |view| view.seen.is_empty()).await;
     west.publish(1, &[]);
     east.until("it sees west again", |view| view.seen.len() == 1).await;
+}
+
+fn servers(texts: &[&str]) -> Vec<Server> {
+    merge(texts.iter().map(|text| text.parse().unwrap()))
 }
 
 struct Cluster {
@@ -126,18 +135,16 @@ impl Cluster {
     }
 
     fn publish(&self, version: u64, published: &[&str]) {
-        let psk = Psk::from_bytes(PSK);
+        let key = HeldKey::new(Psk::from_bytes(PSK), KeyMode::Announce);
+        let mut inside = servers(&[&self.server]);
+        inside.iter_mut().flat_map(|server| &mut server.addresses).for_each(|address| address.scope = Scope::Cluster);
         let membership = Membership {
-            network: psk.derive().network.to_string(),
-            keys: vec![Key { psk: psk.to_text(), mode: KeyMode::Announce }],
-            servers: vec![ServerEntry { text: self.server.clone(), in_cluster: true }],
+            id: key.keys.network,
+            own: servers(published),
+            given: inside,
             cluster: self.name.into(),
-            ipv4_pool: None,
-            accept_routes: Vec::new(),
-            mtu: 1280,
-            domain: "campfire.internal".into(),
             server_list_version: version,
-            published: published.iter().map(|&text| text.to_owned()).collect(),
+            ..crate::testing::membership(vec![key])
         };
         self.memberships.publish(&self.campfire, membership);
     }

@@ -10,7 +10,7 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 
-use super::plan::campfire_of;
+use super::fetch::campfire_of;
 use crate::cluster::{cached, of_secret};
 use crate::conditions::Said;
 use crate::context::Context;

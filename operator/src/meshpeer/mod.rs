@@ -3,43 +3,44 @@
 //!
 //! | module | |
 //! | --- | --- |
-//! | [`queue`] | what waits to be written, debounce and budget |
-//! | [`status`] | what a status says |
-//! | [`remote`] | which of those at the fire are none of ours |
-//! | `plan` | what one MeshPeer needs, from the caches alone |
-//! | `external` | join secrets of External peers |
+//! | `fetch` | what is known of whoever a MeshPeer stands for, from the caches alone |
+//! | `plan` | what the object needs then: pure |
+//! | [`status`] | what its status says: pure |
+//! | `apply` | writes it; `external`: the join secrets of External peers |
+//! | `queue` | what waits to be written, debounce and budget |
+//! | `remote` | which of those at a fire are none of ours |
 //!
 //! There is no task for each object: a change brings a key, the key is examined in memory, and what it needs is queued; it
 //! is examined again when its turn has come. What is already so is never written.
 
+mod apply;
 mod external;
+mod fetch;
 mod plan;
-pub mod queue;
-pub mod remote;
+mod queue;
+mod remote;
 pub mod status;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use campfire_api::conditions::{ConditionType, Reason, Truth};
-use campfire_api::{MeshPeer, PathName, PeerType};
-use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use campfire_api::{Campfire, MeshPeer, PathName, PeerType};
+use campfire_protocol::identity::PublicKey;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::warn;
 
+use self::apply::{Done, write};
 use self::external::Joined;
-use self::plan::{Action, campfire_of, owned_by, pod_seen};
-use self::queue::Queue;
+use self::fetch::{campfire_of, declared_key, pod_seen};
+use self::plan::owned_by;
+use self::queue::WriteQueue;
 use self::remote::{Kin, Remotes};
 use self::status::STALE;
 use crate::cluster::cached;
-use crate::conditions::condition;
 use crate::context::Context;
-use crate::events::{self, Happened};
-use crate::state::{ObjectKey, PodId, Sighting, View};
+use crate::state::{ObjectKey, PodId, Sighting, View, WireguardKey};
 
 /// How long the cache may take to show what was written.
 const ACT: Duration = Duration::from_secs(10);
@@ -68,28 +69,19 @@ impl Sent {
     }
 }
 
-/// How a write ended.
-enum Done {
-    Written(Sent),
-    Joined(Joined),
-    /// Somebody else was faster: the cache will tell.
-    Overtaken,
-    Failed(String),
-}
-
 /// Who at a fire is known to be of here.
 #[derive(Default)]
 struct Ours {
     /// Identities, as pods' sidecars reported them.
-    reported: HashSet<String>,
+    reported: HashSet<PublicKey>,
     /// Public keys of what people declared.
-    declared: HashSet<String>,
+    declared: HashSet<WireguardKey>,
 }
 
 struct Reconciler {
     ctx: Arc<Context>,
     began: Instant,
-    queue: Queue,
+    queue: WriteQueue,
     remotes: Remotes,
     external: HashMap<ObjectKey, Joined>,
     sent: HashMap<ObjectKey, Sent>,
@@ -109,7 +101,7 @@ pub async fn run(ctx: Arc<Context>, mut reports: mpsc::Receiver<PodId>) {
     let mut reconciler = Reconciler {
         ctx,
         began: now,
-        queue: Queue::new(now),
+        queue: WriteQueue::new(now),
         remotes,
         external: HashMap::new(),
         sent: HashMap::new(),
@@ -147,7 +139,7 @@ impl Reconciler {
     /// Objects of peers of other clusters that an earlier leader made.
     fn adopt(&mut self, now: Instant) {
         for peer in self.ctx.cluster.peers.state() {
-            if peer.spec.kind == PeerType::Remote && owned_by(&peer, "Campfire") {
+            if peer.spec.kind == PeerType::Remote && owned_by::<Campfire>(&peer) {
                 self.remotes.adopt(ObjectKey::of(&*peer), campfire_of(&peer), now);
             }
         }
@@ -168,6 +160,11 @@ impl Reconciler {
 
     fn sweep_soon(&mut self) {
         self.sweep_at = self.sweep_at.min(Instant::now() + SOON);
+    }
+
+    /// Whether the cache does not show yet what was written.
+    fn unsettled(&self, key: &ObjectKey, peer: Option<&MeshPeer>, now: Instant) -> bool {
+        self.sent.get(key).is_some_and(|sent| !sent.settled(peer) && sent.at + ACT > now)
     }
 
     /// Something may have changed for this MeshPeer.
@@ -194,7 +191,7 @@ impl Reconciler {
             self.writing.insert(key.clone());
             let ctx = self.ctx.clone();
             self.writes.spawn(async move {
-                let done = if ctx.leadership.may_write() { write(&ctx, &key, action).await } else { Done::Overtaken };
+                let done = write(&ctx, &key, action).await;
                 (key, done)
             });
         }
@@ -296,11 +293,11 @@ impl Reconciler {
         // Once for all of them: after a sweep that is every fire.
         self.ctx.reports.for_each(|_, reported| {
             if let Some((_, ours)) = shown.get_mut(&reported.campfire) {
-                ours.reported.insert(reported.report.identity.clone());
+                ours.reported.insert(reported.report.identity);
             }
         });
         for peer in self.ctx.cluster.peers.state() {
-            if let Some(declared) = peer.spec.external.as_ref().and_then(|external| external.public_key.clone())
+            if let Some(declared) = declared_key(&peer)
                 && let Some((_, ours)) = shown.get_mut(&campfire_of(&peer))
             {
                 ours.declared.insert(declared);
@@ -317,7 +314,7 @@ impl Reconciler {
         let own = self.cluster(campfire);
         let ctx = self.ctx.clone();
         let kin = |sighting: &Sighting| {
-            if ours.reported.contains(&sighting.identity) || ours.declared.contains(&sighting.public_key) {
+            if ours.reported.contains(&sighting.identity) || ours.declared.contains(&sighting.wireguard) {
                 return Kin::Ours;
             }
             if sighting.cluster != own {
@@ -331,53 +328,5 @@ impl Reconciler {
         let (concerned, truncated) = self.remotes.look(campfire, view, now, kin);
         self.ctx.sightings.set_truncated(campfire, truncated);
         concerned
-    }
-}
-
-async fn write(ctx: &Context, key: &ObjectKey, action: Action) -> Done {
-    let peers: Api<MeshPeer> = Api::namespaced(ctx.cluster.client.clone(), &key.namespace);
-    let sent = |version| Done::Written(Sent { version, at: Instant::now() });
-    let begun = Instant::now();
-    let result = match action {
-        Action::Join => return Done::Joined(external::join(ctx, key).await),
-        Action::Create(peer) => {
-            let by = PostParams { field_manager: Some(campfire_api::names::FIELD_MANAGER.into()), ..PostParams::default() };
-            peers.create(&by, &peer).await.map(|peer| sent(peer.metadata.resource_version))
-        }
-        Action::Delete { uid, .. } => {
-            let only = DeleteParams {
-                preconditions: Some(Preconditions { uid: Some(uid), ..Preconditions::default() }),
-                ..DeleteParams::default()
-            };
-            peers.delete(&key.name, &only).await.map(|_| sent(None))
-        }
-        Action::Status { uid, status, .. } => {
-            let by = PatchParams { field_manager: Some(campfire_api::names::FIELD_MANAGER.into()), ..PatchParams::default() };
-            let written = peers.patch_status(&key.name, &by, &Patch::Merge(status::patch(&uid, &status))).await;
-            if let Ok(peer) = &written {
-                say_refusal(ctx, key, peer).await;
-            }
-            written.map(|peer| sent(peer.metadata.resource_version))
-        }
-    };
-    let (done, outcome) = match result {
-        Ok(done) => (done, "ok"),
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-            debug!(peer = %key, code = status.code, "somebody else was faster");
-            (Done::Overtaken, "ok")
-        }
-        Err(error) => (Done::Failed(error.to_string()), "error"),
-    };
-    ctx.metrics.reconciled("meshpeer", outcome, begun.elapsed());
-    done
-}
-
-/// An event, when a peer was not accepted.
-async fn say_refusal(ctx: &Context, key: &ObjectKey, peer: &MeshPeer) {
-    let Some(accepted) = peer.status.as_ref().and_then(|status| condition(&status.conditions, ConditionType::Accepted)) else { return };
-    let Some(why) = Reason::named(&accepted.reason).filter(|why| why.status() == Truth::False) else { return };
-    let held = cached(&ctx.cluster.peers, key);
-    if status::reason(held.as_ref().and_then(|peer| peer.status.as_ref()), ConditionType::Accepted) != Some(why) {
-        events::say(&ctx.cluster, peer, Happened::NotAccepted(why), &accepted.message).await;
     }
 }

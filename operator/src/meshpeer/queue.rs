@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use crate::state::ObjectKey;
 
 /// Writes a second, and at once.
-pub const BUDGET: f64 = 20.0;
+const BUDGET: f64 = 20.0;
 
 /// Keys with the time at which each is due.
 #[derive(Debug)]
-pub struct Queue {
+pub struct WriteQueue {
     due: BTreeMap<(Instant, u64), ObjectKey>,
     places: HashMap<ObjectKey, (Instant, u64)>,
     next: u64,
@@ -19,7 +19,7 @@ pub struct Queue {
     filled: Instant,
 }
 
-impl Queue {
+impl WriteQueue {
     /// Empty, with the whole budget.
     pub fn new(now: Instant) -> Self {
         Self { due: BTreeMap::new(), places: HashMap::new(), next: 0, tokens: BUDGET, filled: now }
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn changes_that_come_meanwhile_do_not_push_a_write_back_and_are_written_once() {
         let start = Instant::now();
-        let mut queue = Queue::new(start);
+        let mut queue = WriteQueue::new(start);
         queue.push(&key(1), start + secs(10));
         queue.push(&key(1), start + secs(15));
         assert_eq!(queue.pop(start + secs(9)), None);
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_is_urgent_overtakes_and_what_is_undone_is_never_written() {
         let start = Instant::now();
-        let mut queue = Queue::new(start);
+        let mut queue = WriteQueue::new(start);
         queue.push(&key(1), start + secs(10));
         queue.push(&key(2), start + secs(10));
         queue.push(&key(2), start + secs(1));
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn ten_thousand_changes_at_once_are_written_in_order_at_twenty_a_second() {
         let start = Instant::now();
-        let mut queue = Queue::new(start);
+        let mut queue = WriteQueue::new(start);
         for n in 0..10_000 {
             queue.push(&key(n), start);
         }
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn what_turns_out_to_need_no_write_costs_no_budget() {
         let start = Instant::now();
-        let mut queue = Queue::new(start);
+        let mut queue = WriteQueue::new(start);
         for n in 0..1_000 {
             queue.push(&key(n), start);
         }

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use campfire_api::names;
+use campfire_protocol::identity::PublicKey;
 
 use crate::state::{ObjectKey, Sighting, View};
 
 /// Remote peers of one Campfire that are shown as objects.
-pub const MOST: usize = 200;
+const MOST: usize = 200;
 /// How long somebody who says that it is of this cluster, and is no pod that is known, may turn out to be one.
 const DOUBT: Duration = Duration::from_mins(2);
 
@@ -17,8 +18,8 @@ const DOUBT: Duration = Duration::from_mins(2);
 pub struct Remote {
     /// Its Campfire.
     pub campfire: ObjectKey,
-    /// Its Ed25519 public key, hex, once it was seen.
-    pub identity: Option<String>,
+    /// Its Ed25519 public key, once it was seen.
+    pub identity: Option<PublicKey>,
     /// Since when it is gone.
     left: Option<Instant>,
 }
@@ -29,7 +30,7 @@ pub struct Remotes {
     /// How long a peer that left is still shown.
     linger: Duration,
     shown: HashMap<ObjectKey, Remote>,
-    doubtful: HashMap<(ObjectKey, String), Instant>,
+    doubtful: HashMap<(ObjectKey, PublicKey), Instant>,
 }
 
 /// What is known of somebody at the fire.
@@ -63,14 +64,14 @@ impl Remotes {
         let mut concerned = Vec::new();
         let mut present: HashMap<ObjectKey, &Sighting> = HashMap::new();
         for sighting in view.seen.values().filter(|sighting| !sighting.origin) {
-            let doubtful = (campfire.clone(), sighting.identity.clone());
+            let doubtful = (campfire.clone(), sighting.identity);
             let foreign = match kin(sighting) {
                 Kin::Ours => false,
                 Kin::Foreign => true,
                 Kin::Claimed => *self.doubtful.entry(doubtful.clone()).or_insert(now) + DOUBT <= now,
             };
             if foreign {
-                let name = names::remote_peer(&campfire.name, &sighting.identity);
+                let name = names::remote_peer(&campfire.name, &sighting.identity.to_string());
                 present.insert(ObjectKey::new(&campfire.namespace, name), sighting);
             }
         }
@@ -81,7 +82,7 @@ impl Remotes {
                     if remote.left.take().is_some() {
                         concerned.push(key.clone());
                     }
-                    remote.identity = Some(sighting.identity.clone());
+                    remote.identity = Some(sighting.identity);
                 }
                 None if remote.left.is_none() => {
                     remote.left = Some(now);
@@ -95,7 +96,7 @@ impl Remotes {
         let mut newcomers: Vec<_> = present.into_iter().collect();
         newcomers.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         for (key, sighting) in newcomers.into_iter().take(places) {
-            let remote = Remote { campfire: campfire.clone(), identity: Some(sighting.identity.clone()), left: None };
+            let remote = Remote { campfire: campfire.clone(), identity: Some(sighting.identity), left: None };
             self.shown.insert(key.clone(), remote);
             concerned.push(key);
         }
@@ -130,7 +131,10 @@ impl Remote {
 mod tests {
     use std::collections::BTreeMap;
 
+    use campfire_protocol::identity::Identity;
+
     use super::*;
+    use crate::state::WireguardKey;
 
     const LINGER: Duration = Duration::from_mins(10);
 
@@ -163,7 +167,9 @@ mod tests {
     #[test]
     fn no_more_than_two_hundred_are_shown() {
         let mut remotes = Remotes::new(LINGER);
-        let all: Vec<u32> = (0..250).collect();
+        let mut all: Vec<u32> = (0..250).collect();
+        // Those are shown whose names come first.
+        all.sort_by_key(|n| mesh_peer(*n));
         let (concerned, truncated) = look(&mut remotes, &all, Instant::now());
         assert_eq!((concerned.len(), truncated), (MOST, true));
         assert!(!look(&mut remotes, &all[..MOST], Instant::now()).1);
@@ -205,17 +211,19 @@ mod tests {
     }
 
     fn mesh_peer(n: u32) -> ObjectKey {
-        ObjectKey::new("camp", names::remote_peer("fire", &identity(n)))
+        ObjectKey::new("camp", names::remote_peer("fire", &identity(n).to_string()))
     }
 
-    fn identity(n: u32) -> String {
-        format!("{n:08x}{}", "0".repeat(56))
+    fn identity(n: u32) -> PublicKey {
+        let mut seed = [0; 32];
+        seed[..4].copy_from_slice(&n.to_be_bytes());
+        Identity::from_seed(&seed).public()
     }
 
     fn view(peers: &[u32]) -> View {
         let sighting = |n: &u32| Sighting {
             identity: identity(*n),
-            public_key: String::new(),
+            wireguard: WireguardKey([0; 32]),
             name: format!("peer-{n}"),
             namespace: String::new(),
             cluster: "west".into(),
@@ -223,7 +231,7 @@ mod tests {
             fingerprints: Vec::new(),
             origin: false,
         };
-        let seen: BTreeMap<String, Sighting> = peers.iter().map(|n| (identity(*n), sighting(n))).collect();
+        let seen: BTreeMap<PublicKey, Sighting> = peers.iter().map(|n| (identity(*n), sighting(n))).collect();
         View { camped: 1, members: seen.len(), seen, ..View::default() }
     }
 }

@@ -3,9 +3,10 @@
 //! Nothing that moves by itself is in it (no counters, times or numbers of links): a status that is built twice from the same state
 //! is the same, and is then not written.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use campfire_api::agent::{FIRE_UNREACHABLE, HEARTBEAT, MAX_PROBLEMS, Path, Report};
+use campfire_api::agent::{HEARTBEAT, MAX_PROBLEMS, Path};
 use campfire_api::conditions::{ConditionType, Reason};
 use campfire_api::{MeshPeer, MeshPeerStatus, PeerProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -14,13 +15,12 @@ use serde_json::{Value, json};
 
 use crate::conditions::{self, Said, Stated};
 use crate::events::clip;
-use crate::state::Sighting;
+use crate::state::{PeerReport, Sighting};
 
 /// A report that is older than this is not believed any more: 2.5 heartbeats.
 pub const STALE: Duration = Duration::from_secs(HEARTBEAT * 5 / 2);
 /// Bounds of the API's schema.
 const MAX_ADDRESSES: usize = 4;
-const MAX_ADDRESS: usize = 45;
 const MAX_WORD: usize = 64;
 const MAX_MESSAGE: usize = 256;
 
@@ -28,9 +28,9 @@ const MAX_MESSAGE: usize = 256;
 #[derive(Clone, Copy, Debug)]
 pub enum Heard<'a> {
     /// The last one, not too old.
-    Fresh(&'a Report),
+    Fresh(&'a PeerReport),
     /// The last one, too old.
-    Stale(&'a Report),
+    Stale(&'a PeerReport),
     /// None, and long enough has been waited for one.
     Nothing,
     /// None yet since this operator leads: what an earlier one wrote stands.
@@ -58,7 +58,7 @@ pub fn of_pod(peer: &MeshPeer, accepted: Said, cluster: &str, heard: Heard<'_>, 
             [(ConditionType::Accepted, accepted), (ConditionType::Connected, connected), (ConditionType::Ready, ready)],
             now,
         ),
-        public_key: report.map_or(held.public_key, |report| Some(report.public_key.clone())),
+        public_key: report.map_or(held.public_key, |report| Some(report.wireguard.to_string())),
         addresses: report.map_or(held.addresses, |report| addresses(&report.addresses)),
         cluster_name: (!cluster.is_empty()).then(|| clip(cluster, MAX_WORD).to_owned()),
         path: report.filter(|_| fresh).map(|report| report.path.into()),
@@ -96,7 +96,7 @@ fn ready(heard: Heard<'_>, connected: &Said) -> Said {
             Reason::FireUnreachable,
             "no TURN server is reached any more: direct sessions go on, nobody new is found until one is reached; see the problems",
         ),
-        Heard::Fresh(report) if report.problems.iter().any(|problem| problem.reason == FIRE_UNREACHABLE) => Said::of(
+        Heard::Fresh(report) if report.unreachable => Said::of(
             Reason::FireUnreachable,
             "no TURN server is reached: the app starts without the mesh when its startup timeout is over (policy Wait), and the peer joins as soon \
              as a server is reached; see the problems",
@@ -128,7 +128,7 @@ pub fn of_sighting(peer: &MeshPeer, accepted: Said, absent: Said, sighting: Opti
             [(ConditionType::Accepted, accepted), (ConditionType::Connected, connected), (ConditionType::Ready, ready)],
             now,
         ),
-        public_key: sighting.map_or(held.public_key, |sighting| Some(sighting.public_key.clone())),
+        public_key: sighting.map_or(held.public_key, |sighting| Some(sighting.wireguard.to_string())),
         addresses: sighting.map_or(held.addresses, |sighting| addresses(&sighting.addresses)),
         cluster_name: sighting
             .map_or(held.cluster_name, |sighting| Some(sighting.cluster.clone()).filter(|cluster| !cluster.is_empty()))
@@ -151,11 +151,11 @@ fn merged<const N: usize>(peer: &MeshPeer, said: [Stated; N], now: Timestamp) ->
     conditions::merged(before, said, peer.metadata.generation, now)
 }
 
-fn addresses(of: &[String]) -> Vec<String> {
-    of.iter().filter(|address| address.len() <= MAX_ADDRESS).take(MAX_ADDRESSES).cloned().collect()
+fn addresses(of: &[IpAddr]) -> Vec<String> {
+    of.iter().take(MAX_ADDRESSES).map(ToString::to_string).collect()
 }
 
-fn problems(report: &Report) -> Vec<PeerProblem> {
+fn problems(report: &PeerReport) -> Vec<PeerProblem> {
     let problem = |problem: &campfire_api::agent::Problem| PeerProblem {
         reason: clip(&problem.reason, MAX_WORD).to_owned(),
         message: clip(&problem.message, MAX_MESSAGE).to_owned(),
@@ -201,7 +201,7 @@ mod tests {
         peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report), at(10)));
         let again = of_pod(&peer, accepted(), "east", Heard::Fresh(&report), at(20));
         assert_eq!(Some(&again), peer.status.as_ref(), "the same state is the same status, whenever it is built");
-        let lost = Report { camped: false, path: Path::None, ..report };
+        let lost = PeerReport { camped: false, path: Path::None, ..report };
         let later = of_pod(&peer, accepted(), "east", Heard::Fresh(&lost), at(30));
         let times: Vec<(&str, &str, i64)> = later
             .conditions
@@ -215,10 +215,9 @@ mod tests {
     #[test]
     fn a_peer_that_never_joined_starts_until_it_says_that_no_server_answers() {
         let peer = peer();
-        let starting = Report { camped: false, ready: false, path: Path::None, ..report() };
-        let alone =
-            Report { problems: vec![Problem { reason: FIRE_UNREACHABLE.into(), message: "fire-0: no answer".into() }], ..starting.clone() };
-        for (report, reason) in [(starting, "Starting"), (alone, FIRE_UNREACHABLE)] {
+        let starting = PeerReport { camped: false, ready: false, path: Path::None, ..report() };
+        let alone = PeerReport { unreachable: true, ..starting.clone() };
+        for (report, reason) in [(starting, "Starting"), (alone, "FireUnreachable")] {
             let status = of_pod(&peer, accepted(), "east", Heard::Fresh(&report), at(10));
             assert_eq!(condition(&status, ConditionType::Ready).reason, reason);
         }
@@ -228,9 +227,9 @@ mod tests {
     fn links_that_come_and_go_change_nothing_but_the_path() {
         let mut peer = peer();
         peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(10)));
-        let more = Report { direct: 90, relayed: 7, unconnected: 5, ..report() };
+        let more = PeerReport { unconnected: 5, ..report() };
         assert_eq!(peer.status.as_ref(), Some(&of_pod(&peer, accepted(), "east", Heard::Fresh(&more), at(20))));
-        let mixed = Report { path: Path::Mixed, reason: "SymmetricNAT".into(), ..report() };
+        let mixed = PeerReport { path: Path::Mixed, reason: "SymmetricNAT".into(), ..report() };
         let status = of_pod(&peer, accepted(), "east", Heard::Fresh(&mixed), at(20));
         assert_eq!((status.path, status.reason.as_deref()), (Some(PathName::Mixed), Some("SymmetricNAT")));
     }
@@ -269,7 +268,8 @@ mod tests {
     #[test]
     fn what_a_sidecar_says_stays_within_the_schema() {
         let problem = Problem { reason: "X".repeat(100), message: "ü".repeat(1_000) };
-        let report = Report { problems: vec![problem; 20], addresses: vec!["fd00::1".into(); 9], reason: "Y".repeat(99), ..report() };
+        let report =
+            PeerReport { problems: vec![problem; 20], addresses: vec![IpAddr::from([0xfd; 16]); 9], reason: "Y".repeat(99), ..report() };
         let status = of_pod(&peer(), accepted(), &"c".repeat(99), Heard::Fresh(&report), at(1));
         assert_eq!((status.problems.len(), status.addresses.len()), (MAX_PROBLEMS, MAX_ADDRESSES));
         assert!(status.problems.iter().all(|problem| problem.reason.len() <= 64 && problem.message.len() <= 256));
@@ -282,7 +282,7 @@ mod tests {
         assert!(prompt(None));
         peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Wait, at(1)));
         assert!(prompt(peer.status.as_ref()));
-        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&Report { ready: false, ..report() }), at(1)));
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&PeerReport { ready: false, ..report() }), at(1)));
         assert!(prompt(peer.status.as_ref()));
         peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(1)));
         assert!(!prompt(peer.status.as_ref()));
@@ -318,15 +318,7 @@ mod tests {
         peer
     }
 
-    fn report() -> Report {
-        Report {
-            public_key: "key".into(),
-            addresses: vec!["fd00::1".into()],
-            camped: true,
-            ready: true,
-            direct: 2,
-            path: Path::Direct,
-            ..Report::default()
-        }
+    fn report() -> PeerReport {
+        crate::testing::report(1)
     }
 }

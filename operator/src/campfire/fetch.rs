@@ -1,0 +1,166 @@
+//! What there is: read from the cluster, from its caches, and from what the parts of the operator know. Nothing is decided here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use campfire_api::{Campfire, CampfireStatus, names};
+use k8s_openapi::api::core::v1::{Node, Pod, Secret};
+use kube::api::ListParams;
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+
+use super::children::{self, Children, MANAGED_BY, MANAGER};
+use super::error::{Error, during, during_secret};
+use super::peers::{Holder, Peers};
+use super::reconcile::Remembered;
+use super::validate::{self, KeySource, Valid};
+use crate::context::Context;
+use crate::members::Claim;
+use crate::state::{Membership, ObjectKey, View};
+
+/// What there is of a Campfire whose spec is understood.
+#[derive(Default)]
+pub struct Found {
+    /// What its status said before.
+    pub before: CampfireStatus,
+    /// The older Campfire that has its key.
+    pub claimed_by: Option<String>,
+    /// The Secret with its key. Its Debug would show it.
+    pub key: Option<Secret>,
+    /// The join Secret.
+    pub join: Option<Secret>,
+    /// Its children.
+    pub children: Children,
+    /// The servers' pods, by name.
+    pub pods: BTreeMap<String, Pod>,
+    /// Nodes that they run on, by name.
+    pub nodes: BTreeMap<String, Node>,
+    /// Who is at the fire.
+    pub peers: Peers,
+    /// What is seen there.
+    pub view: Arc<View>,
+    /// More peers of other clusters are there than are shown.
+    pub truncated: bool,
+    /// What members are told.
+    pub told: Option<Arc<Membership>>,
+    /// Pods that got no sidecar.
+    pub missed: i32,
+    /// A step of a rotation was taken since this was read.
+    pub stepped: bool,
+}
+
+/// The Campfire, unless it is gone or going.
+pub async fn campfire(ctx: &Context, key: &ObjectKey) -> Result<Option<Campfire>, Error> {
+    let api: Api<Campfire> = Api::namespaced(ctx.cluster.client.clone(), &key.namespace);
+    let found = api.get_opt(&key.name).await.map_err(during("the Campfire could not be read"))?;
+    Ok(found.filter(|campfire| campfire.metadata.deletion_timestamp.is_none()))
+}
+
+/// The Secret with its key, and what is known without asking anybody: all that a Campfire's members need.
+pub async fn key(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid: &Valid) -> Result<Found, Error> {
+    let name = valid.source.secret();
+    let api: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
+    let key = api.get_opt(name).await.map_err(during_secret(format!("Secret {name} could not be read")))?;
+    Ok(Found {
+        before: campfire.status.clone().unwrap_or_default(),
+        claimed_by: claimed_by(ctx, campfire, valid),
+        key,
+        peers: peers(ctx, &valid.key),
+        view: ctx.sightings.get(&valid.key),
+        truncated: ctx.sightings.truncated(&valid.key),
+        told: ctx.memberships.get(&valid.key),
+        missed: remembered.missed.of(&valid.key),
+        ..Found::default()
+    })
+}
+
+/// All there is.
+pub async fn all(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid: &Valid) -> Result<Found, Error> {
+    let mut found = key(ctx, remembered, campfire, valid).await?;
+    let failed = |kind: &str| format!("{kind}s of the Campfire could not be listed");
+    let mut secrets = list(ctx, valid, during_secret(failed("Secret"))).await?;
+    found.join = secrets.remove(&names::join_secret(&valid.key.name));
+    // The key has the label too, where the operator made it.
+    secrets.retain(|name, _| *name == names::relay_secret(&valid.key.name));
+    found.children = Children {
+        secrets,
+        accounts: list(ctx, valid, during(failed("ServiceAccount"))).await?,
+        services: list(ctx, valid, during(failed("Service"))).await?,
+        sets: list(ctx, valid, during(failed("StatefulSet"))).await?,
+    };
+    if valid.turn.replicas > 0 {
+        servers(ctx, valid, &mut found).await?;
+    }
+    Ok(found)
+}
+
+/// Children of a kind, by name.
+async fn list<K>(ctx: &Context, valid: &Valid, failed: impl FnOnce(kube::Error) -> Error) -> Result<BTreeMap<String, K>, Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let labels = format!("{}={},{MANAGED_BY}={MANAGER}", names::CAMPFIRE_LABEL, valid.key.name);
+    let api: Api<K> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
+    let listed = api.list(&ListParams::default().labels(&labels)).await.map_err(failed)?;
+    Ok(listed.items.into_iter().map(|object| (object.name_any(), object)).collect())
+}
+
+/// The servers' pods, and the nodes that they run on.
+async fn servers(ctx: &Context, valid: &Valid, found: &mut Found) -> Result<(), Error> {
+    let labels: Vec<String> = children::selector(&valid.key.name).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let pods: Api<Pod> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
+    let pods = pods.list(&ListParams::default().labels(&labels.join(","))).await;
+    found.pods = pods.map_err(during("the servers' pods could not be listed"))?.into_iter().map(|pod| (pod.name_any(), pod)).collect();
+    let names: BTreeSet<String> = found.pods.values().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+    let nodes: Api<Node> = Api::all(ctx.cluster.client.clone());
+    for name in names {
+        if let Some(node) = nodes.get_opt(&name).await.map_err(during(format!("node {name} could not be read")))? {
+            found.nodes.insert(name, node);
+        }
+    }
+    Ok(())
+}
+
+/// Two Campfires with one key would be one mesh with two lists of members: the older one has it.
+fn claimed_by(ctx: &Context, campfire: &Campfire, valid: &Valid) -> Option<String> {
+    let KeySource::Psk { secret, .. } = &valid.source else { return None };
+    let age = |campfire: &Campfire| (campfire.creation_timestamp().map(|time| time.0), campfire.uid());
+    let older = ctx.cluster.campfires.find(|other| {
+        other.namespace().as_ref() == Some(&valid.key.namespace)
+            && other.uid() != campfire.uid()
+            && other.metadata.deletion_timestamp.is_none()
+            && age(other) < age(campfire)
+            && matches!(validate::source(other), Ok(KeySource::Psk { secret: theirs, .. }) if theirs == *secret)
+    });
+    older.map(|older| older.name_any())
+}
+
+/// Who is known to be at a Campfire, and how many pods of which nothing is known yet.
+pub fn peers(ctx: &Context, key: &ObjectKey) -> Peers {
+    let view = ctx.sightings.get(key);
+    let (origins, others): (Vec<_>, Vec<_>) = view.seen.iter().partition(|(_, seen)| seen.origin);
+    let mut peers = Peers { counted: view.members.saturating_sub(origins.len()), ..Peers::default() };
+    for (identity, seen) in others {
+        peers.known.insert(*identity, Holder { cluster: seen.cluster.clone(), holds: seen.fingerprints.iter().copied().collect() });
+    }
+    let cluster = ctx.memberships.get(key).map(|membership| membership.cluster.clone()).unwrap_or_default();
+    let mut reported = BTreeSet::new();
+    ctx.reports.for_each(|pod, said| {
+        // What a pod that is gone said last would keep a rotation waiting for it.
+        if said.campfire == *key && ctx.cluster.pod(pod).is_some() {
+            reported.insert(pod.key.clone());
+            if said.report.camped {
+                let holds = said.report.fingerprints.iter().copied().collect();
+                peers.here.insert(said.report.identity);
+                peers.known.insert(said.report.identity, Holder { cluster: cluster.clone(), holds });
+            }
+        }
+    });
+    let silent = ctx.cluster.pods.state_filter(|pod| {
+        Claim::of(&pod.metadata).is_some_and(|claim| claim.campfire == *key) && !reported.contains(&ObjectKey::of(pod))
+    });
+    peers.silent = silent.len();
+    peers
+}
