@@ -8,16 +8,18 @@ use std::time::Duration;
 use campfire_api::names::{AGENT_SERVICE, FIELD_MANAGER};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, ResourceExt};
-use serde_json::{Value, json};
+use kube::{Api, Resource, ResourceExt};
 
 use crate::context::Context;
 
 /// Name of the port in the Service, by which an EndpointSlice's port belongs to it.
 const PORT_NAME: &str = "https";
+/// By which an EndpointSlice belongs to its Service.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// While leader: makes the slice, and puts it back when somebody changes it. Returns when the program ends.
 pub async fn keep(ctx: Arc<Context>, address: IpAddr) {
@@ -74,7 +76,7 @@ fn right(slice: &EndpointSlice, address: IpAddr, listens: u16) -> bool {
         Some([port]) => port.port == Some(i32::from(listens)) && port.name.as_deref() == Some(PORT_NAME),
         _ => false,
     };
-    let service = slice.labels().get("kubernetes.io/service-name").is_some_and(|name| name == AGENT_SERVICE);
+    let service = slice.labels().get(SERVICE_LABEL).is_some_and(|name| name == AGENT_SERVICE);
     slice.address_type == family(address) && endpoint && port && service
 }
 
@@ -95,21 +97,37 @@ async fn write(
     slices.patch(AGENT_SERVICE, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(slice)).await
 }
 
-fn wanted(address: IpAddr, port: u16, service_uid: &str) -> Value {
-    json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": AGENT_SERVICE,
-            "labels": {
-                "kubernetes.io/service-name": AGENT_SERVICE,
-                "endpointslice.kubernetes.io/managed-by": FIELD_MANAGER,
-                "app.kubernetes.io/managed-by": FIELD_MANAGER,
-            },
-            "ownerReferences": [{ "apiVersion": "v1", "kind": "Service", "name": AGENT_SERVICE, "uid": service_uid }],
+fn wanted(address: IpAddr, port: u16, service_uid: &str) -> EndpointSlice {
+    let labels = [
+        (SERVICE_LABEL, AGENT_SERVICE),
+        ("endpointslice.kubernetes.io/managed-by", FIELD_MANAGER),
+        ("app.kubernetes.io/managed-by", FIELD_MANAGER),
+    ];
+    let owner = OwnerReference {
+        api_version: Service::api_version(&()).into_owned(),
+        kind: Service::kind(&()).into_owned(),
+        name: AGENT_SERVICE.into(),
+        uid: service_uid.into(),
+        ..OwnerReference::default()
+    };
+    EndpointSlice {
+        metadata: ObjectMeta {
+            name: Some(AGENT_SERVICE.into()),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
         },
-        "addressType": family(address),
-        "endpoints": [{ "addresses": [address.to_string()], "conditions": { "ready": true, "serving": true, "terminating": false } }],
-        "ports": [{ "name": PORT_NAME, "port": port, "protocol": "TCP" }],
-    })
+        address_type: family(address).into(),
+        endpoints: vec![Endpoint {
+            addresses: vec![address.to_string()],
+            conditions: Some(EndpointConditions { ready: Some(true), serving: Some(true), terminating: Some(false) }),
+            ..Endpoint::default()
+        }],
+        ports: Some(vec![EndpointPort {
+            name: Some(PORT_NAME.into()),
+            port: Some(port.into()),
+            protocol: Some("TCP".into()),
+            ..EndpointPort::default()
+        }]),
+    }
 }
