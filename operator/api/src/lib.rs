@@ -4,6 +4,7 @@
 //! say to each other, [`names`] holds every label, annotation, path and name that more than one program must agree on.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::wildcard_enum_match_arm, clippy::too_many_lines)]
 
 pub mod agent;
 #[cfg(feature = "resources")]
@@ -40,13 +41,16 @@ fn unbroken(value: &mut serde_json::Value) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields {
-                match field {
-                    Value::String(text) if name == "description" => *text = text.replace('\n', " "),
-                    field => unbroken(field),
+                if name == "description"
+                    && let Value::String(text) = field
+                {
+                    *text = text.replace('\n', " ");
+                } else {
+                    unbroken(field);
                 }
             }
         }
         Value::Array(items) => items.iter_mut().for_each(unbroken),
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }

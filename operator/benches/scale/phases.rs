@@ -25,6 +25,7 @@ const PAUSE: Duration = Duration::from_millis(150);
 const ANNOTATION: &str = "campfire.network/bench";
 
 /// Runs it all; `None`: there is no control plane here, which was said.
+#[expect(clippy::too_many_lines, reason = "the phases, one after the other, each on what those before it left")]
 pub async fn run(arguments: &Arguments, peers: usize) -> Result<Option<Run>> {
     let dir = arguments.output.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;

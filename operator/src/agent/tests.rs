@@ -116,7 +116,6 @@ async fn each_refusal_says_what_to_do() {
     camp.rig.pod("shop", "lost", "u3", &json!({ CAMPFIRE_ANNOTATION: "shop/gone" }));
     camp.rig.pod("shop", "away", "u4", &json!({ CAMPFIRE_ANNOTATION: "infra/closed" }));
     camp.rig.campfire("infra", "closed", &json!({}));
-    let good = bound("web", "u1");
     let claims = |change: &dyn Fn(&mut Value)| {
         let mut claims = claims("web", "u1");
         change(&mut claims);
@@ -176,7 +175,12 @@ async fn each_refusal_says_what_to_do() {
     camp.reviewer.accept(&elsewhere, status("shop", "web", "u1", "other"));
     assert_eq!(camp.post(SETTINGS_PATH, Some(&elsewhere), "{}").await.0, 401);
     assert_eq!(camp.reviewer.asked(), asked + 2);
+}
 
+#[tokio::test]
+async fn what_cannot_be_read_is_refused_with_what_was_expected() {
+    let camp = Camp::start(&[("web", "u1")]).await;
+    let good = bound("web", "u1");
     for (path, body, expected, message) in [
         ("/", "{}".to_owned(), 404, "there are /v1/settings and /v1/report"),
         (SETTINGS_PATH, "{".to_owned(), 400, "this is no request for settings: EOF while parsing an object at line 1 column 1"),

@@ -110,7 +110,7 @@ fn misses(ctx: &Context, pod: &Pod, places: &Places, defaults: &Defaults) -> Opt
     let namespace = ctx.cluster.namespace(&pod.namespace().unwrap_or_default())?;
     match decide(pod, &namespace, places, defaults, "-") {
         Decision::Patch { campfire, ops, .. } if !ops.is_empty() => Some(campfire),
-        _ => None,
+        Decision::Patch { .. } | Decision::Skip { .. } => None,
     }
 }
 

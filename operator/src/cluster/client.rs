@@ -48,6 +48,7 @@ pub async fn connect(metrics: Arc<Metrics>) -> Result<Client> {
 }
 
 /// An error of a call about a Secret, without what the Secret holds: API servers and parsers may quote what they did not expect.
+#[expect(clippy::wildcard_enum_match_arm, reason = "what is not known to be harmless is not shown")]
 pub fn of_secret(error: &kube::Error) -> String {
     match error {
         // Not allowed, not there, there already: these name the Secret alone.

@@ -270,7 +270,13 @@ impl<'a> Sitting<'a> {
                     self.changed();
                 }
                 Event::Departed { .. } | Event::Camped { .. } | Event::Lost { .. } => self.changed(),
-                _ => {}
+                // What tunnels and their paths are made of.
+                Event::Signal { .. }
+                | Event::Bound { .. }
+                | Event::Unreachable { .. }
+                | Event::Mapped { .. }
+                | Event::Suspect { .. }
+                | Event::Trusted { .. } => {}
             }
         }
         while let Some(output) = self.fire.poll_output() {

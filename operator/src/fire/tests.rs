@@ -193,7 +193,8 @@ async fn serve() -> SocketAddr {
                             let _ = writer.write_all(&bytes).await;
                         }
                     }
-                    _ => {}
+                    // Nobody here asks for a relay.
+                    Output::SendRelay { .. } | Output::OpenRelay { .. } | Output::CloseRelay { .. } | Output::CloseStream { .. } => {}
                 }
             }
             let wake = core.next_wake().map_or(Duration::from_secs(1), |at| at.since(now()));
