@@ -29,7 +29,7 @@ const CHANGES: [&str; 24] = [
     r#"{"turn": {"podTemplate": {"tolerations": [{"key": "spot", "operator": "Exists"}], "imagePullSecrets": [{"name": "registry"}]}}}"#,
     r#"{"turn": {"transports": ["UDP", "TCP"], "tls": null, "podTemplate": null}}"#,
     r#"{"turn": {"exposure": {"type": "ClusterIP"}, "servers": ["elsewhere=192.0.2.7:3478"]}}"#,
-    r#"{"network": {"domain": "mesh.example.org", "acceptRoutes": ["198.51.100.0/24"]}}"#,
+    r#"{"network": {"acceptRoutes": ["198.51.100.0/24"]}}"#,
     r#"{"network": {"mtu": 1300, "ipv4Pool": "100.80.0.0/16"}}"#,
     r#"{"members": {"namespaces": {"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "lifecycle"}}}}}"#,
     r#"{"members": {"namespaces": {"from": "All", "selector": null}}}"#,

@@ -329,11 +329,6 @@ pub struct Network {
     #[serde(default = "default_mtu")]
     #[schemars(range(min = 1280, max = 9000))]
     pub mtu: i32,
-    /// Domain of the peers' names.
-    #[serde(default = "default_domain")]
-    #[schemars(length(max = 100))]
-    #[x_kube(validation = rules::domain())]
-    pub domain: String,
     /// Routes that other peers offer are taken if they lie within one of these. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "rules::networks")]
@@ -344,13 +339,9 @@ fn default_mtu() -> i32 {
     1280
 }
 
-fn default_domain() -> String {
-    "campfire.internal".into()
-}
-
 impl Default for Network {
     fn default() -> Self {
-        Self { ipv4_pool: None, mtu: default_mtu(), domain: default_domain(), accept_routes: Vec::new() }
+        Self { ipv4_pool: None, mtu: default_mtu(), accept_routes: Vec::new() }
     }
 }
 

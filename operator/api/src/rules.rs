@@ -29,12 +29,6 @@ pub(crate) fn label() -> Rule {
     matches(&["^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"], "expected lower-case letters, digits and '-', a letter or digit first and last")
 }
 
-/// A DNS domain.
-pub(crate) fn domain() -> Rule {
-    let label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
-    matches(&[&format!(r"^{label}(\.{label})*$")], "expected a domain in lower case, such as campfire.internal")
-}
-
 /// Seconds or minutes.
 pub(crate) fn duration() -> Rule {
     matches(&["^[1-9][0-9]{0,2}(s|m)$"], "expected seconds or minutes, from 1s to 999m, such as 10s")
