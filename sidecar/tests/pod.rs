@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use campfire_api::agent::{Key, KeyMode, Report, ServerEntry, Settings, SettingsRequest};
+use campfire_api::agent::{Key, KeyMode, ProblemReason, Report, ServerEntry, Settings, SettingsRequest};
 use campfire_lab::{Net, Process};
 use campfire_protocol::key::Psk;
 use http_body_util::{BodyExt as _, Full};
@@ -113,7 +113,7 @@ async fn inside() {
     wait_for("reports", || {
         let reports = agent.reports.lock().unwrap();
         reports.iter().filter(|report| report.ready && report.direct + report.relayed == 1 && report.unconnected == 0).count() >= 2
-            && reports.iter().any(|report| report.problems.iter().any(|problem| problem.reason == "InterfaceUnconfigured"))
+            && reports.iter().any(|report| report.problems.iter().any(|problem| problem.reason == ProblemReason::InterfaceUnconfigured))
     });
 
     // Rotation, told by the operator: both keys are held, and the session lives.

@@ -158,15 +158,35 @@ pub struct Report {
     pub sidecar_version: String,
 }
 
-/// Reason of the problem of a peer that no TURN server answers, and of its MeshPeer.
-pub const FIRE_UNREACHABLE: &str = "FireUnreachable";
+/// Why something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProblemReason {
+    /// No TURN server answers the peer.
+    FireUnreachable,
+    /// No operator answered when the pod was made: its interface has no addresses.
+    InterfaceUnconfigured,
+    /// As a sidecar of another version calls it: CamelCase.
+    #[serde(untagged)]
+    Other(String),
+}
+
+impl ProblemReason {
+    /// As it is written.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::FireUnreachable => "FireUnreachable",
+            Self::InterfaceUnconfigured => "InterfaceUnconfigured",
+            Self::Other(name) => name,
+        }
+    }
+}
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Problem {
-    /// CamelCase.
-    pub reason: String,
+    /// Why.
+    pub reason: ProblemReason,
     /// For people: what to do.
     pub message: String,
 }

@@ -1,6 +1,6 @@
 //! Reports, read and clipped: what a sidecar says ends in statuses, metrics and tables.
 
-use campfire_api::agent::{FIRE_UNREACHABLE, MAX_PROBLEMS, Report};
+use campfire_api::agent::{MAX_PROBLEMS, Problem, ProblemReason, Report};
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::key::Fingerprint;
 use hyper::StatusCode;
@@ -28,7 +28,8 @@ pub fn read(body: &[u8]) -> Result<PeerReport, Refusal> {
         .ok_or_else(|| bad(format!("addresses must be at most {MAX_ADDRESSES} IP addresses")))?;
     let fingerprints = list(&report.fingerprints, MAX_FINGERPRINTS, fingerprint)
         .ok_or_else(|| bad(format!("fingerprints must be at most {MAX_FINGERPRINTS}, each 16 hex digits, lower case")))?;
-    if !word(&report.reason) || report.problems.iter().any(|problem| problem.reason.is_empty() || !word(&problem.reason)) {
+    let named = |problem: &Problem| !problem.reason.name().is_empty() && word(problem.reason.name());
+    if !word(&report.reason) || !report.problems.iter().all(named) {
         return Err(bad(format!("a reason must be CamelCase, at most {MAX_WORD} letters and digits")));
     }
     let mut problems = report.problems;
@@ -46,7 +47,7 @@ pub fn read(body: &[u8]) -> Result<PeerReport, Refusal> {
         unconnected: report.unconnected,
         path: report.path,
         reason: report.reason,
-        unreachable: problems.iter().any(|problem| problem.reason == FIRE_UNREACHABLE),
+        unreachable: problems.iter().any(|problem| problem.reason == ProblemReason::FireUnreachable),
         problems,
     })
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use campfire_api::agent::{Path, Settings};
+use campfire_api::agent::{Path, ProblemReason, Settings};
 use campfire_api::names::{AGENT_AUDIENCE, CAMPFIRE_ANNOTATION};
 use campfire_protocol::key::KeyMode;
 use campfire_protocol::server::{Scope, Server, ServerAddress};
@@ -207,6 +207,24 @@ async fn a_report_is_clipped_to_its_bounds() {
     let report = report::read(report_with("problems", Value::from(vec![problem; 20])).as_bytes()).unwrap();
     assert_eq!(report.problems.len(), 8);
     assert_eq!(report.problems[0].message, format!(" [2J{}", "x".repeat(252)));
+}
+
+#[test]
+fn a_problem_is_known_by_its_reason_and_one_that_is_not_known_is_shown_as_it_is() {
+    for (name, reason, unreachable) in [
+        ("FireUnreachable", ProblemReason::FireUnreachable, true),
+        ("InterfaceUnconfigured", ProblemReason::InterfaceUnconfigured, false),
+        ("NoPath", ProblemReason::Other("NoPath".into()), false),
+    ] {
+        let problem = json!([{ "reason": name, "message": "" }]);
+        let report = report::read(report_with("problems", problem.clone()).as_bytes()).unwrap();
+        assert_eq!((&report.problems[0].reason, report.unreachable), (&reason, unreachable));
+        assert_eq!((reason.name(), json!(report.problems)), (name, problem));
+    }
+    for wrong in ["", "no path", &"X".repeat(65)] {
+        let problem = json!([{ "reason": wrong, "message": "" }]);
+        assert!(report::read(report_with("problems", problem).as_bytes()).is_err(), "{wrong}");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use campfire_api::conditions::Reason;
-use campfire_api::{MeshPeer, names};
+use campfire_api::{Campfire, MeshPeer, names};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Resource as _, ResourceExt as _};
@@ -65,8 +65,8 @@ async fn write(ctx: &Context, peer: &MeshPeer) -> kube::Result<Said> {
     let source: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &campfire.namespace);
     let source = source.get_opt(&names::join_secret(&campfire.name)).await?;
     // A Secret of the right name that the Campfire does not own is none that the operator wrote.
-    let source =
-        source.filter(|secret| secret.owner_references().iter().any(|owner| owner.kind == "Campfire" && owner.name == campfire.name));
+    let source = source
+        .filter(|secret| secret.owner_references().iter().any(|owner| owner.kind == Campfire::kind(&()) && owner.name == campfire.name));
     let Some(uri) = source.and_then(|secret| secret.data.unwrap_or_default().remove(names::URI_KEY)) else {
         let why = format!("Campfire {campfire} has no join secret yet: its condition Joinable says why");
         return Ok(Said::of(Reason::NoExternalEndpoint, why));

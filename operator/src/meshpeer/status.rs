@@ -157,7 +157,7 @@ fn addresses(of: &[IpAddr]) -> Vec<String> {
 
 fn problems(report: &PeerReport) -> Vec<PeerProblem> {
     let problem = |problem: &campfire_api::agent::Problem| PeerProblem {
-        reason: clip(&problem.reason, MAX_WORD).to_owned(),
+        reason: clip(problem.reason.name(), MAX_WORD).to_owned(),
         message: clip(&problem.message, MAX_MESSAGE).to_owned(),
     };
     report.problems.iter().take(MAX_PROBLEMS).map(problem).collect()
@@ -189,7 +189,7 @@ pub fn patch(uid: &str, status: &MeshPeerStatus) -> Value {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-    use campfire_api::agent::Problem;
+    use campfire_api::agent::{Problem, ProblemReason};
     use campfire_api::{CampfireRef, MeshPeerSpec, PathName, PeerType};
 
     use super::*;
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_a_sidecar_says_stays_within_the_schema() {
-        let problem = Problem { reason: "X".repeat(100), message: "ü".repeat(1_000) };
+        let problem = Problem { reason: ProblemReason::Other("X".repeat(100)), message: "ü".repeat(1_000) };
         let report =
             PeerReport { problems: vec![problem; 20], addresses: vec![IpAddr::from([0xfd; 16]); 9], reason: "Y".repeat(99), ..report() };
         let status = of_pod(&peer(), accepted(), &"c".repeat(99), Heard::Fresh(&report), at(1));

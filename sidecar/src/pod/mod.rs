@@ -18,9 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use campfire_api::agent::{
-    FIRE_UNREACHABLE, KeyMode as AgentKeyMode, MAX_ANSWER, MAX_PROBLEMS, Path as AgentPath, Problem, Report, Settings,
-};
+use campfire_api::agent::{KeyMode as AgentKeyMode, MAX_ANSWER, MAX_PROBLEMS, Path as AgentPath, Problem, ProblemReason, Report, Settings};
 use campfire_fire::config::{KeyEntry, KeyMode, MEMBERS};
 use campfire_mesh::config::{Config, DirectPolicy, IDLE_CLOSE_MS, Limits, Reconfigure};
 use campfire_mesh::status::PathKind;
@@ -328,7 +326,7 @@ pub fn report(own: &Own, before: Option<&Report>) -> Report {
     if !camped && (own.ready || Duration::from_millis(own.uptime_ms) > STARTING) {
         let why = own.status.servers.iter().find_map(|server| server.problem.as_ref().map(|problem| format!("{}: {problem}", server.id)));
         let message = why.unwrap_or_else(|| "no TURN server answers: look at the Campfire's endpoints and at network policies".into());
-        problems.push(Problem { reason: FIRE_UNREACHABLE.into(), message: message.chars().take(256).collect() });
+        problems.push(Problem { reason: ProblemReason::FireUnreachable, message: message.chars().take(256).collect() });
     }
     problems.truncate(MAX_PROBLEMS);
     Report {
@@ -362,7 +360,7 @@ fn unconfigured(peer: &config::Settings, settings: &Settings) -> Report {
         public_key: STANDARD.encode(peer.mesh.fire.identity.public().x25519()),
         identity: peer.mesh.fire.identity.public().to_string(),
         settings_version: settings.version.clone(),
-        problems: vec![Problem { reason: "InterfaceUnconfigured".into(), message: UNCONFIGURED.into() }],
+        problems: vec![Problem { reason: ProblemReason::InterfaceUnconfigured, message: UNCONFIGURED.into() }],
         sidecar_version: env!("CARGO_PKG_VERSION").into(),
         ..Report::default()
     }
