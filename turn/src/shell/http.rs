@@ -1,26 +1,32 @@
 //! Metrics and health over HTTP.
 
-use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use campfire_http::message::{Answer, of_kind};
+use campfire_http::{Counts, Limits, Wire};
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use super::engine::Handle;
 use super::metrics::{self, Counters};
 
-/// Connections served at once; more wait.
-const CONNECTIONS: usize = 64;
-/// Longest life of a connection.
-const LIFETIME: Duration = Duration::from_secs(30);
+const LIMITS: Limits = Limits {
+    connections: CONNECTIONS,
+    // A kubelet, a Prometheus and somebody who looks, of one address.
+    per_address: 16,
+    head: Duration::from_secs(5),
+    lifetime: Duration::from_secs(30),
+    grace: Duration::from_secs(1),
+    keep_alive: true,
+    drain: Duration::ZERO,
+};
+
+/// Connections at once.
+pub const CONNECTIONS: usize = 64;
 
 /// What the pages are made of.
 #[derive(Clone)]
@@ -35,41 +41,28 @@ pub struct Pages {
 
 /// Serves for ever.
 pub async fn serve(listener: TcpListener, pages: Pages) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let Ok((socket, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let pages = pages.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| respond(request, &pages));
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(5))
-                .max_buf_size(16 * 1024)
-                .serve_connection(TokioIo::new(socket), service);
-            // What goes wrong here is the client's concern alone.
-            let _ = tokio::time::timeout(LIFETIME, connection).await;
-            drop(place);
-        });
-    }
+    let counts = Arc::new(Counts::default());
+    let counted = counts.clone();
+    let handler = move |_: SocketAddr, request: Request<Incoming>| {
+        let (pages, counts) = (pages.clone(), counted.clone());
+        async move {
+            pages.counters.http_displaced.set(counts.displaced.load(Ordering::Relaxed));
+            pages.counters.http_refused.set(counts.refused.load(Ordering::Relaxed));
+            answer(&request, &pages).await
+        }
+    };
+    campfire_http::serve(listener, Wire::Plain, LIMITS, counts, std::future::pending(), handler).await;
 }
 
-async fn respond(request: Request<Incoming>, pages: &Pages) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(request: &Request<Incoming>, pages: &Pages) -> Answer {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        return Ok(page(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"));
+        return page(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
     }
-    Ok(match request.uri().path() {
+    match request.uri().path() {
         "/metrics" => match pages.handle.report().await.map(|report| metrics::render(report.metrics, &pages.counters)) {
-            Some(Ok(text)) => {
-                let mut response = page(StatusCode::OK, text);
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
-                response
-            }
-            _ => page(StatusCode::SERVICE_UNAVAILABLE, "the packet thread does not answer\n"),
+            Some(Ok(text)) => of_kind(StatusCode::OK, OPEN_METRICS, text.into()),
+            Some(Err(_)) | None => page(StatusCode::SERVICE_UNAVAILABLE, "the packet thread does not answer\n"),
         },
         // Alive: the packet thread answers.
         "/healthz" => match pages.handle.report().await {
@@ -79,12 +72,9 @@ async fn respond(request: Request<Incoming>, pages: &Pages) -> Result<Response<F
         "/readyz" if pages.ready.load(Ordering::Acquire) => page(StatusCode::OK, "ready\n"),
         "/readyz" => page(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         _ => page(StatusCode::NOT_FOUND, "try /metrics, /healthz or /readyz\n"),
-    })
+    }
 }
 
-fn page(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(text.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
+fn page(status: StatusCode, text: &'static str) -> Answer {
+    of_kind(status, "text/plain; charset=utf-8", text.into())
 }

@@ -83,6 +83,8 @@ counters! {
     tls_failed: Counter "connections_ended_total" ["reason" = "tls"], "Client connections that ended early.";
     malformed: Counter "connections_ended_total" ["reason" = "malformed"], "Client connections that ended early.";
     timed_out: Counter "connections_ended_total" ["reason" = "timeout"], "Client connections that ended early.";
+    http_displaced: Counter "http_connections_closed_total" ["reason" = "silent"], "Connections of the HTTP port closed for others: silent ones for want of places, or because all places were held by requests.";
+    http_refused: Counter "http_connections_closed_total" ["reason" = "full"], "Connections of the HTTP port closed for others: silent ones for want of places, or because all places were held by requests.";
     stream_received: Counter "stream_frames_total" ["direction" = "received"], "Frames on TCP and TLS connections.";
     stream_sent: Counter "stream_frames_total" ["direction" = "sent"], "Frames on TCP and TLS connections.";
     stream_dropped: Counter "stream_frames_dropped_total", "Frames not queued for a connection that reads too slowly.";
