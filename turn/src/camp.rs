@@ -142,9 +142,8 @@ impl Server {
                     return;
                 }
                 if camp.lifetime == 0 {
-                    let success = self.success(request, caller, None, 0);
                     self.end_seat(request.now, seat, End::Left);
-                    return self.answer(request, success.encode(request.message.transaction(), &caller.key));
+                    return self.answer_leave(request, caller);
                 }
                 if (sits.is_none() || sits != here) && !self.move_seat(request, caller, seat) {
                     return;
@@ -152,10 +151,7 @@ impl Server {
                 self.refresh(seat, expires, camp.announcement, camp.tags);
                 seat
             }
-            None if camp.lifetime == 0 => {
-                let success = self.success(request, caller, None, 0);
-                return self.answer(request, success.encode(request.message.transaction(), &caller.key));
-            }
+            None if camp.lifetime == 0 => return self.answer_leave(request, caller),
             None => match self.take_seat(request, caller, camp.room, member, expires, camp.announcement, camp.tags) {
                 Some(seat) => seat,
                 None => return,
@@ -231,7 +227,8 @@ impl Server {
             return None;
         }
         let found = self.camp.find(caller.fingerprint, room);
-        if found.is_none() && self.camp.rooms_of(caller.fingerprint) >= self.config.limits.rooms {
+        let one_more = found.is_none() && self.camp.rooms_of(caller.fingerprint) >= self.config.limits.rooms;
+        if one_more && !self.close_a_room(request, caller.fingerprint) {
             self.stats.limited_rooms += 1;
             self.fail(request, 508, "Too Many Rooms", Some(&caller.key));
             return None;
@@ -381,6 +378,16 @@ impl Server {
         }
     }
 
+    /// Answers a Camp that ends a seat.
+    fn answer_leave(&mut self, request: &Request<'_>, caller: &Caller) {
+        let success = self.success(request, caller, None, 0);
+        if answer_size(request, caller) < success.encoded_len() {
+            self.stats.refused_absent += 1;
+            return self.fail_unproven(request, 401, Some(&caller.key));
+        }
+        self.answer(request, success.encode(request.message.transaction(), &caller.key));
+    }
+
     /// Answers a Camp: the first page in the answer, to a proven source further ones behind it.
     fn answer_camp(&mut self, request: &Request<'_>, caller: &Caller, seat: u32, cursor: wire::Cursor, granted: u32) {
         let mut success = self.success(request, caller, Some(seat), granted);
@@ -388,9 +395,7 @@ impl Server {
         let Some(inside) = self.camp.open.get(room) else { return };
         success.reset = inside.must_reset(cursor);
         let large = inside.large;
-        let most = if caller.proven { MAX_MESSAGE } else { request.size().min(MAX_MESSAGE) } - FINGERPRINT_SIZE;
-        let Some(left) = most.checked_sub(success.encoded_len()) else {
-            // A first Camp must be at least as large as its answer.
+        let Some(left) = answer_size(request, caller).checked_sub(success.encoded_len()) else {
             self.stats.refused_absent += 1;
             return self.fail_unproven(request, 401, Some(&caller.key));
         };
@@ -533,6 +538,11 @@ impl Server {
             self.fail(request, code, if code == 438 { "Stale Nonce" } else { "Unauthorized" }, key);
         }
     }
+}
+
+/// Bytes that an answer to this Camp may have: a source that has proven nothing gets no more than it sent.
+fn answer_size(request: &Request<'_>, caller: &Caller) -> usize {
+    if caller.proven { MAX_MESSAGE - FINGERPRINT_SIZE } else { request.size().min(MAX_MESSAGE).saturating_sub(FINGERPRINT_SIZE) }
 }
 
 /// Bytes of a success response without entries: header and integrity.

@@ -1,10 +1,13 @@
 //! Memory, and who makes way when there is none left.
 
+use std::net::IpAddr;
+
 use campfire_protocol::key::Fingerprint;
 
 use crate::camp::End;
 use crate::config::Rate;
 use crate::limit::household;
+use crate::room::Room;
 use crate::{Request, Server};
 
 /// So many a second are enough for newcomers of one prefix. (Not in all: who fills a room must not use up the others'
@@ -52,6 +55,32 @@ impl Server {
         let heaviest = households().filter_map(|households| households.heaviest(own)).max();
         let Some((_, (_, seat))) = heaviest.filter(|(seats, _)| own.is_none() || *seats > held + 1) else { return false };
         self.end_seat(request.now, seat, End::Evicted);
+        true
+    }
+
+    /// A newcomer opens a room, and its campfire has as many as it may have: since no server knows which room is the right one, one makes way
+    /// in which a single household sits, of the household that holds the most such rooms, the idle and the youngest first. Who opens rooms to
+    /// keep others out so loses them; a room in which several meet is never closed. Whether one was.
+    pub(crate) fn close_a_room(&mut self, request: &Request<'_>, fingerprint: Fingerprint) -> bool {
+        let own = household(request.via.remote().ip());
+        let alone: Vec<(IpAddr, u32)> = {
+            let rooms = self.camp.rooms_at(fingerprint);
+            rooms.filter_map(|(index, room)| Some((room.households.only().filter(|other| *other != own)?, index))).collect()
+        };
+        let held = |household| alone.iter().filter(|(other, _)| *other == household).count();
+        let youngest = |room: &Room| room.seats.iter().filter_map(|seat| self.camp.seats.get(*seat)).map(|seat| seat.taken).max();
+        let heaviest = alone.iter().filter_map(|(household, index)| {
+            let room = self.camp.open.get(*index)?;
+            Some((held(*household), room.households.any_idle(), youngest(room), *index))
+        });
+        let Some((.., room)) = heaviest.max() else { return false };
+        if !self.evictions.take(request.now, EVICTIONS, request.via.remote().ip()) {
+            return false;
+        }
+        let seats = self.camp.open.get(room).map(|room| room.seats.clone()).unwrap_or_default();
+        for seat in seats {
+            self.end_seat(request.now, seat, End::Evicted);
+        }
         true
     }
 }

@@ -56,6 +56,17 @@ impl Households {
         self.seats.get(&household).copied().unwrap_or(0)
     }
 
+    /// The household that holds all seats, if one does.
+    pub fn only(&self) -> Option<IpAddr> {
+        let mut all = self.seats.keys();
+        all.next().copied().filter(|_| all.next().is_none())
+    }
+
+    /// Whether any seat never exchanged a frame.
+    pub fn any_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
     /// How many seats the household holds that holds the most and may lose one, and its youngest such seat. Not of `but`.
     pub fn heaviest(&self, but: Option<IpAddr>) -> Option<(usize, Sitting)> {
         self.heaviest.iter().rev().find(|(_, _, household)| Some(*household) != but).map(|(seats, sitting, _)| (*seats, *sitting))

@@ -117,7 +117,11 @@ impl Server {
             self.challenge(request, 438);
             return None;
         };
-        if standard.expiry.is_some_and(|expiry| !auth::unexpired(expiry, request.wall, request.now.since(issued))) {
+        // What was allocated in time goes on for as long as it is refreshed: a call does not end with the credential that began it, and clients
+        // cannot change theirs under way (RFC 8656 §5).
+        let goes_on = |server: &Self| server.allocation_at(&request.via).is_some_and(|at| server.turn.belongs_to(at, &standard.user));
+        let expired = standard.expiry.is_some_and(|expiry| !auth::unexpired(expiry, request.wall, request.now.since(issued)));
+        if expired && !goes_on(self) {
             self.stats.refused_expired += 1;
             self.challenge(request, 401);
             return None;

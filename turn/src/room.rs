@@ -19,6 +19,8 @@ use crate::households::Households;
 use crate::limit::Bucket;
 use crate::table::{Map, Ref, Slab, map};
 
+/// Greater than every household.
+const LAST_HOUSEHOLD: IpAddr = IpAddr::V6(std::net::Ipv6Addr::from_bits(u128::MAX));
 /// How long departures are remembered.
 pub(crate) const DEPARTURES_KEPT: Duration = Duration::from_mins(10);
 
@@ -91,7 +93,8 @@ pub(crate) struct Room {
     log: BTreeMap<u64, Change>,
     departures: VecDeque<(Time, u64)>,
     pub large: bool,
-    tags: BTreeSet<(Tag, u32)>,
+    /// By tag and household, so that one of each is found without looking at all.
+    tags: BTreeSet<(Tag, Option<IpAddr>, u32)>,
     pub households: Households,
     /// Large rooms: whom to tell of whom.
     pending: VecDeque<(Ref, MemberId)>,
@@ -219,7 +222,12 @@ impl Rooms {
     pub fn settle(&mut self, seat: u32, household: Option<IpAddr>) {
         let Some(sitting) = self.seats.get_mut(seat) else { return };
         let Some(room) = self.open.get_mut(sitting.room) else { return };
-        if let Some(before) = std::mem::replace(&mut sitting.household, household) {
+        let before = std::mem::replace(&mut sitting.household, household);
+        for tag in &sitting.tags {
+            room.tags.remove(&(*tag, before, seat));
+            room.tags.insert((*tag, household, seat));
+        }
+        if let Some(before) = before {
             room.households.remove(before, (sitting.taken, seat));
         }
         if let Some(household) = household {
@@ -312,9 +320,6 @@ impl Rooms {
             slow_frames: Bucket::default(),
         });
         inside.seats.push(seat.index);
-        if let Some(sitting) = self.seats.get(seat.index) {
-            inside.tags.extend(sitting.tags.iter().map(|tag| (*tag, seat.index)));
-        }
         self.by_member.insert((room, member), seat.index);
         let grown = inside.seats.len() > bounds.large && !inside.large;
         let fingerprint = inside.fingerprint;
@@ -335,9 +340,9 @@ impl Rooms {
             && let Some(room) = self.open.get_mut(sitting.room)
         {
             for tag in &sitting.tags {
-                room.tags.remove(&(*tag, seat));
+                room.tags.remove(&(*tag, sitting.household, seat));
             }
-            room.tags.extend(tags.iter().map(|tag| (*tag, seat)));
+            room.tags.extend(tags.iter().map(|tag| (*tag, sitting.household, seat)));
             sitting.tags = tags;
         }
         self.note_change(seat, bounds);
@@ -386,7 +391,7 @@ impl Rooms {
         }
         let room = self.open.get_mut(gone.room)?;
         for tag in &gone.tags {
-            room.tags.remove(&(*tag, seat));
+            room.tags.remove(&(*tag, gone.household, seat));
         }
         let position = gone.position as usize;
         if position < room.seats.len() {
@@ -491,12 +496,28 @@ impl Rooms {
         Some(Entry { member: seat.member, announcement: Some(seat.announcement.to_vec()) })
     }
 
-    /// Up to `most` seats that registered this tag; where there are more, which ones depends on `start`.
+    /// Up to `most` seats that registered this tag: one of each household before a second of any, so that who registers somebody's tag many
+    /// times does not hide it. Where there are more households than that, which ones depends on `start`.
     pub fn tagged(&self, room: u32, tag: Tag, start: u32, most: usize) -> Vec<u32> {
         let Some(room) = self.open.get(room) else { return Vec::new() };
-        let after = room.tags.range((tag, start)..=(tag, u32::MAX));
-        let before = room.tags.range((tag, 0)..(tag, start));
-        after.chain(before).take(most).map(|(_, seat)| *seat).collect()
+        let somebody = room.seats.get(start as usize % room.seats.len().max(1)).and_then(|seat| self.seats.get(*seat));
+        let first = (tag, somebody.and_then(|seat| seat.household), 0);
+        let all = || room.tags.range(first..=(tag, Some(LAST_HOUSEHOLD), u32::MAX)).chain(room.tags.range((tag, None, 0)..first));
+        let mut found = Vec::with_capacity(most);
+        let mut from = Some(first);
+        while let Some((_, household, seat)) = from.and_then(|from| room.tags.range(from..=(tag, Some(LAST_HOUSEHOLD), u32::MAX)).next()) {
+            found.push(*seat);
+            from = (found.len() < most).then_some((tag, *household, u32::MAX));
+        }
+        let mut from = (found.len() < most).then_some((tag, None, 0));
+        while let Some((_, household, seat)) = from.and_then(|from| room.tags.range(from..first).next()) {
+            found.push(*seat);
+            from = (found.len() < most && (tag, *household, u32::MAX) < first).then_some((tag, *household, u32::MAX));
+        }
+        let more = most - found.len();
+        let further: Vec<u32> = all().map(|(.., seat)| *seat).take(most + more).filter(|seat| !found.contains(seat)).take(more).collect();
+        found.extend(further);
+        found
     }
 
     /// `watcher` shall be told of `watched`'s changes while the room is large; the oldest interest makes way. Whether it is

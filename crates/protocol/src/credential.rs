@@ -19,9 +19,10 @@ pub fn user_name(expiry_unix_seconds: u64, fingerprint: Fingerprint) -> String {
     format!("{expiry_unix_seconds}:{fingerprint}")
 }
 
-/// Splits a REST user name into expiry (seconds since 1970) and identity (what follows the first colon).
+/// Splits a REST user name into expiry (seconds since 1970) and identity: what follows the first colon, or, where there is none, the name
+/// itself. The draft makes identity and colon optional (§2.2), and coturn takes such names.
 pub fn parse_user_name(user_name: &str) -> Option<(u64, &str)> {
-    let (expiry, identity) = user_name.split_once(':')?;
+    let (expiry, identity) = user_name.split_once(':').unwrap_or((user_name, user_name));
     // `parse` alone would take a plus sign.
     if expiry.is_empty() || !expiry.bytes().all(|b| b.is_ascii_digit()) {
         return None;

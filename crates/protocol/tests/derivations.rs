@@ -104,7 +104,8 @@ fn user_names_are_an_expiry_and_an_identity() {
     assert_eq!(user_name(1_893_456_000, Fingerprint([0xAB; 8])), "1893456000:abababababababab");
     assert_eq!(parse_user_name("1893456000:abababababababab"), Some((1_893_456_000, "abababababababab")));
     assert_eq!(parse_user_name("7:a:b"), Some((7, "a:b")));
-    for text in ["", ":", ":a", "+7:a", "-7:a", " 7:a", "7", "18446744073709551616:a", "0x7:a"] {
+    assert_eq!(parse_user_name("1795733329"), Some((1_795_733_329, "1795733329")), "the draft's shorter form, as coturn takes it");
+    for text in ["", ":", ":a", "+7:a", "-7:a", " 7:a", "+7", "a", "7a", "18446744073709551616", "18446744073709551616:a", "0x7:a"] {
         assert_eq!(parse_user_name(text), None, "{text}");
     }
 }

@@ -106,6 +106,29 @@ fn static_users_and_rest_credentials_allocate_with_old_and_new_integrity() {
 }
 
 #[test]
+fn a_call_outlives_the_credential_that_began_it_and_no_other_begins() {
+    let mut world = world();
+    let secret = RelaySecret::from_text("other system");
+    // Both forms of the draft's user names.
+    for (n, identity) in [":carol", ""].into_iter().enumerate() {
+        let name = format!("{}{identity}", (START / 1_000) + 300 + 20_000 * n as u64);
+        let password = credential::password(&secret, &name).to_string();
+        let mut carol = User::new(source(n), &name, &password);
+        carol.allocate(&mut world).unwrap();
+        // Nonces are renewed meanwhile, long after the credential has expired.
+        for _ in 0..40 {
+            world.pass(seconds(500));
+            assert_eq!(carol.refresh(&mut world, 600), Ok(600), "{name}");
+            carol.permit(&mut world, "198.51.100.9:9").unwrap();
+            carol.bind(&mut world, "198.51.100.9:9", 0x4001).unwrap();
+        }
+        assert_eq!(User::new(source(9), &name, &password).allocate(&mut world), Err(401), "a new one needs a new credential");
+        carol.refresh(&mut world, 0).unwrap();
+        assert_eq!(carol.allocate(&mut world), Err(401), "also where the old one was");
+    }
+}
+
+#[test]
 fn wrong_expired_and_foreign_credentials_are_refused() {
     let mut world = world();
     let secret = RelaySecret::from_text("other system");
