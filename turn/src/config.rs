@@ -15,6 +15,8 @@ pub struct Config {
     pub software: Option<String>,
     /// Whether campfire methods are served.
     pub campfire: bool,
+    /// Whether nodes of campfire version 1 may meet here (docs/campfire-v1.md).
+    pub campfire_v1: bool,
     /// Whether allocations (RFC 8656) are served; without, Allocate is refused with 403.
     pub allocations: bool,
     /// A relay address of this family is configured.
@@ -107,6 +109,13 @@ pub struct Limits {
     pub slow_frames: Rate,
     /// Embers in all: how fast changes are pushed.
     pub embers: Rate,
+
+    /// Waiters and negotiations of version 1 in all.
+    pub v1_entries: usize,
+    /// The same for one IPv4 address or IPv6 /64.
+    pub v1_entries_per_source: usize,
+    /// Datagrams of version 1 that are taken from each /24 or /48, and those that are passed on to each.
+    pub v1_datagrams: Rate,
 }
 
 impl Default for Config {
@@ -116,6 +125,7 @@ impl Default for Config {
             server_id: None,
             software: None,
             campfire: true,
+            campfire_v1: false,
             allocations: true,
             relay_ipv4: true,
             relay_ipv6: false,
@@ -153,6 +163,9 @@ impl Default for Limits {
             signals: Rate { rate: 100, burst: 600 },
             slow_frames: Rate { rate: 200, burst: 200 },
             embers: Rate { rate: 20_000, burst: 512 },
+            v1_entries: 4_096,
+            v1_entries_per_source: 256,
+            v1_datagrams: Rate { rate: 20, burst: 1_000 },
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::camp::End;
 use crate::config::Rate;
 use crate::limit::household;
 use crate::room::Room;
-use crate::{Request, Server};
+use crate::{Request, Server, v1};
 
 /// So many a second are enough for newcomers of one prefix. (Not in all: who fills a room must not use up the others'
 /// tries.)
@@ -28,9 +28,10 @@ impl Server {
         self.stats.memory = self.stats.memory.saturating_sub(bytes as u64);
     }
 
-    /// Charges what rooms hold more than when this was last done, or refunds what they hold less.
+    /// Charges what rooms (and version 1) hold more than when this was last done, or refunds what they hold less.
     pub(crate) fn settle(&mut self) {
-        let (before, now) = (std::mem::replace(&mut self.settled, self.camp.held()), self.camp.held());
+        let now = self.camp.held() + self.v1.as_ref().map_or(0, v1::Rendezvous::held);
+        let before = std::mem::replace(&mut self.settled, now);
         self.charge(now.saturating_sub(before));
         self.refund(before.saturating_sub(now));
     }

@@ -52,7 +52,7 @@ impl Via {
 pub enum Input<'a> {
     /// The time of `next_wake` has come.
     Wake,
-    /// A STUN message from a client (also ChannelData for which `forward` said [`Forward::Slow`]).
+    /// A STUN message from a client or a datagram of version 1 (also ChannelData for which `forward` said [`Forward::Slow`]).
     Message {
         /// Whose.
         via: Via,
@@ -99,7 +99,8 @@ pub enum Input<'a> {
 /// What the core asks of the shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Send to a client: a whole STUN message or ChannelData (padded to four bytes on streams: done already).
+    /// Send to a client: a whole STUN message, ChannelData (padded to four bytes on streams: done already), or a datagram of
+    /// version 1 as it came.
     Send {
         /// To whom.
         via: Via,

@@ -9,6 +9,7 @@
 //! | `methods`, `allocation` | Binding and TURN |
 //! | `camp`, `room`, `push`, `evict` | the fire: seats and rooms, what members are told, who makes way |
 //! | `channel` | ChannelData, to members and to peers |
+//! | `v1` | how nodes of version 1 meet, if that is asked for |
 //! | `client`, `filter`, `fingerprint`, `households`, `limit`, `table`, `timer` | what these stand on |
 
 use std::collections::VecDeque;
@@ -37,6 +38,7 @@ mod room;
 pub mod stats;
 mod table;
 mod timer;
+mod v1;
 
 pub use config::Config;
 pub use stats::Stats;
@@ -56,6 +58,8 @@ mod cost {
     pub const ALLOCATION: usize = 1_536;
     pub const PERMISSION: usize = 96;
     pub const CHANNEL: usize = 320;
+    pub const V1_ENTRY: usize = 768;
+    pub const V1_HELD: usize = 64;
 }
 
 /// The server's core.
@@ -76,6 +80,7 @@ pub struct Server {
     bindings: Slab<channel::Binding>,
     camp: room::Rooms,
     turn: allocation::Allocations,
+    v1: Option<v1::Rendezvous>,
 
     /// Rooms with something to push, and when.
     dirty: VecDeque<(Time, u32)>,
@@ -113,7 +118,6 @@ impl Server {
         let mut nonce_key = [0; 32];
         rng.fill_bytes(&mut nonce_key);
         Self {
-            config,
             secrets,
             nonces: auth::Nonces::new(nonce_key),
             stats: Stats::default(),
@@ -133,6 +137,8 @@ impl Server {
             settled: 0,
             draining: false,
             farewell: None,
+            v1: config.campfire_v1.then(|| v1::Rendezvous::new(&mut rng)),
+            config,
             rng,
         }
     }
@@ -156,6 +162,9 @@ impl Server {
                 Timer::Allocation(allocation) => self.allocation_timer(now, allocation),
             }
         }
+        if let Some(v1) = &mut self.v1 {
+            v1.expire(now, &mut self.stats);
+        }
         self.flush(now);
         self.say_farewell(now);
         self.gauge();
@@ -170,7 +179,8 @@ impl Server {
     pub fn next_wake(&self) -> Option<Time> {
         let push = self.dirty.front().map(|(due, _)| *due);
         let farewell = self.farewell.map(|(due, _)| due);
-        [self.timers.next(), push, farewell].into_iter().flatten().min()
+        let v1 = self.v1.as_ref().and_then(v1::Rendezvous::next);
+        [self.timers.next(), push, farewell, v1].into_iter().flatten().min()
     }
 
     /// Passes a ChannelData frame on (RFC 8656 §12.4): rewrites the channel number in place and says where to send it.
@@ -204,6 +214,9 @@ impl Server {
         if bytes.first().is_some_and(|first| first & 0xC0 == 0x40) {
             return self.slow_frame(now, via, bytes);
         }
+        if self.message_v1(now, wall, via, bytes) {
+            return;
+        }
         let Ok(message) = Message::parse(bytes) else {
             self.stats.dropped_malformed += 1;
             return;
@@ -236,6 +249,15 @@ impl Server {
             (Class::Indication, Method::BINDING) => {}
             _ => self.stats.dropped_unexpected += 1,
         }
+    }
+
+    /// Takes a datagram of version 1, if it is one and nodes of that version are served.
+    fn message_v1(&mut self, now: Time, wall: UnixMillis, via: Via, bytes: &[u8]) -> bool {
+        let Some(v1) = self.v1.as_mut().filter(|_| v1::claims(bytes) && matches!(via, Via::Udp { .. })) else { return false };
+        let elsewhere = (self.stats.memory as usize).saturating_sub(v1.held());
+        let (limits, stats, outputs) = (&self.config.limits, &mut self.stats, &mut self.outputs);
+        v1.message(&mut v1::Context { now, wall, limits, elsewhere, stats, outputs }, via, bytes);
+        true
     }
 
     /// Queues the answer to a request.
@@ -292,6 +314,9 @@ impl Server {
 
     fn gauge(&mut self) {
         self.settle();
+        if let Some(v1) = &self.v1 {
+            v1.gauge(&mut self.stats);
+        }
         self.stats.dropped_push_overflow = self.camp.untold;
         self.stats.seats = self.camp.len() as u64;
         self.stats.clients = self.clients.len() as u64;

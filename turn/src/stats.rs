@@ -158,6 +158,31 @@ stats! {
         bytes_to_peer["way" = "client_to_peer"],
         bytes_to_client["way" = "peer_to_client"],
     }
+    Gauge "v1_waiters", "Nodes of version 1 that wait for others." { v1_waiters }
+    Gauge "v1_negotiations", "Negotiations between nodes of version 1 in this hour." { v1_negotiations }
+    Gauge "v1_held_bytes", "What joiners of version 1 have sent to waiters that have not announced themselves yet." { v1_held }
+    Counter "v1_messages", "Messages of version 1 that were understood, by type." {
+        v1_announces["type" = "announce"],
+        v1_offers["type" = "offer"],
+        v1_answers["type" = "answer"],
+        v1_candidates["type" = "candidate"],
+    }
+    Counter "v1_forwarded", "Datagrams of version 1 that were passed on." { v1_forwarded }
+    Counter "v1_dropped", "Datagrams of version 1 that were dropped, by reason." {
+        v1_dropped_malformed["reason" = "malformed"],
+        v1_dropped_sender["reason" = "source_rate"],
+        v1_dropped_receiver["reason" = "receiver_rate"],
+        v1_dropped_no_receiver["reason" = "no_receiver"],
+        v1_dropped_hold["reason" = "hold_limit"],
+        v1_dropped_lapsed["reason" = "lapsed"],
+        v1_dropped_repeated["reason" = "repeated"],
+        v1_dropped_full["reason" = "full"],
+    }
+    Counter "v1_ended", "Waiters and negotiations of version 1 that ended, by reason." {
+        v1_ended_expired["reason" = "expired"],
+        v1_ended_source["reason" = "source_limit"],
+        v1_ended_full["reason" = "made_way"],
+    }
 }
 
 impl Stats {
