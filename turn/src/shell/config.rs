@@ -70,6 +70,11 @@ pub struct Options {
     #[arg(long, env = "CAMPFIRE_TURN_ENABLE_CAMPFIRE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Who may use it")]
     pub enable_campfire: Option<bool>,
 
+    /// Also let nodes of campfire version 1 (webmesh, August 2023) that share a key meet here, over UDP. Of these the server
+    /// verifies nothing, and whoever sees their datagrams can take their campfire over: see docs/campfire-v1.md.
+    #[arg(long, env = "CAMPFIRE_TURN_ENABLE_CAMPFIRE_V1", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Who may use it")]
+    pub enable_campfire_v1: Option<bool>,
+
     /// Directory with one file per campfire. Its content is `FINGERPRINT:RELAY-SECRET` (as `campfire key fingerprint` and
     /// `campfire key relay-secret` print them; several lines during a rotation), or the relay secret alone in a file named
     /// by the fingerprint. A mounted Kubernetes Secret is such a directory.
@@ -309,8 +314,8 @@ impl Options {
             *path = path.take().map(|path| base.join(path));
         }
         fill_from!(self, file,
-            options: [tls_cert, tls_key, http_listen, enable_campfire, secrets_dir, users_file, rest_secrets_file, server_id,
-                realm, strict, relay_ports, allow_private_peers, max_allocations, max_allocations_per_user,
+            options: [tls_cert, tls_key, http_listen, enable_campfire, enable_campfire_v1, secrets_dir, users_file,
+                rest_secrets_file, server_id, realm, strict, relay_ports, allow_private_peers, max_allocations, max_allocations_per_user,
                 max_members_per_room, max_seats_per_source, max_bandwidth_per_user, max_state_mib, max_connections,
                 max_connections_per_source, idle_timeout, handshake_timeout, drain_timeout, log_format, log],
             lists: [listen, relay_address, relay_external_address, allow_peer, deny_peer]);
@@ -330,7 +335,11 @@ impl Options {
             return bad("--enable-campfire needs --secrets-dir: the directory with one file per campfire (see --help)");
         }
         let standard = self.users_file.is_some() || self.rest_secrets_file.is_some();
-        if !campfire && !standard {
+        let campfire_v1 = self.enable_campfire_v1.unwrap_or(false);
+        if campfire_v1 && udp.is_empty() {
+            return bad("--enable-campfire-v1 needs UDP, which version 1 speaks alone: give --listen udp://0.0.0.0:3478 too");
+        }
+        if !campfire && !campfire_v1 && !standard {
             return bad(
                 "nobody could use this server: give --users-file for standard TURN users, or --enable-campfire with --secrets-dir (see --help)",
             );
@@ -350,6 +359,7 @@ impl Options {
             realm,
             server_id: self.server_id,
             campfire,
+            campfire_v1,
             allocations: standard,
             relay_ipv4: relay_v4.is_some(),
             relay_ipv6: relay_v6.is_some(),
@@ -536,6 +546,7 @@ mod tests {
             (&["--users-file", "u", "--max-connections", "0"], "at least 1"),
             (&["--users-file", "u", "--realm", ""], "--realm"),
             (&["--enable-campfire", "--secrets-dir", "/nowhere/at/all"], "create it"),
+            (&["--enable-campfire-v1", "--listen", "tcp://0.0.0.0:3478"], "udp://"),
         ] {
             let error = parse(arguments).validate().unwrap_err().to_string();
             assert!(error.contains(expected), "{arguments:?}: {error}");

@@ -113,7 +113,12 @@ impl Prepared {
             list(tcp),
             list(tls),
             http.map_or("-".to_owned(), |address| address.to_string()),
-            if core.campfire { "on" } else { "off" },
+            match (core.campfire, core.campfire_v1) {
+                (true, true) => "on, version 1 too",
+                (true, false) => "on",
+                (false, true) => "version 1 alone",
+                (false, false) => "off",
+            },
             self.loaded.campfires,
             if core.allocations { "on" } else { "off" },
             self.loaded.users,
@@ -335,6 +340,9 @@ fn warn_about(settings: &Settings, loaded: &Loaded) {
     }
     if !settings.core.campfire && loaded.campfires > 0 {
         tracing::warn!("--secrets-dir holds campfires' secrets, but rooms are off: give --enable-campfire to serve them");
+    }
+    if settings.core.campfire_v1 {
+        tracing::warn!("campfire version 1 is served: it authenticates nobody, and whoever sees its datagrams can take a campfire over");
     }
     let loopback = |address: Option<config::RelayAddress>| address.is_none_or(|address| address.external.is_loopback());
     if settings.core.allocations && loopback(settings.relay_v4) && loopback(settings.relay_v6) {

@@ -97,6 +97,11 @@ impl Server {
         eventually(|| self.child.try_wait().unwrap()).unwrap_or_else(|| panic!("still running:\n{}", self.log()))
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
