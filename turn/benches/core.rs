@@ -1,5 +1,5 @@
 //! What the core costs: a frame between members and to a peer, a Camp in a room of ten thousand, a change in a full small
-//! room, and the memory of a member. `cargo bench -p campfire-turn --bench core`.
+//! room, and the memory of a member; for version 1 a candidate, and an entry when there is no room for more. `cargo bench -p campfire-turn --bench core`.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -11,6 +11,7 @@ use campfire_protocol::stun::{Attribute, Builder, Class, Message, Method, Transa
 use campfire_protocol::time::{Time, UnixMillis};
 use campfire_protocol::wire::{Auth, BindRequest, CampRequest, CampSuccess, Cursor, MemberToken};
 use campfire_turn::auth::Secrets;
+use campfire_turn::config::Rate;
 use campfire_turn::io::{Forward, Input, ListenerId, Output, Via};
 use campfire_turn::{Config, Server};
 
@@ -23,6 +24,7 @@ fn main() {
     for members in [1_000, 10_000] {
         room(members);
     }
+    version_1();
     forward_between_members(2);
     forward_between_members(1_000);
     forward_to_peers();
@@ -110,6 +112,65 @@ fn small_room() {
     bench.settle();
     let took = start.elapsed();
     println!("{:<56}{:>9.1} ms, {} messages", "256 of 256 change at once, all told", took.as_secs_f64() * 1e3, bench.outputs.len());
+}
+
+/// Passing on a candidate of version 1, taking an entry when others must make way, and what an entry costs in memory.
+fn version_1() {
+    const ENTRIES: usize = 100_000;
+    let server = |entries| {
+        let mut config = Config { campfire_v1: true, ..Config::default() };
+        (config.limits.v1_entries, config.limits.memory) = (entries, 8 << 30);
+        config.limits.v1_datagrams = Rate { rate: u32::MAX, burst: u32::MAX };
+        Server::new(config, Secrets::new(), [7; 32], Time::default(), WALL)
+    };
+    let mut outputs = 0;
+    let mut send = |server: &mut Server, from: usize, bytes: &[u8]| {
+        server.handle(Time::default(), WALL, Input::Message { via: source(from), bytes });
+        outputs += std::iter::from_fn(|| server.poll()).count();
+    };
+    let mut roomy = server(2 * ENTRIES);
+    for (what, kind) in [("waiter", 1), ("negotiation", 2)] {
+        let before = resident();
+        for n in 0..ENTRIES {
+            send(&mut roomy, n, &message_v1(kind, n, n));
+        }
+        println!("{:<56}{:>9} B", format!("memory of a {what} of version 1"), resident().saturating_sub(before) / ENTRIES);
+    }
+    let mut candidate = message_v1(4, 1, 1);
+    let data = candidate.len() - size_of::<usize>();
+    report("a candidate of version 1, passed on", ENTRIES, || {
+        for n in 0..ENTRIES {
+            // None comes twice.
+            candidate[data..].copy_from_slice(&n.to_be_bytes());
+            send(&mut roomy, 1, black_box(&candidate));
+        }
+    });
+    let mut full = server(4_096);
+    report("an announcement of version 1, most when there is no room", ENTRIES, || {
+        (0..ENTRIES).for_each(|n| send(&mut full, n, &message_v1(1, n, n)));
+    });
+    assert_eq!(outputs, 2 * ENTRIES);
+}
+
+/// A message of a campfire and a negotiation that these numbers name (docs/campfire-v1.md).
+fn message_v1(kind: u8, campfire: usize, id: usize) -> Vec<u8> {
+    let sides = [0, 1].map(|side| format!("{campfire:0108}{side}"));
+    let [own, other] = if kind == 1 { [0, 1] } else { [1, 0] }.map(|side| &sides[side]);
+    let id = format!("{id:08x}-1111-4222-8333-444444444444");
+    let data = if kind == 1 { "" } else { &"sealed".repeat(50) };
+    let fields = [(2_u8, id.as_str()), (3, "abcd"), (4, own), (5, "abcd"), (6, other), (7, data)];
+    let mut bytes = vec![8, kind];
+    for (number, text) in fields.into_iter().filter(|(_, text)| !text.is_empty()) {
+        bytes.push(number << 3 | 2);
+        let length = text.len();
+        if length > 0x7F {
+            bytes.extend([length as u8 | 0x80, (length >> 7) as u8]);
+        } else {
+            bytes.push(length as u8);
+        }
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
 }
 
 struct Member {
