@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use campfire_datapath::command::Command as Data;
-use campfire_datapath::table::{LinkEntry, Table};
+use campfire_datapath::table::{Addressing, Table, Way};
 use campfire_datapath::upcall::Upcall;
 use campfire_protocol::carrier::{Path, ServerSlot, SocketId, Via};
 use campfire_sidecar::data::{self, DataConfig};
@@ -55,16 +55,19 @@ fn run(tun: &str, listen: SocketAddr, secret: &str, preshared: &str, mtu: u16, p
     })?;
     let takes = std::env::var("TAKES").unwrap_or_else(|_| "0.0.0.0/0,::/0".to_owned());
     let offered = takes.split(',').map(str::parse).collect::<Result<_, _>>()?;
-    let mut table = Table { version: 1, offered, ..Table::default() };
+    let mut addressing = Addressing { offered, ..Addressing::default() };
+    let mut servers = HashMap::new();
     for (index, peer) in peers.iter().enumerate() {
         let link = LinkId(index as u32);
         if let Path::Relay { server, via, .. } = peer.path {
-            table.servers.insert(via, server);
+            servers.insert(via, server);
         }
-        table.links.push(Some(LinkEntry { path: Some(peer.path), also: None, allowed: peer.allowed.clone() }));
-        table.routes.extend(peer.allowed.iter().map(|net| (*net, link)));
+        addressing.allowed.push(peer.allowed.clone());
+        addressing.routes.extend(peer.allowed.iter().map(|net| (*net, link)));
     }
-    handle.to.send(ToData::Table(Arc::new(table)))?;
+    let ways = peers.iter().map(|peer| Way { path: Some(peer.path), also: None }).collect();
+    let table = Table { version: 1, addressing: Arc::new(addressing), ways, servers: Arc::new(servers) };
+    handle.to.send(ToData::Table(table))?;
     let mut paths = HashMap::new();
     for (index, peer) in peers.iter().enumerate() {
         let link = LinkId(index as u32);

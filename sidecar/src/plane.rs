@@ -3,7 +3,6 @@
 //! packet, except frames of TCP and TLS relays, which go in batches.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use campfire_datapath::STREAM_BATCH;
@@ -18,7 +17,7 @@ use campfire_protocol::carrier::{SocketId, StreamId};
 #[derive(Debug)]
 pub enum ToData {
     /// A new table; replaces the old one before the next batch.
-    Table(Arc<Table>),
+    Table(Table),
     /// One thing to do.
     Command(Command),
     /// ChannelData and WireGuard frames that came on a stream (header and payload, unpadded), to be opened.

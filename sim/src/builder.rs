@@ -405,11 +405,11 @@ impl World {
     /// How `from` sends to `to` now, if it has a session.
     pub fn way(&self, from: PeerRef, to: PeerRef) -> Way {
         let Some(living) = &self.peers[from.0].peer else { return Way::None };
-        let Some(link) = living.table().holder(&self.peers[to.0].address) else { return Way::None };
+        let Some(link) = living.table().link_to(&self.peers[to.0].address) else { return Way::None };
         if living.tunnels().last_handshake_ms(link).is_none() {
             return Way::None;
         }
-        match living.table().ways(link).map(|(path, _)| path) {
+        match living.table().way(link).and_then(|way| way.path) {
             Some(Path::Direct { remote, .. }) => Way::Direct(remote),
             Some(Path::Relay { .. }) => Way::Relay,
             None => Way::None,
@@ -450,15 +450,15 @@ impl World {
     /// When the running session between two peers began, as `of` sees it.
     pub fn session_began(&self, of: PeerRef, with: PeerRef) -> Option<Time> {
         let living = self.peers[of.0].peer.as_ref()?;
-        let age = living.tunnels().last_handshake_ms(living.table().holder(&self.peers[with.0].address)?)?;
+        let age = living.tunnels().last_handshake_ms(living.table().link_to(&self.peers[with.0].address)?)?;
         Some(Time::from_micros((self.now.as_micros() / 1_000).saturating_sub(age) * 1_000))
     }
 
     /// To whom `from` would send a packet for `address`.
     pub fn route(&self, from: PeerRef, address: IpAddr) -> Option<PeerRef> {
         let living = self.peers[from.0].peer.as_ref()?;
-        let link = living.table().holder(&address)?;
-        let hosts = |peer: &PeerRef| living.table().hosts.get(&self.peers[peer.0].address) == Some(&link);
+        let link = living.table().link_to(&address)?;
+        let hosts = |peer: &PeerRef| living.table().addressing.hosts.get(&self.peers[peer.0].address) == Some(&link);
         self.peer_refs().into_iter().find(hosts)
     }
 

@@ -199,7 +199,7 @@ impl Peer {
             let table = self.mesh.table();
             if table.version != self.published {
                 self.published = table.version;
-                self.datapath.set_table(now, table, &mut self.outside);
+                self.datapath.set_table(now, table.clone(), &mut self.outside);
             }
             self.datapath.flush(&mut self.outside);
             if self.outside.upcalls.is_empty() {

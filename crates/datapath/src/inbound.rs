@@ -9,7 +9,6 @@ use campfire_tunnel::{LinkId, TunnelError, Tunnels, control};
 
 use crate::demux::{self, Kind};
 use crate::packet::{Ip, clamp_mss};
-use crate::table::Refusal;
 use crate::upcall::Upcall;
 use crate::{Datapath, Shell};
 
@@ -17,7 +16,7 @@ impl<T: Tunnels> Datapath<T> {
     /// Takes what came by `via`: the datagrams of a receive, or the frames of a stream (header and payload, unpadded).
     #[inline]
     pub fn received<'a>(&mut self, now: Time, via: Via, datagrams: impl IntoIterator<Item = &'a [u8]>, shell: &mut impl Shell) {
-        let server = self.table.servers.get(&via).copied();
+        let server = self.table.server(&via);
         for datagram in datagrams {
             self.datagram(now, via, server, datagram, shell);
         }
@@ -87,16 +86,14 @@ impl<T: Tunnels> Datapath<T> {
             return;
         };
         clamp_mss(packet, &ip, self.mtu, false);
-        match self.table.admit(link, &ip.source(packet), &ip.destination(packet)) {
-            Ok(()) => {}
-            Err(Refusal::Source) => {
-                self.counters.dropped_source += 1;
-                return;
-            }
-            Err(Refusal::Destination) => {
-                self.counters.dropped_destination += 1;
-                return;
-            }
+        if !self.table.allows(link, &ip.source(packet)) {
+            self.counters.dropped_source += 1;
+            return;
+        }
+        // Or a peer could reach, through this machine, whatever it routes to.
+        if !self.table.is_ours(&ip.destination(packet)) {
+            self.counters.dropped_destination += 1;
+            return;
         }
         seen.received_bytes += range.len() as u64;
         self.used = range.end;

@@ -16,7 +16,6 @@
 #![deny(clippy::wildcard_enum_match_arm, clippy::too_many_lines)]
 
 use std::io::IoSlice;
-use std::sync::Arc;
 use std::time::Duration;
 
 use campfire_protocol::carrier::{SocketId, StreamId};
@@ -130,7 +129,7 @@ impl Default for Memory {
 /// locked nor dispatched dynamically; memory is taken for what waits for a session (bounded), and for what goes up to the control plane.
 pub struct Datapath<T> {
     tunnels: T,
-    table: Arc<Table>,
+    table: Table,
     /// Whether there is a link in it.
     linked: bool,
     mtu: u16,
@@ -154,7 +153,7 @@ impl<T: Tunnels> Datapath<T> {
     pub fn new(tunnels: T, config: &Config) -> Self {
         Self {
             tunnels,
-            table: Arc::default(),
+            table: Table::default(),
             linked: false,
             mtu: config.mtu,
             trains: Trains::new(&config.memory),
@@ -172,8 +171,8 @@ impl<T: Tunnels> Datapath<T> {
     }
 
     /// Takes a new table in place of the one before; what waited and has a way now is sent.
-    pub fn set_table(&mut self, now: Time, table: Arc<Table>, shell: &mut impl Shell) {
-        self.linked = table.links.iter().any(Option::is_some);
+    pub fn set_table(&mut self, now: Time, table: Table, shell: &mut impl Shell) {
+        self.linked = table.addressing.allowed.iter().any(|allowed| !allowed.is_empty());
         self.table = table;
         self.release(now, shell);
     }

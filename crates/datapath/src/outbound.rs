@@ -33,9 +33,10 @@ impl<T: Tunnels> Datapath<T> {
     /// Link and paths to an address, if a packet can be sent right now.
     #[inline]
     fn way(&self, destination: &IpAddr) -> Option<(LinkId, Path, Option<Path>)> {
-        let link = self.table.holder(destination)?;
-        let (path, also) = self.table.ways(link)?;
-        self.tunnels.is_ready(link).then_some((link, path, also))
+        let link = self.table.link_to(destination)?;
+        let way = self.table.way(link)?;
+        let path = way.path?;
+        self.tunnels.is_ready(link).then_some((link, path, way.also))
     }
 
     #[inline]

@@ -2,84 +2,98 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use campfire_protocol::carrier::{Path, ServerSlot, Via};
 use campfire_protocol::time::Time;
 use campfire_tunnel::LinkId;
 use ipnet::IpNet;
 
-/// What the data plane needs, replaced as a whole when anything in it changes. It is asked two kinds of questions, which have nothing to do with
-/// each other: who a peer is ([`holder`](Self::holder), [`admit`](Self::admit)), and how it is reached ([`ways`](Self::ways)).
-#[derive(Clone, Debug, Default)]
+/// What the data plane needs, in parts that change for reasons of their own: a path that moves copies no address, and an address that
+/// comes computes no path. Cloned by three counts; the data plane holds a clone and takes the next one between two batches.
+#[derive(Clone, Debug)]
 pub struct Table {
-    /// Moves with every change.
+    /// Moves with every change of any part.
     pub version: u64,
+    /// Who each peer is.
+    pub addressing: Arc<Addressing>,
+    /// How each peer is reached, by [`LinkId`].
+    pub ways: Arc<[Way]>,
+    /// Where servers send from: ChannelData and STUN are taken from here alone.
+    pub servers: Arc<HashMap<Via, ServerSlot>>,
+}
+
+/// Whose addresses and routes are whose: what a packet may be sent to, and taken from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addressing {
     /// Our own overlay addresses: IPv6 first, then IPv4 while we hold one. The device carries these, and packets to them
-    /// and to [`offered`](Self::offered) alone are taken from links: see [`admit`](Self::admit).
+    /// and to [`offered`](Self::offered) alone are taken from links: see [`Table::is_ours`].
     pub own: Vec<IpAddr>,
     /// Routes that we offer others.
     pub offered: Vec<IpNet>,
-    /// By [`LinkId`]; `None` where no link is.
-    pub links: Vec<Option<LinkEntry>>,
+    /// By [`LinkId`], the peer's own addresses and accepted routes: a packet with another source is dropped and counted. Empty where
+    /// no link is.
+    pub allowed: Vec<Vec<IpNet>>,
     /// Overlay addresses (hosts) and whose they are.
     pub hosts: HashMap<IpAddr, LinkId>,
     /// Accepted routes, longest prefix first.
     pub routes: Vec<(IpNet, LinkId)>,
-    /// Where servers send from: ChannelData and STUN are taken from here alone.
-    pub servers: HashMap<Via, ServerSlot>,
 }
 
-/// What a packet from a link must not say of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// That it is from an address that is not the link's.
-    Source,
-    /// That it is for an address that is neither ours nor on a route that we offer.
-    Destination,
-}
-
-/// Who a peer is: whose addresses are, and what may come from whom. Knows no path.
-impl Table {
-    /// Whose an overlay address is: a host's, or else the one with the longest route to it.
-    #[inline]
-    pub fn holder(&self, address: &IpAddr) -> Option<LinkId> {
-        self.hosts.get(address).or_else(|| self.routes.iter().find(|(net, _)| net.contains(address)).map(|(_, link)| link)).copied()
-    }
-
-    /// Whether a packet that a link's session carried is taken. What else is to be asked of packets one day is asked here.
-    #[inline]
-    pub fn admit(&self, link: LinkId, source: &IpAddr, destination: &IpAddr) -> Result<(), Refusal> {
-        let entry = self.links.get(link.0 as usize).and_then(Option::as_ref);
-        if !entry.is_some_and(|entry| entry.allowed.iter().any(|net| net.contains(source))) {
-            return Err(Refusal::Source);
-        }
-        // Or a peer could reach, through this machine, whatever it routes to.
-        if !self.own.contains(destination) && !self.offered.iter().any(|route| route.contains(destination)) {
-            return Err(Refusal::Destination);
-        }
-        Ok(())
-    }
-}
-
-/// How a peer is reached. Knows no address of the overlay's.
-impl Table {
-    /// The path that a link's packets take, and the one beside it while that is in doubt.
-    #[inline]
-    pub fn ways(&self, link: LinkId) -> Option<(Path, Option<Path>)> {
-        let entry = self.links.get(link.0 as usize)?.as_ref()?;
-        Some((entry.path?, entry.also))
-    }
-}
-
-/// One link as the data plane sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkEntry {
-    /// Where to send; `None` while there is no way yet.
+/// How a link's packets go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// Where to send; `None` while there is no way yet, or no link.
     pub path: Option<Path>,
     /// When the path is in doubt, data goes here as well.
     pub also: Option<Path>,
-    /// The peer's own addresses and accepted routes: a packet with another source is dropped and counted.
-    pub allowed: Vec<IpNet>,
+}
+
+impl Default for Table {
+    /// Nobody is there yet.
+    fn default() -> Self {
+        Self { version: 0, addressing: Arc::default(), ways: Arc::from([]), servers: Arc::default() }
+    }
+}
+
+impl Table {
+    /// Whose an address is: its holder's, else that of the longest route to it.
+    #[inline]
+    pub fn link_to(&self, destination: &IpAddr) -> Option<LinkId> {
+        let Addressing { hosts, routes, .. } = &*self.addressing;
+        hosts.get(destination).copied().or_else(|| routes.iter().find(|(net, _)| net.contains(destination)).map(|(_, link)| *link))
+    }
+
+    /// How a link's packets go; `None` where it has never been heard of.
+    #[inline]
+    pub fn way(&self, link: LinkId) -> Option<&Way> {
+        self.ways.get(link.0 as usize)
+    }
+
+    /// Whether a packet from this link may have this source: the peer's own address, or one on a route of its that is accepted.
+    #[inline]
+    pub fn allows(&self, link: LinkId, source: &IpAddr) -> bool {
+        self.addressing.allowed.get(link.0 as usize).is_some_and(|allowed| allowed.iter().any(|net| net.contains(source)))
+    }
+
+    /// Whether a packet from a link may go to this address: it is ours, or one that we offer a route to.
+    #[inline]
+    pub fn is_ours(&self, destination: &IpAddr) -> bool {
+        let Addressing { own, offered, .. } = &*self.addressing;
+        own.contains(destination) || offered.iter().any(|route| route.contains(destination))
+    }
+
+    /// The server that sends from there.
+    #[inline]
+    pub fn server(&self, via: &Via) -> Option<ServerSlot> {
+        self.servers.get(via).copied()
+    }
+
+    /// Links have ids below this.
+    #[inline]
+    pub fn links(&self) -> usize {
+        self.addressing.allowed.len()
+    }
 }
 
 /// What the data plane saw on a link.

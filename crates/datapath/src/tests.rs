@@ -12,7 +12,7 @@ use campfire_tunnel::{Event, LinkId, OVERHEAD, Opened, TunnelError, Tunnels};
 use crate::command::Command;
 use crate::packet::tests::{tcp, udp};
 use crate::segment::tests::superpacket;
-use crate::table::{LinkEntry, Table, Traffic};
+use crate::table::{Addressing, Table, Traffic, Way};
 use crate::upcall::Upcall;
 use crate::vnet::{VNET, VnetHeader};
 use crate::{Config, Datapath, Memory, Shell, Train};
@@ -54,7 +54,7 @@ fn through_a_server_every_message_has_its_own_header() {
 
 #[test]
 fn a_path_in_doubt_has_another_beside_it_and_one_copy_is_taken() {
-    let (mut a, mut b) = pair(|| LinkEntry { also: relayed().path, ..direct() });
+    let (mut a, mut b) = pair(|| Way { also: relayed().path, ..direct() });
     a.app(&VnetHeader::default(), &udp(false, 9, &[1; 100]));
     assert_eq!(a.shell.sent.len(), 2);
     b.received(Via::Udp { socket: SocketId(0), remote: here() }, [&a.shell.datagrams(there())[0][..]]);
@@ -82,15 +82,14 @@ fn packets_wait_for_a_session_and_go_out_in_order_when_it_comes() {
 
 #[test]
 fn packets_wait_for_a_path_and_not_for_ever() {
-    let (mut a, _) = pair(|| LinkEntry { path: None, ..direct() });
+    let (mut a, _) = pair(Way::default);
     for round in 1..=2 {
         a.app(&VnetHeader::default(), &udp(false, 9, &[1; 64]));
         a.tick(round * 6_000);
     }
     assert_eq!(a.datapath.counters().dropped_no_session, 2);
     a.app(&VnetHeader::default(), &udp(false, 9, &[1; 64]));
-    let table = table(&direct());
-    a.datapath.set_table(a.now, Arc::new(table), &mut a.shell);
+    a.datapath.set_table(a.now, table(direct()), &mut a.shell);
     a.datapath.flush(&mut a.shell);
     assert_eq!(a.shell.datagrams(there()).len(), 1);
 }
@@ -242,7 +241,7 @@ impl Side {
     fn new(table: Table) -> Self {
         let config = Config { mtu: 1420, tcp_superpackets: true, udp_superpackets: true, memory: Memory::default() };
         let mut side = Self { datapath: Datapath::new(Plain::default(), &config), shell: Recorder::default(), now: Time::default() };
-        side.datapath.set_table(side.now, Arc::new(table), &mut side.shell);
+        side.datapath.set_table(side.now, table, &mut side.shell);
         side
     }
 
@@ -391,8 +390,8 @@ impl Tunnels for Plain {
 }
 
 /// Two that have a session, each with this way to the other.
-fn pair(way: fn() -> LinkEntry) -> (Side, Side) {
-    let sides = (Side::new(table(&way())), Side::new(table(&way())));
+fn pair(way: fn() -> Way) -> (Side, Side) {
+    let sides = (Side::new(table(way())), Side::new(table(way())));
     let ready = |mut side: Side| {
         side.datapath.tunnels.ready = true;
         side
@@ -401,17 +400,22 @@ fn pair(way: fn() -> LinkEntry) -> (Side, Side) {
 }
 
 /// The peer has the addresses that test packets go to and those that they come from, and so have we.
-fn table(entry: &LinkEntry) -> Table {
+fn table(way: Way) -> Table {
     let peer = [peers(true), peers(false)];
     let own = [IpAddr::from([0xfd; 16]), IpAddr::from([10, 0, 0, 1])];
     let allowed = own.iter().chain(&peer).map(|address| (*address).into()).collect();
+    let addressing = Addressing {
+        own: own.iter().chain(&peer).copied().collect(),
+        allowed: vec![Vec::new(), Vec::new(), allowed],
+        hosts: peer.into_iter().map(|address| (address, LINK)).collect(),
+        ..Addressing::default()
+    };
+    let servers = [(Via::Udp { socket: SocketId(0), remote: server() }, SERVER)].into_iter().collect();
     Table {
         version: 1,
-        own: own.iter().chain(&peer).copied().collect(),
-        links: vec![None, None, Some(LinkEntry { allowed, ..entry.clone() })],
-        hosts: peer.into_iter().map(|address| (address, LINK)).collect(),
-        servers: [(Via::Udp { socket: SocketId(0), remote: server() }, SERVER)].into_iter().collect(),
-        ..Table::default()
+        addressing: Arc::new(addressing),
+        ways: Arc::from([Way::default(), Way::default(), way]),
+        servers: Arc::new(servers),
     }
 }
 
@@ -420,13 +424,13 @@ fn peers(v6: bool) -> IpAddr {
     if v6 { [0xfc; 16].into() } else { [10, 0, 0, 2].into() }
 }
 
-fn direct() -> LinkEntry {
-    LinkEntry { path: Some(Path::Direct { socket: SocketId(0), remote: there() }), also: None, allowed: Vec::new() }
+fn direct() -> Way {
+    Way { path: Some(Path::Direct { socket: SocketId(0), remote: there() }), also: None }
 }
 
-fn relayed() -> LinkEntry {
+fn relayed() -> Way {
     let via = Via::Udp { socket: SocketId(0), remote: server() };
-    LinkEntry { path: Some(Path::Relay { server: SERVER, via, channel: 0x4001 }), also: None, allowed: Vec::new() }
+    Way { path: Some(Path::Relay { server: SERVER, via, channel: 0x4001 }), also: None }
 }
 
 fn here() -> SocketAddr {

@@ -4,11 +4,11 @@
 //! and publishes the [`Table`] that the data plane reads. It owns no socket, no clock and no randomness but its seed's.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use campfire_datapath::table::Table;
 use campfire_datapath::upcall::Upcall;
 use campfire_fire::Fire;
+use campfire_protocol::key::hmac_sha256;
 use campfire_protocol::time::{Time, UnixMillis};
 
 use crate::config::Config;
@@ -18,6 +18,7 @@ use crate::status::Status;
 
 mod candidates;
 pub mod config;
+mod fresh;
 pub mod io;
 mod link;
 mod links;
@@ -25,6 +26,7 @@ mod links;
 mod links_tests;
 mod liveness;
 mod meet;
+mod pacing;
 mod paths;
 mod punch;
 mod relays;
@@ -46,8 +48,8 @@ pub struct Mesh {
 impl Mesh {
     /// A peer that has not yet said anything. `seed` must be random; `wall` is the clock's reading `now`.
     pub fn new(config: Config, seed: [u8; 32], now: Time, wall: UnixMillis) -> Self {
-        let fire = Fire::new(&config.fire, seed, now, wall);
-        Self { links: Links::new(config, seed, now), fire, outputs: VecDeque::new() }
+        let fire = Fire::new(&config.fire, derived(&seed, "fire"), now, wall);
+        Self { links: Links::new(config, derived(&seed, "links"), now), fire, outputs: VecDeque::new() }
     }
 
     /// Something happened.
@@ -130,7 +132,7 @@ impl Mesh {
     }
 
     /// What the data plane needs. Its version moves with every change; up to date once [`poll`](Self::poll) gave `None`.
-    pub fn table(&self) -> Arc<Table> {
+    pub fn table(&self) -> &Table {
         self.links.table()
     }
 
@@ -138,4 +140,9 @@ impl Mesh {
     pub fn status(&self, now: Time) -> Status {
         status::build(now, &self.links, &self.fire)
     }
+}
+
+/// A seed of its own for each half, so that neither tells anything of what the other draws.
+fn derived(seed: &[u8; 32], label: &str) -> [u8; 32] {
+    hmac_sha256(seed, &[b"campfire seed ", label.as_bytes()])
 }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use campfire_datapath::command::Command;
@@ -26,6 +26,7 @@ use crate::paths::{Pair, Paths};
 use crate::punch::{Punch, Step};
 use crate::relays::Relays;
 use crate::shared::Cx;
+use crate::table::Claim;
 
 /// Handshakes are started again after these, then every half minute.
 const HANDSHAKE_AGAIN: [u64; 5] = [1, 2, 4, 8, 16];
@@ -103,6 +104,8 @@ pub(crate) struct Link {
     /// Ours is the lower WireGuard key: we ask for tries at a direct path.
     pub(crate) lower: bool,
     pub(crate) name: String,
+    /// Follows from its key.
+    pub(crate) address: Ipv6Addr,
     /// What the newest announcement says.
     pub(crate) session: Session,
     pub(crate) ipv4: Option<Ipv4Addr>,
@@ -156,6 +159,7 @@ impl Link {
             wireguard,
             lower: cx.shared.wireguard < wireguard,
             name: String::new(),
+            address: cx.shared.rules.network.address(&announcement.public_key),
             session: announcement.session,
             ipv4: None,
             routes: Vec::new(),
@@ -198,7 +202,7 @@ impl Link {
         }
         link.happened(cx.now, "learned of it at the fire");
         link.seats_changed(cx);
-        cx.shared.dirty = true;
+        cx.shared.changed.addressing = true;
         link
     }
 
@@ -220,16 +224,15 @@ impl Link {
         self.departed = false;
         self.relays.reconsider(seat);
         if announcement.session > self.session {
-            self.session = announcement.session;
             self.restarted = true;
             self.handshakes = 0;
             self.next_handshake = None;
             self.initiated = None;
             self.happened(cx.now, "it started anew");
         }
-        let before = (self.ipv4, self.routes.clone());
+        let said = (announcement.session, announcement.ipv4, &announcement.routes);
+        cx.shared.changed.addressing |= said != (self.session, self.ipv4, &self.routes);
         self.take_over(announcement);
-        cx.shared.dirty |= before != (self.ipv4, self.routes.clone());
         self.rekey(cx, announcement);
         self.start(cx, learned);
         self.seats_changed(cx);
@@ -240,6 +243,11 @@ impl Link {
         self.ipv4 = announcement.ipv4;
         self.routes.clone_from(&announcement.routes);
         self.name = if announcement.name.is_empty() { short(&self.wireguard) } else { announcement.name.clone() };
+    }
+
+    /// The addresses and routes that it claims.
+    pub(crate) fn claim(&self) -> Claim<'_> {
+        Claim { link: self.id, peer: self.peer, session: self.session, address: self.address, ipv4: self.ipv4, routes: &self.routes }
     }
 
     /// The newest key that both hold, newest in the order of the side with the lower key: so both choose the same one.
@@ -644,7 +652,8 @@ impl Link {
             cx.fire.release(cx.now, &seat);
         }
         cx.shared.data(Command::Tunnel(campfire_tunnel::Command::Remove { link: self.id }));
-        cx.shared.dirty = true;
+        cx.shared.changed.addressing = true;
+        cx.shared.changed.ways.push(self.id);
     }
 
     /// Puts the path in force that the state of things asks for.
@@ -674,7 +683,7 @@ impl Link {
         }
         self.path = path;
         self.also = also;
-        cx.shared.dirty = true;
+        cx.shared.changed.ways.push(self.id);
         self.notice(cx);
         if path.is_some() {
             for message in std::mem::take(&mut self.waiting_messages) {

@@ -1,12 +1,12 @@
 //! All links: who is linked, who starts, when each is woken, what the data plane is told.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use campfire_datapath::command::Command;
-use campfire_datapath::table::Table;
+use campfire_datapath::table::{Table, Way};
 use campfire_fire::{Event, Fire, Learned, Seat};
 use campfire_protocol::announce::{Announcement, Session};
 use campfire_protocol::carrier::{Path, ServerSlot, Via};
@@ -52,7 +52,6 @@ struct Held {
 /// The links.
 pub(crate) struct Links {
     pub(crate) config: Config,
-    pub(crate) rules: Rules,
     pub(crate) shared: Shared,
     slots: Vec<Option<Box<Link>>>,
     free: BTreeSet<u32>,
@@ -70,9 +69,10 @@ pub(crate) struct Links {
     handshake_at: Time,
     tell_at: Option<Time>,
     sweep_at: Time,
-    table: Arc<Table>,
+    table: Table,
     vias_version: u64,
-    own_ipv4: Option<Ipv4Addr>,
+    /// What the table says of ourselves.
+    own_claim: OwnClaim,
     ipv4_taken: bool,
     down: bool,
 }
@@ -81,21 +81,19 @@ impl Links {
     pub(crate) fn new(config: Config, seed: [u8; 32], now: Time) -> Self {
         let mut overlay = vec![IpNet::V6(config.fire.network.prefix())];
         overlay.extend(config.fire.ipv4_pool.map(IpNet::V4));
-        let mut rng_seed = seed;
-        // The fire draws from the same seed: another stream here.
-        rng_seed[0] ^= 0x6c;
-        let mut shared = Shared::new(config.fire.identity.public(), Candidates::new(overlay), ChaCha8Rng::from_seed(rng_seed));
-        shared.forbidden = config.direct == DirectPolicy::Forbid;
-        shared.idle_close = Duration::from_millis(config.idle_close_ms.max(1_000));
         let rules = Rules {
             network: config.fire.network,
             pool: config.fire.ipv4_pool,
             accepted: config.accepted_routes.clone(),
             offered: config.fire.routes.clone(),
         };
+        let own = config.fire.identity.public();
+        let mut shared = Shared::new(own, rules, Candidates::new(overlay), ChaCha8Rng::from_seed(seed));
+        shared.forbidden = config.direct == DirectPolicy::Forbid;
+        shared.idle_close = Duration::from_millis(config.idle_close_ms.max(1_000));
+        let own_claim = OwnClaim { peer: own, session: Session::default(), ipv4: None };
         Self {
             config,
-            rules,
             shared,
             slots: Vec::new(),
             free: BTreeSet::new(),
@@ -112,9 +110,9 @@ impl Links {
             handshake_at: now,
             tell_at: None,
             sweep_at: now + SWEEP,
-            table: Arc::default(),
+            table: Table::default(),
             vias_version: 0,
-            own_ipv4: None,
+            own_claim,
             ipv4_taken: false,
             down: false,
         }
@@ -134,7 +132,7 @@ impl Links {
             }
             Input::SocketClosed { socket } => {
                 let changed = self.shared.candidates.closed(*socket);
-                self.shared.forget_socket(*socket);
+                self.shared.fresh.forget(*socket);
                 self.own_changed(now, changed && MAIN_SOCKETS.contains(socket));
                 self.each(now, fire, |link, cx| link.socket_closed(cx, *socket));
             }
@@ -174,12 +172,12 @@ impl Links {
     /// New keys or routes.
     pub(crate) fn reconfigure(&mut self, now: Time, fire: &mut Fire, change: &Reconfigure) {
         if let Some(accepted) = &change.accepted_routes {
-            self.rules.accepted.clone_from(accepted);
-            self.shared.dirty = true;
+            self.shared.rules.accepted.clone_from(accepted);
+            self.shared.changed.addressing = true;
         }
         if let Some(routes) = &change.fire.routes {
-            self.rules.offered.clone_from(routes);
-            self.shared.dirty = true;
+            self.shared.rules.offered.clone_from(routes);
+            self.shared.changed.addressing = true;
         }
         if let Some(keys) = &change.fire.keys {
             self.config.fire.keys.clone_from(keys);
@@ -265,7 +263,7 @@ impl Links {
             }
             self.with_after(now, fire, id, now + BREATH, Link::tick);
         }
-        while let Some((id, pair)) = self.shared.take_probe(now) {
+        while let Some((id, pair)) = self.shared.pacing.take_probe(now) {
             self.with(now, fire, id, |link, cx| {
                 link.check(cx, pair);
                 Verdict::Keep
@@ -290,40 +288,43 @@ impl Links {
             let missing = (1.0 - self.handshake_tokens).max(0.0) / HANDSHAKES_PER_SECOND;
             self.handshake_at + Duration::from_secs_f64(missing)
         });
-        let busy = !self.wanted.is_empty() || !self.left.is_empty() || self.shared.has_fresh();
-        let dues =
-            [self.deadlines.first().map(|(at, _)| *at), self.shared.next_probe(), initiation, self.tell_at, busy.then_some(self.sweep_at)];
+        let busy = !self.wanted.is_empty() || !self.left.is_empty() || self.shared.fresh.any();
+        let dues = [
+            self.deadlines.first().map(|(at, _)| *at),
+            self.shared.pacing.next_probe(),
+            initiation,
+            self.tell_at,
+            busy.then_some(self.sweep_at),
+        ];
         dues.into_iter().flatten().min()
     }
 
-    /// Makes the table anew if anything in it changed.
+    /// Brings the table up to date: of its parts, those that changed.
     pub(crate) fn publish(&mut self, fire: &Fire) {
-        let own_ipv4 = fire.ipv4();
-        if !self.shared.dirty && self.vias_version == fire.vias_version() && self.own_ipv4 == own_ipv4 && self.table.version > 0 {
-            return;
+        let first = self.table.version == 0;
+        let own = OwnClaim { peer: self.shared.own, session: fire.session(), ipv4: fire.ipv4() };
+        let addressed = std::mem::take(&mut self.shared.changed.addressing) || first || self.own_claim != own;
+        if addressed {
+            self.own_claim = own;
+            self.readdress();
         }
-        self.shared.dirty = false;
-        self.vias_version = fire.vias_version();
-        self.own_ipv4 = own_ipv4;
-        let own = OwnClaim { peer: self.shared.own, session: fire.session(), ipv4: own_ipv4 };
-        let claims: Vec<Claim<'_>> = self
-            .slots
-            .iter()
-            .flatten()
-            .map(|link| Claim {
-                link: link.id,
-                peer: link.peer,
-                session: link.session,
-                ipv4: link.ipv4,
-                routes: &link.routes,
-                path: link.path,
-                also: link.also,
-            })
-            .collect();
-        let (mut table, taken) = self.rules.table(&own, &claims);
-        table.version = self.table.version + 1;
-        table.servers = fire.vias().collect();
-        if let (Some(link), Some(address), false) = (taken, own_ipv4, self.ipv4_taken) {
+        let moved = !self.shared.changed.ways.is_empty();
+        if moved {
+            self.move_links();
+        }
+        let reached = first || self.vias_version != fire.vias_version();
+        if reached {
+            self.vias_version = fire.vias_version();
+            self.table.servers = Arc::new(fire.vias().collect());
+        }
+        self.table.version += u64::from(addressed || moved || reached);
+    }
+
+    /// Decides anew whose addresses and routes are whose.
+    fn readdress(&mut self) {
+        let claims: Vec<Claim<'_>> = self.slots.iter().flatten().map(|link| link.claim()).collect();
+        let (addressing, taken) = self.shared.rules.addressing(&self.own_claim, &claims);
+        if let (Some(link), Some(address), false) = (taken, self.own_claim.ipv4, self.ipv4_taken) {
             let holder = self.get(link).map_or_else(String::new, |link| link.name.clone());
             let text = format!(
                 "IPv4 address {address} belongs to {holder}, whose session is older: running without; a larger pool makes this rarer"
@@ -331,12 +332,37 @@ impl Links {
             self.shared.notice(Notice::Problem { text });
         }
         self.ipv4_taken = taken.is_some();
-        self.table = Arc::new(table);
+        self.table.addressing = Arc::new(addressing);
+    }
+
+    /// Takes over the ways of those links that moved.
+    fn move_links(&mut self) {
+        if self.table.ways.len() < self.slots.len() {
+            let more = self.slots.len() - self.table.ways.len();
+            self.table.ways = self.table.ways.iter().copied().chain(std::iter::repeat_n(Way::default(), more)).collect();
+        }
+        // One copy, if the data plane still has the old ones.
+        let ways = Arc::make_mut(&mut self.table.ways);
+        for id in self.shared.changed.ways.drain(..) {
+            let link = self.slots.get(id.0 as usize).and_then(Option::as_deref);
+            if let Some(way) = ways.get_mut(id.0 as usize) {
+                *way = link.map_or_else(Way::default, |link| Way { path: link.path, also: link.also });
+            }
+        }
+    }
+
+    /// As if a link's path had moved.
+    #[cfg(test)]
+    pub(crate) fn move_link(&mut self, id: LinkId, path: Path) {
+        if let Some(link) = &mut self.slots[id.0 as usize] {
+            link.path = Some(path);
+            self.shared.changed.ways.push(id);
+        }
     }
 
     /// The newest table.
-    pub(crate) fn table(&self) -> Arc<Table> {
-        Arc::clone(&self.table)
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
     }
 
     /// All links, in the order of their ids.
@@ -364,7 +390,7 @@ impl Links {
         if peer == self.shared.own || !announcement.has_tunnel() {
             return;
         }
-        let address = IpAddr::V6(self.rules.network.address(&peer));
+        let address = IpAddr::V6(self.shared.rules.network.address(&peer));
         let wanted =
             self.wanted.remove(&address).is_some() | announcement.ipv4.is_some_and(|ipv4| self.wanted.remove(&IpAddr::V4(ipv4)).is_some());
         if self.directory.len() < self.config.fire.members.saturating_mul(2).max(64) {
@@ -388,7 +414,7 @@ impl Links {
     fn departed(&mut self, now: Time, fire: &mut Fire, peer: PublicKey) {
         if fire.announcement(&peer).is_none() {
             self.left.remove(&peer);
-            self.directory.remove(&IpAddr::V6(self.rules.network.address(&peer)));
+            self.directory.remove(&IpAddr::V6(self.shared.rules.network.address(&peer)));
         }
         if let Some(id) = self.by_peer.get(&peer).copied() {
             self.with(now, fire, id, |link, cx| {
@@ -604,8 +630,7 @@ impl Links {
     }
 
     fn want(&mut self, now: Time, fire: &mut Fire, address: IpAddr) {
-        let routed = || self.table.routes.iter().find(|(route, _)| route.contains(&address)).map(|(_, link)| *link);
-        let linked = self.table.hosts.get(&address).copied().or_else(routed);
+        let linked = self.table.link_to(&address);
         let known = self.directory.get(&address).copied().or_else(|| self.claimant(fire, address));
         if let Some(id) = linked.or_else(|| known.and_then(|peer| self.by_peer.get(&peer).copied())) {
             self.with(now, fire, id, |link, cx| {
@@ -619,10 +644,10 @@ impl Links {
             self.link(now, fire, &announcement, Learned::Find);
             return;
         }
-        let overlay = self.rules.network.prefix();
+        let overlay = self.shared.rules.network.prefix();
         let findable = match address {
             IpAddr::V6(v6) => overlay.contains(&v6),
-            IpAddr::V4(v4) => self.rules.pool.is_some_and(|pool| pool.contains(&v4)),
+            IpAddr::V4(v4) => self.shared.rules.pool.is_some_and(|pool| pool.contains(&v4)),
         };
         if !findable || self.wanted.get(&address).is_some_and(|at| now.since(*at) < Duration::from_secs(1)) {
             return;
@@ -637,12 +662,12 @@ impl Links {
 
     /// Who is known to claim this address or a route to it, linked or not.
     fn claimant(&self, fire: &Fire, address: IpAddr) -> Option<PublicKey> {
-        if self.rules.pool.is_none() && self.rules.accepted.is_empty() {
+        if self.shared.rules.pool.is_none() && self.shared.rules.accepted.is_empty() {
             return None;
         }
         let claims = |announcement: &&Announcement| {
-            self.rules.claimed(&announcement.public_key, announcement.ipv4).map(IpAddr::V4) == Some(address)
-                || announcement.routes.iter().any(|route| route.contains(&address) && self.rules.accepts(route))
+            self.shared.rules.claimed(&announcement.public_key, announcement.ipv4).map(IpAddr::V4) == Some(address)
+                || announcement.routes.iter().any(|route| route.contains(&address) && self.shared.rules.accepts(route))
         };
         fire.peers().find(claims).map(|announcement| announcement.public_key)
     }
@@ -658,9 +683,9 @@ impl Links {
     fn sweep(&mut self, now: Time) {
         self.sweep_at = now + SWEEP;
         self.wanted.retain(|_, at| now.since(*at) < WANTED_LIFE);
-        for socket in self.shared.old_sockets(now) {
+        for socket in self.shared.fresh.old(now) {
             if !self.iter().any(|link| link.paths.uses(socket)) {
-                self.shared.forget_socket(socket);
+                self.shared.fresh.forget(socket);
                 self.shared.candidates.closed(socket);
                 self.shared.data(Command::CloseSocket { socket });
             }

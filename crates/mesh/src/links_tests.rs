@@ -1,5 +1,6 @@
 //! The collection of links: who is linked, pacing, goodbyes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use campfire_datapath::command::Command;
@@ -13,7 +14,7 @@ use campfire_protocol::time::{Time, UnixMillis};
 use campfire_protocol::wire::MemberId;
 use campfire_tunnel::LinkId;
 
-use crate::config::Config;
+use crate::config::{Config, Reconfigure};
 use crate::io::{Input, Output};
 use crate::links::Links;
 
@@ -157,13 +158,53 @@ fn the_table_shows_every_link_and_its_version_moves_only_with_a_change() {
     let mut bench = Bench::new();
     bench.learn(1, Learned::Camp, 1);
     bench.links.publish(&bench.fire);
-    let table = bench.links.table();
-    let address = bench.links.rules.network.address(&announcement(1, 1).public_key);
-    assert_eq!(table.hosts.get(&address.into()), Some(&LinkId(0)));
-    assert!(table.links[0].as_ref().unwrap().allowed.contains(&std::net::IpAddr::V6(address).into()));
+    let table = bench.links.table().clone();
+    let address = bench.links.shared.rules.network.address(&announcement(1, 1).public_key);
+    assert_eq!(table.link_to(&address.into()), Some(LinkId(0)));
+    assert!(table.addressing.allowed[0].contains(&std::net::IpAddr::V6(address).into()));
     bench.run(at(50));
     bench.links.publish(&bench.fire);
     assert_eq!(bench.links.table().version, table.version);
+}
+
+#[test]
+fn a_path_that_moves_copies_no_address_and_an_address_that_comes_no_path() {
+    let mut bench = Bench::new();
+    for n in 0..1_000 {
+        bench.learn(n, Learned::Ember, 1);
+    }
+    bench.links.publish(&bench.fire);
+    let links: Vec<LinkId> = bench.links.iter().map(|link| link.id).collect();
+    #[expect(clippy::disallowed_methods, reason = "says what it costs on this machine")]
+    let start = std::time::Instant::now();
+    for round in 0..300 {
+        let held = bench.links.table().clone();
+        let (link, port) = (links[round * 7 % links.len()], 1_000 + round as u16);
+        bench.links.move_link(link, Path::Direct { socket: SocketId(0), remote: ([192, 0, 2, 1], port).into() });
+        bench.links.publish(&bench.fire);
+        let table = bench.links.table();
+        assert!(table.version > held.version && table.way(link) != held.way(link));
+        assert!(Arc::ptr_eq(&table.addressing, &held.addressing) && Arc::ptr_eq(&table.servers, &held.servers));
+    }
+    println!("a path that moves among {} links: {:?}", links.len(), start.elapsed() / 300);
+
+    let held = bench.links.table().clone();
+    let change = Reconfigure { accepted_routes: Some(vec!["10.0.0.0/8".parse().unwrap()]), ..Reconfigure::default() };
+    bench.links.reconfigure(bench.now, &mut bench.fire, &change);
+    bench.links.publish(&bench.fire);
+    let table = bench.links.table();
+    assert!(!Arc::ptr_eq(&table.addressing, &held.addressing) && Arc::ptr_eq(&table.ways, &held.ways));
+}
+
+#[test]
+fn a_run_that_begins_anew_is_weighed_anew() {
+    let mut bench = Bench::new();
+    bench.learn(1, Learned::Camp, 1);
+    bench.links.publish(&bench.fire);
+    let held = bench.links.table().clone();
+    bench.learn(1, Learned::Camp, 2);
+    bench.links.publish(&bench.fire);
+    assert!(!Arc::ptr_eq(&bench.links.table().addressing, &held.addressing), "of two that claim the same the older session keeps it");
 }
 
 struct Bench {

@@ -10,9 +10,10 @@ use campfire_protocol::control::Control;
 use rand_core::RngCore as _;
 
 use crate::candidates::canonical;
+use crate::fresh::Fresh;
 use crate::link::{Link, NEWCOMER, Sent, Size, Target, Told, Verdict};
 use crate::paths::Pair;
-use crate::shared::{Cx, Fresh};
+use crate::shared::Cx;
 
 /// Control payload that makes an inner packet of 1,280 bytes, the overlay's MTU.
 const FULL_SIZE: u16 = 1_280 - campfire_tunnel::control::HEADER as u16;
@@ -192,7 +193,7 @@ impl Link {
         if self.punch.is_armed(attempt) {
             return;
         }
-        let may = !self.lower && !cx.shared.forbidden && cx.shared.start_asked(cx.now) && self.punch.was_asked(cx.now, attempt);
+        let may = !self.lower && !cx.shared.forbidden && cx.shared.pacing.start_asked(cx.now) && self.punch.was_asked(cx.now, attempt);
         if !may {
             let candidates = cx.own_candidates(SocketId(0));
             self.say(cx, &candidates);
@@ -226,16 +227,17 @@ impl Link {
         }
         self.socket = SocketId(0);
         if self.punch.failures() > 0 {
-            match cx.fresh_socket() {
+            match cx.shared.fresh.get(cx.now, &cx.shared.candidates) {
                 Fresh::Ready(socket) => self.socket = socket,
-                Fresh::Wait(until) => {
-                    self.punch.postpone(until);
-                    return;
+                Fresh::Wait(until) => return self.punch.postpone(until),
+                Fresh::Open(socket, until) => {
+                    cx.shared.data(Command::OpenSocket { socket, like: SocketId(0) });
+                    return self.punch.postpone(until);
                 }
                 Fresh::No => {}
             }
         }
-        if let Err(until) = cx.shared.start(cx.now) {
+        if let Err(until) = cx.shared.pacing.start(cx.now) {
             let jitter = cx.shared.jitter(Duration::from_millis(20));
             self.punch.postpone(until + jitter);
             return;
@@ -254,10 +256,10 @@ impl Link {
         for (index, pair) in pairs.into_iter().enumerate() {
             // The likeliest go at the very moment on which both agreed.
             if round == 0 && index < 2 {
-                cx.shared.spend_probe(cx.now);
+                cx.shared.pacing.spend_probe(cx.now);
                 self.check(cx, pair);
-            } else {
-                cx.shared.queue_probe(self.id, pair);
+            } else if !cx.shared.pacing.queue_probe(self.id, pair) {
+                cx.shared.counters.count("probes_dropped");
             }
         }
     }
@@ -278,6 +280,7 @@ mod tests {
     use crate::config::Config;
     use crate::io::{Output, WhyNotDirect};
     use crate::shared::{Shared, Standing};
+    use crate::table::Rules;
     use campfire_fire::Fire;
 
     #[test]
@@ -400,7 +403,8 @@ mod tests {
             let config = Config::new(identity.clone(), Psk::from_bytes([9; 32]).derive(), Vec::new());
             let mut fire = Fire::new(&config.fire, [0; 32], now, UnixMillis(1));
             let candidates = Candidates::new(Vec::new());
-            let mut shared = Shared::new(identity.public(), candidates, ChaCha8Rng::from_seed([0; 32]));
+            let rules = Rules { network: config.fire.network, pool: None, accepted: Vec::new(), offered: Vec::new() };
+            let mut shared = Shared::new(identity.public(), rules, candidates, ChaCha8Rng::from_seed([0; 32]));
             shared.candidates.opened(SocketId(0), &["192.0.2.1:5".parse().unwrap()]);
             let link = Link::new(&mut Cx { now, fire: &mut fire, shared: &mut shared }, LinkId(0), &announcement());
             let mut bench = Self { now, fire, shared, link };

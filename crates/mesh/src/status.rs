@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use campfire_datapath::table::Table;
+use campfire_datapath::table::Addressing;
 use campfire_fire::Fire;
 use campfire_fire::status::Server;
 use campfire_protocol::announce::Announcement;
@@ -135,12 +135,12 @@ pub struct Happened {
 
 /// Gathers everything.
 pub(crate) fn build(now: Time, links: &Links, fire: &Fire) -> Status {
-    let table = links.table();
+    let addressing = &*links.table().addressing;
     let config = &links.config.fire;
     let own = Own {
         public_key: STANDARD.encode(links.shared.wireguard),
         identity: links.shared.own.to_string(),
-        addresses: table.own.clone(),
+        addresses: addressing.own.clone(),
         network: config.network.to_string(),
         name: config.name.clone(),
         namespace: config.namespace.clone(),
@@ -151,7 +151,7 @@ pub(crate) fn build(now: Time, links: &Links, fire: &Fire) -> Status {
         members: fire.members(),
         large: fire.large(),
     };
-    let mut peers: Vec<Peer> = links.iter().map(|link| peer(now, link, links, fire, &table)).collect();
+    let mut peers: Vec<Peer> = links.iter().map(|link| peer(now, link, links, fire, addressing)).collect();
     let unlinked = fire.peers().filter(|announcement| announcement.has_tunnel() && links.of(&announcement.public_key).is_none());
     peers.extend(unlinked.map(|announcement| Peer {
         name: announcement.name.clone(),
@@ -168,7 +168,7 @@ pub(crate) fn build(now: Time, links: &Links, fire: &Fire) -> Status {
     Status { own, servers: fire.servers(now), peers, counters }
 }
 
-fn peer(now: Time, link: &Link, links: &Links, fire: &Fire, table: &Table) -> Peer {
+fn peer(now: Time, link: &Link, links: &Links, fire: &Fire, addressing: &Addressing) -> Peer {
     let announcement = fire.announcement(&link.peer);
     let shared = &links.shared;
     let why = link.why(shared.standing(fire));
@@ -179,11 +179,10 @@ fn peer(now: Time, link: &Link, links: &Links, fire: &Fire, table: &Table) -> Pe
         Some(Path::Relay { server, .. }) => (PathKind::Relay, fire.server_address(server), fire.server_name(server).map(str::to_owned)),
         None => (PathKind::None, None, None),
     };
-    let entry = table.links.get(link.id.0 as usize).and_then(Option::as_ref);
-    let (mut addresses, mut routes) = (vec![IpAddr::V6(links.rules.network.address(&link.peer))], Vec::new());
-    for net in entry.map(|entry| &entry.allowed[..]).unwrap_or_default() {
+    let (mut addresses, mut routes) = (vec![IpAddr::V6(link.address)], Vec::new());
+    for net in addressing.allowed.get(link.id.0 as usize).into_iter().flatten() {
         match net.addr() {
-            address if net.prefix_len() != net.max_prefix_len() || table.hosts.get(&address) != Some(&link.id) => {
+            address if net.prefix_len() != net.max_prefix_len() || addressing.hosts.get(&address) != Some(&link.id) => {
                 routes.push(net.to_string());
             }
             address if !addresses.contains(&address) => addresses.push(address),

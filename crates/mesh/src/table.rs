@@ -1,11 +1,10 @@
-//! Makes the data plane's table: whose address is whose, who may send from where.
+//! Whose address is whose, who may send from where: what the data plane's table says of who each peer is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use campfire_datapath::table::{LinkEntry, Table};
+use campfire_datapath::table::Addressing;
 use campfire_protocol::announce::Session;
-use campfire_protocol::carrier::Path;
 use campfire_protocol::identity::{NetworkId, PublicKey, ipv4_in_pool};
 use campfire_tunnel::LinkId;
 use ipnet::{IpNet, Ipv4Net};
@@ -27,14 +26,14 @@ pub(crate) struct Claim<'a> {
     pub(crate) link: LinkId,
     pub(crate) peer: PublicKey,
     pub(crate) session: Session,
+    /// Follows from the key.
+    pub(crate) address: Ipv6Addr,
     pub(crate) ipv4: Option<Ipv4Addr>,
     pub(crate) routes: &'a [IpNet],
-    pub(crate) path: Option<Path>,
-    pub(crate) also: Option<Path>,
 }
 
 /// What we claim.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OwnClaim {
     pub(crate) peer: PublicKey,
     pub(crate) session: Session,
@@ -55,8 +54,8 @@ impl Rules {
         ipv4.filter(|address| self.pool.is_some_and(|pool| ipv4_in_pool(pool, peer) == Some(*address)))
     }
 
-    /// Makes the table (but for its version and the servers). Gives also the link that keeps our IPv4 address from us.
-    pub(crate) fn table(&self, own: &OwnClaim, claims: &[Claim<'_>]) -> (Table, Option<LinkId>) {
+    /// Decides between all claims. Gives also the link that keeps our IPv4 address from us.
+    pub(crate) fn addressing(&self, own: &OwnClaim, claims: &[Claim<'_>]) -> (Addressing, Option<LinkId>) {
         // Of two that claim the same the older session keeps it, whatever the order in which we learned of them.
         let mut ipv4: HashMap<Ipv4Addr, (Session, PublicKey, Option<LinkId>)> = HashMap::new();
         if let Some(address) = own.ipv4 {
@@ -77,42 +76,44 @@ impl Rules {
                 }
             }
         }
-        let mut table = Table::default();
+        let mut addressing = Addressing::default();
         let slots = claims.iter().map(|claim| claim.link.0 as usize + 1).max().unwrap_or(0);
-        table.links.resize(slots, None);
+        addressing.allowed.resize(slots, Vec::new());
         for claim in claims {
-            let mut allowed = vec![IpNet::from(IpAddr::V6(self.network.address(&claim.peer)))];
+            let mut allowed = vec![IpNet::from(IpAddr::V6(claim.address))];
             if let Some(address) = self.claimed(&claim.peer, claim.ipv4)
                 && ipv4.get(&address).is_some_and(|(_, _, link)| *link == Some(claim.link))
             {
                 allowed.push(IpNet::from(IpAddr::V4(address)));
             }
-            table.hosts.extend(allowed.iter().map(|net| (net.addr(), claim.link)));
+            addressing.hosts.extend(allowed.iter().map(|net| (net.addr(), claim.link)));
             let unique: HashSet<IpNet> = claim.routes.iter().map(IpNet::trunc).collect();
             allowed.extend(unique.into_iter().filter(|route| routes.get(route).is_some_and(|(_, _, link)| *link == claim.link)));
             allowed[1..].sort();
-            if let Some(slot) = table.links.get_mut(claim.link.0 as usize) {
-                *slot = Some(LinkEntry { path: claim.path, also: claim.also, allowed });
+            if let Some(slot) = addressing.allowed.get_mut(claim.link.0 as usize) {
+                *slot = allowed;
             }
         }
-        table.routes = routes.into_iter().map(|(route, (_, _, link))| (route, link)).collect();
-        table.routes.sort_by_key(|(route, _)| std::cmp::Reverse(route.prefix_len()));
-        table.own.push(IpAddr::V6(self.network.address(&own.peer)));
-        table.offered.clone_from(&self.offered);
+        addressing.routes = routes.into_iter().map(|(route, (_, _, link))| (route, link)).collect();
+        addressing.routes.sort_by_key(|(route, _)| std::cmp::Reverse(route.prefix_len()));
+        addressing.own.push(IpAddr::V6(self.network.address(&own.peer)));
+        addressing.offered.clone_from(&self.offered);
         let mut taken = None;
         if let Some(address) = own.ipv4 {
             match ipv4.get(&address) {
                 Some((_, _, Some(link))) => taken = Some(*link),
-                _ => table.own.push(IpAddr::V4(address)),
+                Some((_, _, None)) | None => addressing.own.push(IpAddr::V4(address)),
             }
         }
-        (table, taken)
+        (addressing, taken)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use campfire_datapath::table::Refusal;
+    use std::sync::Arc;
+
+    use campfire_datapath::table::Table;
     use campfire_protocol::identity::Identity;
     use campfire_protocol::time::UnixMillis;
 
@@ -144,10 +145,10 @@ mod tests {
         let old = claim(0, 1, 100, &routes);
         let young = claim(1, 2, 200, &routes);
         for claims in [[old.clone(), young.clone()], [young.clone(), old.clone()]] {
-            let (table, _) = rules.table(&own(50), &claims);
-            assert_eq!(table.routes, [(net("10.1.0.0/16"), LinkId(0))]);
-            assert!(table.links[0].as_ref().unwrap().allowed.contains(&net("10.1.0.0/16")));
-            assert!(!table.links[1].as_ref().unwrap().allowed.contains(&net("10.1.0.0/16")));
+            let (addressing, _) = rules.addressing(&own(50), &claims);
+            assert_eq!(addressing.routes, [(net("10.1.0.0/16"), LinkId(0))]);
+            assert!(addressing.allowed[0].contains(&net("10.1.0.0/16")));
+            assert!(!addressing.allowed[1].contains(&net("10.1.0.0/16")));
         }
     }
 
@@ -156,8 +157,8 @@ mod tests {
         let rules = rules(&["10.0.0.0/8"]);
         let short = [net("10.0.0.0/8")];
         let long = [net("10.1.2.0/24"), net("10.1.0.0/16")];
-        let (table, _) = rules.table(&own(0), &[claim(0, 1, 1, &short), claim(1, 2, 2, &long)]);
-        let order: Vec<u8> = table.routes.iter().map(|(route, _)| route.prefix_len()).collect();
+        let (addressing, _) = rules.addressing(&own(0), &[claim(0, 1, 1, &short), claim(1, 2, 2, &long)]);
+        let order: Vec<u8> = addressing.routes.iter().map(|(route, _)| route.prefix_len()).collect();
         assert_eq!(order, [24, 16, 8]);
     }
 
@@ -166,9 +167,9 @@ mod tests {
         let rules = rules(&[]);
         let mut thief = claim(0, 1, 1, &[]);
         thief.ipv4 = ipv4_in_pool(rules.pool.unwrap(), &key(2));
-        let (table, _) = rules.table(&own(100), &[thief]);
-        assert_eq!(table.hosts.len(), 1);
-        assert_eq!(table.links[0].as_ref().unwrap().allowed.len(), 1);
+        let (addressing, _) = rules.addressing(&own(100), &[thief]);
+        assert_eq!(addressing.hosts.len(), 1);
+        assert_eq!(addressing.allowed[0].len(), 1);
     }
 
     #[test]
@@ -182,10 +183,10 @@ mod tests {
             let mut theirs = claim(3, other, session, &[]);
             theirs.ipv4 = Some(mine);
             let ours = OwnClaim { ipv4: Some(mine), ..own(100) };
-            let (table, taken) = rules.table(&ours, &[theirs]);
-            assert_eq!(table.own.contains(&IpAddr::V4(mine)), keeps);
+            let (addressing, taken) = rules.addressing(&ours, &[theirs]);
+            assert_eq!(addressing.own.contains(&IpAddr::V4(mine)), keeps);
             assert_eq!(taken.is_none(), keeps);
-            assert_eq!(table.hosts.contains_key(&IpAddr::V4(mine)), !keeps);
+            assert_eq!(addressing.hosts.contains_key(&IpAddr::V4(mine)), !keeps);
         }
     }
 
@@ -208,25 +209,21 @@ mod tests {
         honest.ipv4 = Some(victims);
         let mut stolen = claim(1, 3, 0, &routes);
         (stolen.peer, stolen.ipv4) = (thief, Some(victims));
-        let (table, _) = rules.table(&own(1_700_000_000_000), &[honest, stolen]);
-        assert_eq!(table.hosts.get(&IpAddr::V4(victims)), Some(&LinkId(1)), "traffic to the victim goes to the thief");
-        assert_eq!(table.routes, [(net("10.1.0.0/16"), LinkId(1))], "and that to its route");
-        assert!(!table.links[0].as_ref().unwrap().allowed.contains(&IpNet::V4(format!("{victims}/32").parse().unwrap())));
+        let (addressing, _) = rules.addressing(&own(1_700_000_000_000), &[honest, stolen]);
+        assert_eq!(addressing.hosts.get(&IpAddr::V4(victims)), Some(&LinkId(1)), "traffic to the victim goes to the thief");
+        assert_eq!(addressing.routes, [(net("10.1.0.0/16"), LinkId(1))], "and that to its route");
+        assert!(!addressing.allowed[0].contains(&IpNet::V4(format!("{victims}/32").parse().unwrap())));
     }
 
     #[test]
     fn packets_are_taken_to_our_addresses_and_the_routes_that_we_offer() {
-        let (table, _) = rules(&["10.0.0.0/8"]).table(&own(0), &[claim(0, 1, 1, &[net("10.1.0.0/16")])]);
+        let (addressing, _) = rules(&["10.0.0.0/8"]).addressing(&own(0), &[claim(0, 1, 1, &[net("10.1.0.0/16")])]);
         let overlay = NetworkId([1, 2, 3, 4, 5]);
         let ours = [IpAddr::V6(overlay.address(&key(9))), "10.9.255.1".parse().unwrap()];
         let others = [IpAddr::V6(overlay.address(&key(1))), "10.1.0.1".parse().unwrap(), "10.10.0.1".parse().unwrap()];
-        let from = IpAddr::V6(overlay.address(&key(1)));
-        for address in ours {
-            assert_eq!(table.admit(LinkId(0), &from, &address), Ok(()), "{address}");
-        }
-        for address in others {
-            assert_eq!(table.admit(LinkId(0), &from, &address), Err(Refusal::Destination), "{address}");
-        }
+        let table = Table { addressing: Arc::new(addressing), ..Table::default() };
+        assert!(ours.iter().all(|address| table.is_ours(address)));
+        assert!(!others.iter().any(|address| table.is_ours(address)));
     }
 
     fn rules(accepted: &[&str]) -> Rules {
@@ -240,7 +237,8 @@ mod tests {
 
     fn claim(link: u32, peer: u8, session: u64, routes: &[IpNet]) -> Claim<'_> {
         let session = Session { started: UnixMillis(session), nonce: 0 };
-        Claim { link: LinkId(link), peer: key(peer), session, ipv4: None, routes, path: None, also: None }
+        let address = NetworkId([1, 2, 3, 4, 5]).address(&key(peer));
+        Claim { link: LinkId(link), peer: key(peer), session, address, ipv4: None, routes }
     }
 
     fn own(session: u64) -> OwnClaim {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use campfire_datapath::command::Command;
+use campfire_datapath::table::{Addressing, Table};
 use campfire_fire::config::{KeyEntry, Reconfigure as CampChange};
 use campfire_fire::io as fire;
 use campfire_mesh::Mesh;
@@ -217,7 +218,7 @@ struct Peer {
     data_thread: Option<std::thread::JoinHandle<()>>,
     counters: Arc<Counters>,
     backlog: VecDeque<ToData>,
-    published: Option<u64>,
+    published: Table,
     last_wake: Instant,
 
     context: Streams,
@@ -289,7 +290,7 @@ impl Peer {
             data_thread: Some(join),
             counters,
             backlog: VecDeque::new(),
-            published: None,
+            published: Table::default(),
             last_wake: epoch,
             streams: HashMap::new(),
             stream_counters,
@@ -384,19 +385,26 @@ impl Peer {
             self.output(output);
         }
         let table = self.mesh.table();
-        if self.published != Some(table.version) {
-            self.published = Some(table.version);
-            let addresses = table.own.iter().map(|address| overlay_net(self.network, self.pool, *address)).collect();
-            let routes = table.routes.iter().map(|(route, _)| *route).collect();
-            self.wanted.send_if_modified(|wanted| {
-                let new: Wanted = (addresses, routes);
-                let changed = *wanted != new;
-                *wanted = new;
-                changed
-            });
+        if self.published.version != table.version {
+            let (table, before) = (table.clone(), std::mem::replace(&mut self.published, table.clone()));
+            if !Arc::ptr_eq(&table.addressing, &before.addressing) {
+                self.dress(&table.addressing);
+            }
             self.tell_data(ToData::Table(table));
         }
         self.flush();
+    }
+
+    /// Gives the interface the addresses and routes that it is to have now.
+    fn dress(&self, addressing: &Addressing) {
+        let addresses = addressing.own.iter().map(|address| overlay_net(self.network, self.pool, *address)).collect();
+        let routes = addressing.routes.iter().map(|(route, _)| *route).collect();
+        self.wanted.send_if_modified(|wanted| {
+            let new: Wanted = (addresses, routes);
+            let changed = *wanted != new;
+            *wanted = new;
+            changed
+        });
     }
 
     fn output(&mut self, output: Output) {
