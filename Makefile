@@ -33,7 +33,7 @@ lint: ## Format, clippy, shell scripts, licences
 fuzz: ## Every parser for SECONDS (default 60) each
 	@fuzz/run $${SECONDS_EACH:-60}
 
-bench: ## Side by side with wireguard-go, boringtun-cli and coturn; the operator with 10,000 peers (root; long); writes target/bench/
+bench: ## Side by side with wireguard-go, boringtun-cli and coturn; the operator with 10,000 peers (root; long); BASE=<commit>: beside that build; writes target/bench/
 	@scripts/bench
 
 crds: ## CustomResourceDefinitions from the types of operator/api, into crds/ and the chart, and docs/api.md

@@ -1,4 +1,4 @@
-//! `campfire-bench`: our relay beside coturn, our tunnel beside wireguard-go and boringtun-cli.
+//! `campfire-bench`: our relay beside coturn, our tunnel beside wireguard-go and boringtun-cli, and one build of ours beside another.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ mod client;
 mod load;
 mod measure;
 mod members;
+mod pairs;
 mod relay;
 mod tunnel;
 mod world;
@@ -28,6 +29,8 @@ enum Command {
     Tunnel(tunnel::Arguments),
     /// Many members on one server: how long joining takes and what a seat costs.
     Members(members::Arguments),
+    /// This build beside another, in turns: the tunnel bare, from pod to pod and through the fire, and the relay.
+    Pairs(pairs::Arguments),
     /// The load generator, run by `relay` inside a namespace.
     #[command(hide = true)]
     Load(load::Arguments),
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Relay(arguments) => relay::run(&arguments),
         Command::Tunnel(arguments) => tunnel::run(&arguments),
         Command::Members(arguments) => members::run(&arguments),
+        Command::Pairs(arguments) => pairs::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
         Command::Sink(arguments) => load::sink(&arguments),
     };

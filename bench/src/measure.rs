@@ -1,6 +1,7 @@
 //! CPU time of a process and of the whole machine, out of /proc.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -79,4 +80,16 @@ pub fn cpu_model() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     model.map_or("unknown", |(_, model)| model).to_owned()
+}
+
+/// The middle one; the upper of two.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The folder of this program, where our others are.
+pub fn own_folder() -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.parent().context("a program is in a folder")?.to_owned())
 }

@@ -3,17 +3,18 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use campfire_lab::Process;
 use serde::Serialize;
+use tempfile::TempDir;
 
 use crate::client::{self, USER};
 use crate::load::Measured;
-use crate::measure::{self, Reading};
+use crate::measure::{self, Reading, median};
 use crate::world::{ADDRESSES, NETWORK, Topology, World};
 
 /// How to measure.
@@ -125,12 +126,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let version = Command::new(&arguments.coturn).arg("--version").output();
     let Ok(version) = version else { bail!("{} is missing: install Debian's package coturn", arguments.coturn.display()) };
     let coturn = String::from_utf8_lossy(&version.stdout).lines().last().unwrap_or("").trim().to_owned();
-    let files = tempfile::tempdir()?;
-    let (secrets, users) = (files.path().join("secrets"), files.path().join("users"));
-    fs::create_dir(&secrets)?;
-    client::write_secret(&secrets.join("bench"))?;
-    fs::write(&users, format!("{}:{}\n", USER.0, USER.1))?;
-    fs::set_permissions(&users, fs::Permissions::from_mode(0o600))?;
+    let files = Files::new()?;
 
     println!(
         "{} × {}, coturn {coturn}, {} runs of {} s each, interleaved",
@@ -154,7 +150,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             for _ in 0..arguments.runs {
                 for (contender, runs) in CONTENDERS.into_iter().zip(&mut runs) {
                     let start = || match contender {
-                        Contender::Members | Contender::Allocations => ours(&world, &server, &secrets, &users),
+                        Contender::Members | Contender::Allocations => ours(&world, &server, &files),
                         Contender::Coturn => coturn_server(&world, &arguments.coturn),
                         Contender::Baseline => sink(&world),
                     };
@@ -174,6 +170,37 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         fs::write(path, serde_json::to_string_pretty(&all)?)?;
     }
     Ok(())
+}
+
+/// What `pairs` asks for: a name, and which load.
+pub const PAIRED: [(&str, usize); 2] = [("relay singles", 1), ("relay trains of 16", 2)];
+
+/// One run of ours between members, with the server of one build; without a server, what the load alone takes.
+pub fn measure_ours(server: Option<&Path>, world: &World, files: &Files, load: usize, seconds: f64) -> Result<Measured> {
+    match server {
+        Some(server) => measure_quietly(world, Contender::Members, LOADS[load], seconds, || ours(world, server, files)),
+        None => measure_quietly(world, Contender::Baseline, LOADS[load], seconds, || sink(world)),
+    }
+}
+
+/// What our server reads.
+pub struct Files {
+    secrets: PathBuf,
+    users: PathBuf,
+    _folder: TempDir,
+}
+
+impl Files {
+    /// Writes them.
+    pub fn new() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let (secrets, users) = (folder.path().join("secrets"), folder.path().join("users"));
+        fs::create_dir(&secrets)?;
+        client::write_secret(&secrets.join("bench"))?;
+        fs::write(&users, format!("{}:{}\n", USER.0, USER.1))?;
+        fs::set_permissions(&users, fs::Permissions::from_mode(0o600))?;
+        Ok(Self { secrets, users, _folder: folder })
+    }
 }
 
 /// Measures until others leave the machine alone.
@@ -206,14 +233,14 @@ fn measure_one(world: &World, contender: Contender, load: Load, seconds: f64, pr
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn ours(world: &World, program: &PathBuf, secrets: &PathBuf, users: &PathBuf) -> Result<Process> {
+fn ours(world: &World, program: &Path, files: &Files) -> Result<Process> {
     let listen = format!("udp://{}", server_address());
     let child = world.ends[1]
         .command(program)
         .args(["--listen", &listen, "--enable-campfire", "--secrets-dir"])
-        .arg(secrets)
+        .arg(&files.secrets)
         .arg("--users-file")
-        .arg(users)
+        .arg(&files.users)
         .args(["--relay-address", &server_address().ip().to_string(), "--log", "error"])
         .args(["--allow-peer", &format!("{}/{}", NETWORK.0, NETWORK.1)])
         .stdout(Stdio::null())
@@ -275,12 +302,6 @@ fn table(topology: Topology, load: Load, runs: &[Vec<Measured>; 4]) -> Vec<Row> 
         steal: runs.iter().map(|run| run.steal).fold(0.0, f64::max),
     };
     CONTENDERS.into_iter().zip(runs).map(row).collect()
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn print(rows: &[Row]) {

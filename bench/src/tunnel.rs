@@ -13,7 +13,7 @@ use campfire_lab::Process;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::measure::{self, Reading};
+use crate::measure::{self, Reading, median};
 use crate::world::{ADDRESSES, NODE, Topology, World};
 
 /// How to measure.
@@ -84,12 +84,13 @@ const PRESHARED: [u8; 32] = [3; 32];
 
 /// One run's figures.
 #[derive(Clone, Copy, Debug, Default)]
-struct Figures {
-    gbits: f64,
-    machine_s_per_gb: f64,
-    process_s_per_gb: f64,
-    datagram_loss: f64,
-    datagram_machine_us: f64,
+pub struct Figures {
+    /// See [`Row`], and the next four too.
+    pub gbits: f64,
+    pub machine_s_per_gb: f64,
+    pub process_s_per_gb: f64,
+    pub datagram_loss: f64,
+    pub datagram_machine_us: f64,
     idle_ms: f64,
     loaded_ms: f64,
     peak_mib: f64,
@@ -124,13 +125,11 @@ struct Row {
 
 /// Measures and prints.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let peer = match &arguments.peer {
-        Some(peer) => peer.clone(),
-        None => std::env::current_exe()?.with_file_name("examples").join("static_peer"),
-    };
-    if !peer.exists() {
-        bail!("{} is missing: cargo build --release -p campfire-sidecar --example static_peer, or give --peer", peer.display());
+    let mut programs = Programs::of(&measure::own_folder()?);
+    if let Some(peer) = &arguments.peer {
+        programs.peer.clone_from(peer);
     }
+    programs.check()?;
     println!(
         "{} × {}, MTU {}, {} runs of {} s each, interleaved",
         measure::cpus(),
@@ -144,7 +143,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let mut figures: [Vec<Figures>; CONTENDERS.len()] = Default::default();
         for _ in 0..arguments.runs {
             for (contender, figures) in CONTENDERS.into_iter().zip(&mut figures) {
-                let one = measure_one(contender, topology, arguments, &peer).with_context(|| contender.name())?;
+                let one = measure_one(contender, topology, arguments, &programs).with_context(|| contender.name())?;
                 figures.push(one);
             }
         }
@@ -158,12 +157,54 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn measure_one(contender: Contender, topology: Topology, arguments: &Arguments, peer: &Path) -> Result<Figures> {
+/// One run of ours, with the programs of one build: between two peers that know each other's addresses, or through the fire.
+pub fn measure_ours(folder: &Path, topology: Topology, fire: bool, seconds: u32) -> Result<Figures> {
+    let programs = Programs::of(folder);
+    programs.check()?;
+    let arguments = Arguments {
+        peer: None,
+        wireguard_go: PathBuf::new(),
+        boringtun: PathBuf::new(),
+        seconds,
+        runs: 1,
+        mtu: 1420,
+        datagrams: 50_000,
+        topology: Some(topology),
+        output: None,
+    };
+    measure_one(if fire { Contender::Fire } else { Contender::Campfire }, topology, &arguments, &programs)
+}
+
+/// Our programs, of one build.
+struct Programs {
+    peer: PathBuf,
+    campfire: PathBuf,
+    turn: PathBuf,
+}
+
+impl Programs {
+    /// Those in one folder (`target/release`).
+    fn of(folder: &Path) -> Self {
+        Self { peer: folder.join("examples/static_peer"), campfire: folder.join("campfire"), turn: folder.join("campfire-turn") }
+    }
+
+    fn check(&self) -> Result<()> {
+        match [&self.peer, &self.campfire, &self.turn].into_iter().find(|program| !program.exists()) {
+            None => Ok(()),
+            Some(missing) => bail!(
+                "{} is missing: cargo build --release -p campfire-turn -p campfire-sidecar --bins --example static_peer",
+                missing.display()
+            ),
+        }
+    }
+}
+
+fn measure_one(contender: Contender, topology: Topology, arguments: &Arguments, programs: &Programs) -> Result<Figures> {
     let world = World::new(topology)?;
     let ends = match contender {
         Contender::Nothing => Vec::new(),
-        Contender::Campfire => vec![ours(&world, peer, 1, arguments.mtu)?, ours(&world, peer, 0, arguments.mtu)?],
-        Contender::Fire => through_the_fire(&world, arguments.mtu)?,
+        Contender::Campfire => vec![ours(&world, &programs.peer, 1, arguments.mtu)?, ours(&world, &programs.peer, 0, arguments.mtu)?],
+        Contender::Fire => through_the_fire(&world, programs, arguments.mtu)?,
         Contender::WireguardGo => {
             vec![theirs(&world, &arguments.wireguard_go, &["-f"], 1)?, theirs(&world, &arguments.wireguard_go, &["-f"], 0)?]
         }
@@ -234,18 +275,8 @@ fn ours(world: &World, program: &Path, side: usize, mtu: u16) -> Result<Process>
     Ok(process)
 }
 
-/// `campfire-turn`, and `campfire up` at both ends: the programs beside this one.
-fn through_the_fire(world: &World, mtu: u16) -> Result<Vec<Process>> {
-    let folder = std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default();
-    let program = |name: &str| {
-        let path = folder.join(name);
-        if path.exists() {
-            Ok(path)
-        } else {
-            Err(anyhow::anyhow!("{} is missing: cargo build --release -p campfire-turn -p campfire-sidecar", path.display()))
-        }
-    };
-    let (turn, campfire) = (program("campfire-turn")?, program("campfire")?);
+/// `campfire-turn`, and `campfire up` at both ends.
+fn through_the_fire(world: &World, Programs { campfire, turn, .. }: &Programs, mtu: u16) -> Result<Vec<Process>> {
     let files = std::env::temp_dir().join("campfire-bench");
     let secrets = files.join("secrets");
     fs::create_dir_all(&secrets)?;
@@ -254,7 +285,7 @@ fn through_the_fire(world: &World, mtu: u16) -> Result<Vec<Process>> {
     fs::write(&psk, hex(&[7; 32]))?;
     fs::set_permissions(&psk, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let say = |what: &str| -> Result<String> {
-        let output = Command::new(&campfire).args(["key", what, "--psk-file"]).arg(&psk).output()?;
+        let output = Command::new(campfire).args(["key", what, "--psk-file"]).arg(&psk).output()?;
         if !output.status.success() {
             bail!("campfire key {what}: {}", String::from_utf8_lossy(&output.stderr));
         }
@@ -264,7 +295,7 @@ fn through_the_fire(world: &World, mtu: u16) -> Result<Vec<Process>> {
     // Pods have the server on the node between them; on one cable it has to sit at one end.
     let (place, address) = world.node.as_ref().map_or((&world.ends[1], ADDRESSES[1]), |node| (node, NODE[0]));
     let server = place
-        .command(&turn)
+        .command(turn)
         .args(["--enable-campfire", "--listen", "0.0.0.0:3478", "--secrets-dir"])
         .arg(&secrets)
         .stdout(Stdio::null())
@@ -273,7 +304,7 @@ fn through_the_fire(world: &World, mtu: u16) -> Result<Vec<Process>> {
     let mut processes = vec![Process(server)];
     for side in [1, 0] {
         let peer = world.ends[side]
-            .command(&campfire)
+            .command(campfire)
             .args(["up", "--no-direct", "--interface", &device(side), "--mtu", &mtu.to_string()])
             .args(["--server", &format!("fire={address}:3478"), "--psk-file"])
             .arg(&psk)
@@ -436,12 +467,6 @@ fn table(topology: Topology, figures: &[Vec<Figures>; CONTENDERS.len()]) -> Vec<
         runs: figures[index].len(),
     };
     (0..CONTENDERS.len()).map(row).collect()
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn print(rows: &[Row]) {
