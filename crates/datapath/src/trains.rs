@@ -124,6 +124,10 @@ impl Trains {
     #[inline]
     pub fn commit(&mut self) {
         let (index, size) = self.reserved;
+        // Nothing is said by an empty one, and a train of them could not be cut.
+        if size == 0 {
+            return;
+        }
         let train = &mut self.open[index];
         if train.count == 0 {
             train.segment = size;
@@ -135,10 +139,6 @@ impl Trains {
 
     /// Leaves a datagram behind what goes to the same place; whether it is short enough.
     pub fn send(&mut self, socket: SocketId, remote: SocketAddr, datagram: &[u8], shell: &mut impl Shell) -> bool {
-        // Nothing is to be said by an empty one.
-        if datagram.is_empty() {
-            return true;
-        }
         let Some(place) = self.reserve(Via::Udp { socket, remote }, datagram.len(), shell) else { return false };
         place.copy_from_slice(datagram);
         self.commit();
@@ -177,7 +177,9 @@ impl Trains {
                 count += 1;
             }
         }
-        shell.send(socket, &trains[..count]);
+        if count > 0 {
+            shell.send(socket, &trains[..count]);
+        }
         for train in &mut self.open {
             if matches!(train.via, Some(Via::Udp { socket: of, .. }) if of == socket) {
                 train.clear();
@@ -267,11 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_a_datagram_is_refused_and_what_was_not_written_does_not_leave() {
+    fn what_is_longer_than_a_datagram_is_refused_and_what_is_empty_or_was_not_written_does_not_leave() {
         let (mut trains, mut shell) = new();
         assert!(!trains.send(SocketId(0), to(1), &vec![0; 70_000], &mut shell));
         let stream = Path::Relay { server: ServerSlot(0), via: Via::Stream(StreamId(1)), channel: 0x4001 };
         assert!(!trains.send_message(&stream, &vec![0; STREAM_BATCH], &mut shell));
+        assert!(trains.send(SocketId(0), to(1), &[], &mut shell));
+        assert!(trains.send_message(&Path::Direct { socket: SocketId(0), remote: to(1) }, &[], &mut shell));
         assert!(trains.reserve_message(&stream, 100, &mut shell).is_some());
         assert!(trains.reserve_message(&Path::Direct { socket: SocketId(0), remote: to(1) }, 100, &mut shell).is_some());
         trains.flush(&mut shell);
