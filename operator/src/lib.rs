@@ -39,9 +39,9 @@ pub mod meshpeer;
 pub mod metrics;
 pub mod probe;
 pub mod run;
-pub mod serve;
 pub mod settings;
 pub mod state;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 pub mod webhook;

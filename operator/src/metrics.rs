@@ -1,6 +1,7 @@
 //! Metrics: one registry for all parts; those that several parts write are here.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use campfire_http::Counts;
 
 /// Who reconciled, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -42,6 +45,12 @@ struct OfPath {
     path: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Closed {
+    port: &'static str,
+    reason: &'static str,
+}
+
 /// The registry, and what several parts write.
 #[derive(Debug)]
 pub struct Metrics {
@@ -54,6 +63,8 @@ pub struct Metrics {
     missed: Family<OfCampfire, Gauge>,
     peers: Family<OfPath, Gauge>,
     ready: Family<OfCampfire, Gauge>,
+    closed: Family<Closed, Counter>,
+    counts: Mutex<Vec<(&'static str, Arc<Counts>)>>,
 }
 
 impl Default for Metrics {
@@ -68,6 +79,8 @@ impl Default for Metrics {
             missed: Family::default(),
             peers: Family::default(),
             ready: Family::default(),
+            closed: Family::default(),
+            counts: Mutex::default(),
         };
         metrics.register(|registry| {
             registry.register("reconciles", "Reconciles by controller and result", metrics.reconciles.clone());
@@ -81,6 +94,8 @@ impl Default for Metrics {
             registry.register("leader", "1 while this operator leads", metrics.leader.clone());
             registry.register("meshpeers", "MeshPeers by Campfire and path, as their statuses say", metrics.peers.clone());
             registry.register("missed_pods", "Pods that should have a sidecar and have none", metrics.missed.clone());
+            let help = "Connections closed for others: silent ones for want of places, or because all places were held by requests";
+            registry.register("connections_closed", help, metrics.closed.clone());
             registry.register("campfire_ready", "1 while the Campfire is Ready", metrics.ready.clone());
         });
         metrics
@@ -95,10 +110,23 @@ impl Metrics {
 
     /// All metrics as OpenMetrics text.
     pub fn text(&self) -> String {
+        for (port, counts) in self.counts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for (reason, count) in [("silent", &counts.displaced), ("full", &counts.refused)] {
+                let counter = self.closed.get_or_create(&Closed { port, reason });
+                counter.inc_by(count.load(Ordering::Relaxed).saturating_sub(counter.get()));
+            }
+        }
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner));
         text
+    }
+
+    /// Where the server of this port counts the connections that it closes for others.
+    pub fn closed(&self, port: &'static str) -> Arc<Counts> {
+        let counts = Arc::new(Counts::default());
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).push((port, counts.clone()));
+        counts
     }
 
     /// A reconcile ended; `result` is `ok`, `invalid` or `error`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -14,7 +15,6 @@ use crate::cluster::connect;
 use crate::context::{Context, Shutdown};
 use crate::leadership::{Leadership, lease};
 use crate::metrics::Metrics;
-use crate::serve::listen;
 use crate::settings::OperatorSettings;
 use crate::state::{PodId, Reports};
 use crate::{agent, campfire, certs, definitions, fire, health, meshpeer, webhook};
@@ -125,4 +125,10 @@ fn start_term(parts: &mut JoinSet<&'static str>, ctx: &Arc<Context>, reports: mp
     part(parts, "campfires", campfire::run(ctx.clone()));
     part(parts, "fire", fire::run(ctx.clone()));
     part(parts, "meshpeer", meshpeer::run(ctx.clone(), reports));
+}
+
+/// Listens on one of the operator's ports.
+async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    let listening = campfire_http::listen(port).await;
+    listening.with_context(|| format!("port {port} cannot be listened on: is another operator running on this machine?"))
 }

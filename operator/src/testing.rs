@@ -29,9 +29,9 @@ use crate::health::Readiness;
 use crate::leadership::{Leadership, Mandate};
 use crate::members::Served;
 use crate::metrics::Metrics;
-use crate::serve::tls;
 use crate::settings::OperatorSettings;
 use crate::state::{HeldKey, Membership, MeshNetwork, PeerReport, Reports, Sighting, WireguardKey};
+use crate::tls;
 
 /// A context, and what moves it.
 pub struct Rig {

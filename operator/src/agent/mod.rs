@@ -36,12 +36,12 @@ use zeroize::Zeroizing;
 use self::settings::settings;
 use self::token::{ApiServer, Reviewer, Tokens};
 use crate::bounds::{Bucket, Recent};
-use crate::certs::Bundle;
+use crate::certs::{Bundle, wire};
 use crate::context::Context;
 use crate::members::{Claim, Unadmitted};
-use crate::serve::message::{self, Answer, Refusal};
-use crate::serve::{self, Limits, Wire};
 use crate::state::{PodId, Reported};
+use campfire_http::Limits;
+use campfire_http::message::{self, Answer, Refusal};
 
 /// Requests that wait for a change, at once.
 pub const HELD: usize = 256;
@@ -79,7 +79,8 @@ pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, liste
 }
 
 async fn listen(agent: Arc<Agent>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener, stop: impl Future<Output = ()>) {
-    serve::serve(listener, Wire::Tls(certs), LIMITS, stop, move |from, request| {
+    let closed = agent.ctx.metrics.closed("agent");
+    campfire_http::serve(listener, wire(certs), LIMITS, closed, stop, move |from, request| {
         let agent = agent.clone();
         async move { agent.answer(from.ip().to_canonical(), request).await }
     })

@@ -5,8 +5,8 @@ use campfire_protocol::identity::PublicKey;
 use campfire_protocol::key::Fingerprint;
 use hyper::StatusCode;
 
-use crate::serve::message::Refusal;
 use crate::state::{PeerReport, WireguardKey};
+use campfire_http::message::Refusal;
 
 /// Most addresses, and most fingerprints.
 const MAX_ADDRESSES: usize = 8;

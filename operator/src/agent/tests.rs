@@ -348,13 +348,16 @@ async fn keys_are_in_no_refusal_and_no_debug_text() {
 async fn one_address_cannot_take_all_connections() {
     let camp = Camp::start(&[("web", "u1")]).await;
     let mut silent = Vec::new();
-    for _ in 0..LIMITS.per_address {
+    for _ in 0..LIMITS.per_address + 10 {
         silent.push(TcpStream::connect(camp.address).await.unwrap());
     }
-    assert!(connect(camp.address, &camp.rig.ca()).await.is_err(), "one more is closed");
-    drop(silent);
-    while connect(camp.address, &camp.rig.ca()).await.is_err() {}
     camp.settings(&bound("web", "u1")).await;
+    // Who said nothing for longest was closed for it.
+    for stream in &mut silent[..10] {
+        let mut byte = [0; 1];
+        let read = tokio::io::AsyncReadExt::read(stream, &mut byte);
+        assert!(matches!(tokio::time::timeout(Duration::from_secs(5), read).await, Ok(Ok(0) | Err(_))));
+    }
 }
 
 /// Fewer than one address may have.

@@ -25,8 +25,8 @@ use zeroize::Zeroizing;
 
 use crate::bounds::{Bucket, Recent};
 use crate::cluster::of_secret;
-use crate::serve::message::Refusal;
 use crate::state::{ObjectKey, PodId};
+use campfire_http::message::Refusal;
 
 /// For so long, and no longer than the token lives, an answer of the API server is believed.
 pub const REMEMBER: Duration = Duration::from_mins(5);

@@ -66,6 +66,11 @@ pub struct Bundle {
     pub server: Option<Arc<ServerConfig>>,
 }
 
+/// How connections are spoken to whose certificate is the one of now.
+pub fn wire(bundle: watch::Receiver<Arc<Bundle>>) -> campfire_http::Wire {
+    campfire_http::Wire::Tls(Arc::new(move || bundle.borrow().server.clone()))
+}
+
 /// Why a Secret holds no CA.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

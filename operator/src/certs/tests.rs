@@ -103,7 +103,7 @@ async fn who_knows_another_ca_does_not_talk_to_the_operator() {
     let rig = Rig::new(|_, _, _| (404, serde_json::json!({})));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let limits = crate::serve::Limits {
+    let limits = campfire_http::Limits {
         connections: 4,
         per_address: 4,
         head: Duration::from_secs(5),
@@ -112,8 +112,8 @@ async fn who_knows_another_ca_does_not_talk_to_the_operator() {
         keep_alive: false,
         drain: Duration::ZERO,
     };
-    let answer = |_, _| async { crate::serve::message::respond(hyper::StatusCode::OK, hyper::body::Bytes::new()) };
-    tokio::spawn(crate::serve::serve(listener, crate::serve::Wire::Tls(rig.bundle.subscribe()), limits, std::future::pending(), answer));
+    let answer = |_, _| async { campfire_http::message::respond(hyper::StatusCode::OK, hyper::body::Bytes::new()) };
+    tokio::spawn(campfire_http::serve(listener, wire(rig.bundle.subscribe()), limits, Arc::default(), std::future::pending(), answer));
     connect(address, &rig.ca()).await.unwrap();
     let other = Authority::make(SystemTime::now(), &TIMES).unwrap();
     let refused = format!("{:#}", connect(address, &other.pem()).await.unwrap_err());

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::certs::Bundle;
 use crate::context::Context;
-use crate::serve::tls::connect;
+use crate::tls::connect;
 
 /// For how long it is tried. Then the operator goes on without: a mesh is kept whether pods can be added to it or not.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -74,9 +74,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::serve::message::json as answer;
-    use crate::serve::{Limits, Wire, serve};
     use crate::testing::Rig;
+    use campfire_http::message::json as answer;
+    use campfire_http::{Limits, serve};
 
     const LIMITS: Limits = Limits {
         connections: 4,
@@ -106,7 +106,10 @@ mod tests {
         let server = tokio::spawn(async move {
             tokio::time::sleep(late).await;
             let listener = TcpListener::bind(address).await.unwrap();
-            serve(listener, Wire::Tls(certs), LIMITS, pending(), |_, _| async { answer(StatusCode::OK, &json!({})) }).await;
+            serve(listener, crate::certs::wire(certs), LIMITS, Arc::default(), pending(), |_, _| async {
+                answer(StatusCode::OK, &json!({}))
+            })
+            .await;
         });
         let waited = answered(address, &name, &rig.bundle.subscribe(), PATIENCE).await.unwrap();
         assert!(waited >= late + ELSEWHERE, "refused at first: {waited:?}");

@@ -294,16 +294,21 @@ fn seats_on_one_source_and_rooms_of_one_campfire_are_few() {
     mover.via = source(1);
     mover.camp(&mut world).unwrap_err();
     assert_eq!(mover.camp(&mut world).unwrap_err().code, 486, "nor by moving there");
-    let mut full = None;
-    for n in 0..30 {
-        let mut member = Member::new(3, 100 + n);
-        member.room.0 = [n as u8; 32];
-        if let Err(failure) = member.camp(&mut world) {
-            full = Some((n, failure.code));
-            break;
-        }
+    let rooms = world.stats().rooms;
+    let camp = |world: &mut World, n: usize, room: usize| {
+        let mut member = Member::new(3, n);
+        member.room.0 = [room as u8; 32];
+        member.camp(world).map_err(|failure| failure.code)
+    };
+    // Of rooms in which one sits alone the youngest makes way; where several met, none does.
+    for n in 0..20 {
+        camp(&mut world, 100 + n, n).unwrap();
     }
-    assert_eq!(full, Some((16, 508)));
+    assert_eq!((world.stats().rooms - rooms, world.stats().ended_evicted), (16, 4));
+    for n in (0..15).chain([19]) {
+        camp(&mut world, 200 + n, n).unwrap();
+    }
+    assert_eq!(camp(&mut world, 300, 30).unwrap_err(), 508);
     assert_eq!((world.stats().limited_seats_per_source, world.stats().limited_rooms), (2, 1));
 }
 
