@@ -1,7 +1,7 @@
 //! A TCP or TLS stream, cut into frames by the server and by the peer (RFC 8656 §12.5), however its bytes arrive.
 #![no_main]
 
-use campfire_sidecar::control::frames::{Frame, FrameError, Framer, count};
+use campfire_camp::frames::{Frame, FrameError, Framer, count};
 use libfuzzer_sys::fuzz_target;
 
 // The server's shell is a program: this part of it is compiled in.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use campfire_camp::Trust;
 use campfire_fire::config::{KeyEntry, KeyMode};
 use campfire_mesh::config::{Config, DirectPolicy, Limits, Reconfigure};
 use campfire_protocol::identity::NetworkId;
@@ -12,7 +13,6 @@ pub use campfire_protocol::key::MAX_KEYS;
 use campfire_protocol::key::{Keys, Psk};
 use campfire_protocol::server::{Server, merge};
 use campfire_protocol::uri::CampUri;
-use campfire_tls::Trust;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::cli::{KeySource, LogFormat, Options, Up, UriArgs};

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use campfire_camp::{Tls, Trust};
 use campfire_protocol::carrier::StreamId;
 use campfire_protocol::server::Transport;
-use campfire_tls::{Tls, Trust};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -86,7 +86,7 @@ async fn run(target: Target, messages: mpsc::Receiver<Vec<u8>>, events: &mpsc::S
         let name = ServerName::try_from(target.host.clone()).unwrap_or_else(|_| ServerName::from(target.remote.ip()));
         let config = Tls::new(&Trust::Anybody).map_err(|error| error.to_string())?.config(target.pin).map_err(|error| error.to_string())?;
         let pinned = target.pin.is_some();
-        let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| campfire_tls::explain(&error, pinned))?;
+        let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| campfire_camp::explain(&error, pinned))?;
         Ok(Connected::Tls(Box::new(stream)))
     });
     match connected.await {

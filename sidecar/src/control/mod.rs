@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use campfire_camp::{Tls, Trust};
 use campfire_datapath::command::Command;
 use campfire_datapath::table::{Addressing, Table};
 use campfire_fire::config::{KeyEntry, Reconfigure as CampChange};
@@ -23,7 +24,6 @@ use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_protocol::server::{Server, Transport};
 use campfire_protocol::time::{Time, UnixMillis};
 use campfire_sys::udp::Socket;
-use campfire_tls::{Tls, Trust};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,7 +44,6 @@ use crate::report::Report;
 use crate::secrets::{self, EnvironmentSecrets};
 use crate::uapi;
 
-pub mod frames;
 pub mod interface;
 pub mod streams;
 

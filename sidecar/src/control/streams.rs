@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use campfire_camp::Tls;
 use campfire_protocol::carrier::StreamId;
 use campfire_protocol::server::Transport;
-use campfire_tls::Tls;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -20,9 +20,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::frames::{self, Frame, Framer};
 use crate::data::ToDataSender;
 use crate::plane::{STREAM_BATCH, STREAM_QUEUE, ToData};
+use campfire_camp::frames::{self, Frame, Framer};
 
 /// How long connecting, TLS included, may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -139,7 +139,7 @@ impl Context {
             }
             let config = self.tls.config(target.pin).map_err(|error| error.to_string())?;
             let name = ServerName::try_from(target.host.clone()).unwrap_or_else(|_| ServerName::from(target.remote.ip()));
-            let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| campfire_tls::explain(&error, pinned))?;
+            let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| campfire_camp::explain(&error, pinned))?;
             Ok(Connected::Tls(Box::new(stream)))
         });
         match connected.await {

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::plane::StreamSender;
-use campfire_tls::Trust;
+use campfire_camp::Trust;
 
 #[test]
 fn messages_overtake_batches_but_never_cut_one() {

@@ -1,7 +1,5 @@
 //! TLS to TURN servers, for whoever camps there, sidecar or operator: whose certificate is taken (docs/protocol.md, "Servers").
 
-#![forbid(unsafe_code)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
-use campfire_tls::{Tls, Trust, explain};
+use campfire_camp::{Tls, Trust, explain};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
