@@ -87,7 +87,7 @@ impl World {
         let mesh = Mesh::new(config, [shape; 32], Time::default(), UnixMillis(WALL));
         let mut world =
             Self { mesh, now: Time::default(), requests: VecDeque::new(), members: Vec::new(), streams: Vec::new(), tokens: Vec::new() };
-        world.handle(Input::SocketOpened { socket: SocketId(0), local: &[([10, 1, 0, 2], 4_000).into()] });
+        world.handle(Input::Fire(fire::Input::SocketOpened { socket: SocketId(0), local: &[([10, 1, 0, 2], 4_000).into()] }));
         world
     }
 
@@ -97,7 +97,7 @@ impl World {
             4 | 5 => self.push(script),
             6 => {
                 let (via, bytes) = (via(script.small()), script.bytes(255));
-                self.handle(Input::Stun { via, message: bytes });
+                self.handle(Input::Fire(fire::Input::Stun { via, message: bytes }));
             }
             7 => {
                 let (link, path) = (LinkId(u32::from(script.small() % 6)), path(script));
@@ -145,24 +145,24 @@ impl World {
                 self.handle(Input::Wake);
             }
             13 => match script.small() % 8 {
-                0 => self.handle(Input::SocketClosed { socket: SocketId(u16::from(script.small() % 4)) }),
+                0 => self.handle(Input::Fire(fire::Input::SocketClosed { socket: SocketId(u16::from(script.small() % 4)) })),
                 1..=3 => {
                     let local: Vec<SocketAddr> = script.bytes(4).iter().map(|byte| address(*byte)).collect();
-                    self.handle(Input::SocketOpened { socket: SocketId(u16::from(script.small() % 4)), local: &local });
+                    self.handle(Input::Fire(fire::Input::SocketOpened { socket: SocketId(u16::from(script.small() % 4)), local: &local }));
                 }
                 4 => self.handle(Input::Wall { unix_millis: WALL + u64::from(script.small()) * 60_000 }),
                 5 => {
                     let stream = self.stream(script);
-                    self.handle(Input::StreamClosed { stream, reason: "it ended" });
+                    self.handle(Input::Fire(fire::Input::StreamClosed { stream, reason: "it ended" }));
                 }
                 _ => {
                     let stream = self.stream(script);
-                    self.handle(Input::StreamOpened { stream });
+                    self.handle(Input::Fire(fire::Input::StreamOpened { stream }));
                 }
             },
             14 => {
                 let addresses: Vec<SocketAddr> = script.bytes(3).iter().map(|byte| address(*byte)).collect();
-                self.handle(Input::Resolved { server: ServerSlot(u16::from(script.small() % 8)), addresses: &addresses });
+                self.handle(Input::Fire(fire::Input::Resolved { server: ServerSlot(u16::from(script.small() % 8)), addresses: &addresses }));
             }
             _ => match script.small() % 16 {
                 0 => self.handle(Input::Shutdown),
@@ -223,7 +223,7 @@ impl World {
         } else {
             encode_success(&request, &entries(script), &key)
         };
-        self.handle(Input::Stun { via, message: &answer });
+        self.handle(Input::Fire(fire::Input::Stun { via, message: &answer }));
     }
 
     /// A server pushes to one of our seats.
@@ -239,7 +239,7 @@ impl World {
             data[0] = 1 + script.small() % 4;
             SignalRequest { from: member(script.small() % SEATS), to, data }.encode_indication(id, &key)
         };
-        self.handle(Input::Stun { via, message: &message });
+        self.handle(Input::Fire(fire::Input::Stun { via, message: &message }));
     }
 
     fn handle(&mut self, input: Input<'_>) {

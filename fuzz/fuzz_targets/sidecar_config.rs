@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use campfire_sidecar::cli::{Cli, Command};
-use campfire_sidecar::config::{MAX_KEYS, MAX_ROUTES, MAX_SERVERS, Reloaded, Settings, logging, options, refuse_secret_arguments};
+use campfire_sidecar::config::{MAX_KEYS, MAX_ROUTES, MAX_SERVERS, Reloaded, PeerSettings, logging, options, refuse_secret_arguments};
 use campfire_sidecar::secrets::EnvironmentSecrets;
 use clap::Parser as _;
 use libfuzzer_sys::fuzz_target;
@@ -42,7 +42,7 @@ fuzz_target!(|text: &str| {
     (options.psk_file, options.uri_file, options.state_dir) = (Vec::new(), None, None);
     options.identity_file = Some(identity());
     let _ = logging(&options);
-    match Settings::new(&options, &environment) {
+    match PeerSettings::new(&options, &environment) {
         Ok(settings) => {
             let mesh = &settings.mesh;
             assert!((1..=MAX_KEYS).contains(&mesh.fire.keys.len()) && (1..=MAX_SERVERS).contains(&mesh.fire.servers.len()));

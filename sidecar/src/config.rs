@@ -36,7 +36,7 @@ pub const INTERFACE: &str = "campfire0";
 pub const RUN_DIR: &str = "/run/campfire";
 
 /// What `campfire up` runs with: checked, complete. Holds keys: no `Debug`.
-pub struct Settings {
+pub struct PeerSettings {
     /// For the mesh.
     pub mesh: Config,
     /// Who we are.
@@ -99,7 +99,12 @@ pub fn logging(options: &Options) -> (&str, LogFormat) {
     (options.log.as_deref().unwrap_or("info"), options.log_format.unwrap_or_default())
 }
 
-impl Settings {
+impl PeerSettings {
+    /// The overlay's id.
+    pub fn network(&self) -> NetworkId {
+        self.mesh.fire.network
+    }
+
     /// Checks everything. Reads and, where it is missing, makes the identity.
     pub fn new(options: &Options, environment: &EnvironmentSecrets) -> Result<Self, BadConfig> {
         let interface = options.interface.clone().unwrap_or_else(|| INTERFACE.to_owned());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use campfire_protocol::key::Psk;
 use campfire_sidecar::cli::{Cli, Command, GraphArgs, KeyCommand, KeySource, StatusArgs, Up, UriArgs, Which, WhyArgs};
-use campfire_sidecar::config::{self, BadConfig, EXIT_BAD_CONFIG, Settings};
+use campfire_sidecar::config::{self, BadConfig, EXIT_BAD_CONFIG, PeerSettings};
 use campfire_sidecar::report::Report;
 use campfire_sidecar::secrets::EnvironmentSecrets;
 use campfire_sidecar::{control, graph, http, logging, pod, secrets, show, why};
@@ -78,7 +78,7 @@ fn up(arguments: &Up) -> Result<()> {
         runtime.shutdown_timeout(Duration::from_millis(200));
         return result;
     }
-    let settings = Settings::new(&options, &environment)?;
+    let settings = PeerSettings::new(&options, &environment)?;
     for remark in &settings.remarks {
         tracing::warn!("{remark}");
     }

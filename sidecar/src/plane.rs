@@ -5,7 +5,6 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use campfire_datapath::STREAM_BATCH;
 use campfire_datapath::command::Command;
 use campfire_datapath::counters::Counters as DatapathCounters;
 use campfire_datapath::table::Table;
@@ -30,13 +29,9 @@ pub enum ToData {
     Stop,
 }
 
-/// Where the data thread leaves frames for a stream: each item is a batch of whole ChannelData frames, one after the other,
-/// each already padded to four bytes (RFC 8656 §12.5): to be written as it is. A batch is at most [`STREAM_BATCH`] bytes and
-/// the queue [`STREAM_QUEUE`] batches (256 KiB together); what does not fit is dropped, newest first, and counted.
+/// Where the data thread leaves frames for a stream ([`ChannelSink::ready`](campfire_camp::ChannelSink::ready)). A batch is at most
+/// [`STREAM_BATCH`](campfire_datapath::STREAM_BATCH) bytes; what does not fit is dropped, newest first, and counted.
 pub type StreamSender = tokio::sync::mpsc::Sender<Vec<u8>>;
-
-/// Items that a [`StreamSender`]'s channel is to be made for.
-pub const STREAM_QUEUE: usize = 16;
 
 /// From the data thread.
 #[allow(missing_docs)] // of fields: their types and the variant say it

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use campfire_camp::unix_millis;
 use campfire_mesh::status::PathKind;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
-use crate::control::unix_millis;
 use crate::http::Asker;
 use crate::report::Report;
 
@@ -142,7 +142,7 @@ pub async fn listen(listener: UnixListener, asker: Asker) {
             Ok((stream, _)) => {
                 let asker = asker.clone();
                 tokio::spawn(async move {
-                    let report = || async { asker.ask().await.map(|snapshot| (snapshot.report, unix_millis())) };
+                    let report = || async { asker.ask().await.map(|snapshot| (snapshot.report, unix_millis().0)) };
                     let _ = tokio::time::timeout(Duration::from_secs(30), serve(stream, report)).await;
                     drop(permit);
                 });

@@ -140,7 +140,7 @@ impl Peer {
         self.outside.counters.received_bytes += frame.len() as u64 + 54;
         let via = Via::Stream(stream);
         if frame.first().is_some_and(|first| *first < 4) {
-            self.input(now, Input::Stun { via, message: frame });
+            self.input(now, Input::Fire(fire::Input::Stun { via, message: frame }));
         } else {
             self.datapath.received(now, via, [frame], &mut self.outside);
             self.settle(now);

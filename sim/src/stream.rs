@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use campfire_fire::io as fire;
 use campfire_mesh::io::Input;
 use campfire_protocol::carrier;
 use campfire_protocol::server::Transport;
@@ -128,7 +129,7 @@ impl World {
             }
             Happening::ClientOpen(connection) => {
                 if let Some((peer, stream)) = self.client_end(connection) {
-                    self.tell(peer, Input::StreamOpened { stream });
+                    self.tell(peer, Input::Fire(fire::Input::StreamOpened { stream }));
                 }
             }
             Happening::Frame { connection, to_server, frame } => self.stream_frame(connection, to_server, frame),
@@ -137,7 +138,7 @@ impl World {
                 let Some((peer, stream)) = self.client_end(connection) else { return };
                 self.connections[connection].client_open = false;
                 self.peers[peer.0].streams.remove(&stream);
-                self.tell(peer, Input::StreamClosed { stream, reason });
+                self.tell(peer, Input::Fire(fire::Input::StreamClosed { stream, reason }));
             }
             Happening::ServerClosed(connection) => {
                 let Some(via) = self.server_via(connection) else { return };
@@ -149,7 +150,7 @@ impl World {
             }
             Happening::Refused { peer, run, stream, reason } => {
                 if self.peers[peer.0].run == run {
-                    self.tell(peer, Input::StreamClosed { stream, reason });
+                    self.tell(peer, Input::Fire(fire::Input::StreamClosed { stream, reason }));
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use campfire_fire::io as fire;
 use campfire_mesh::Mesh;
 use campfire_mesh::config::Config;
 use campfire_mesh::io::{Input, Notice};
@@ -94,7 +95,7 @@ pub(crate) struct PeerHost {
     pub streams: BTreeMap<StreamId, usize>,
     pub address: IpAddr,
     pub notices: Vec<(Time, Notice)>,
-    pub camp_notices: Vec<(Time, campfire_fire::io::Notice)>,
+    pub camp_notices: Vec<(Time, fire::Notice)>,
     wake: Option<Time>,
 }
 
@@ -257,7 +258,7 @@ impl World {
             }
             Event::Resolved(peer, run, server, addresses) => {
                 if self.peers[peer.0].run == run {
-                    self.tell(peer, Input::Resolved { server, addresses: &addresses });
+                    self.tell(peer, Input::Fire(fire::Input::Resolved { server, addresses: &addresses }));
                 }
             }
             Event::ServerWake(server, run) => self.server_wake(server, run),
@@ -394,7 +395,7 @@ impl World {
         let (v4, v6) = self.net.addresses(host.node);
         let ip = if ipv6 { v6.map(IpAddr::from) } else { v4.map(IpAddr::from) };
         let local: Vec<_> = ip.map(|ip| SocketAddr::new(ip, port)).into_iter().collect();
-        self.tell(peer, Input::SocketOpened { socket, local: &local });
+        self.tell(peer, Input::Fire(fire::Input::SocketOpened { socket, local: &local }));
     }
 
     /// Tells a peer's mesh something.

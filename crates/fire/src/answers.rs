@@ -10,11 +10,11 @@ use campfire_protocol::wire::{CampSuccess, Cursor, Ember, Entry, Failure, Member
 use crate::channels::State as Bound;
 use crate::conversation::{Conversation, Phase};
 use crate::exchange::{Ask, Exchange, Purpose};
+use crate::hearth::Hearth;
 use crate::io::Notice;
 use crate::roster::Version;
 use crate::seating::Listing;
-use crate::shared::Shared;
-use crate::{Event, Learned, Seat};
+use crate::{FireEvent, Learned, Seat};
 
 /// Seats are refreshed every 20 s ± 2: this, and a random part on top.
 const REFRESH: Duration = Duration::from_secs(18);
@@ -40,14 +40,14 @@ impl Conversation {
     }
 
     /// An answer to something asked.
-    pub(crate) fn on_answer(&mut self, sh: &mut Shared, now: Time, message: &Message) {
+    pub(crate) fn on_answer(&mut self, hearth: &mut Hearth, now: Time, message: &Message) {
         let id = message.transaction();
         let Some(exchange) = self.exchanges.get(&id) else { return };
         let right =
             message.class() == Class::Error || exchange.key.as_ref().is_none_or(|key| message.verify_sha256(key.as_slice()).is_ok());
         if !right {
             // Whoever sent this does not know the key: the request stays open.
-            sh.counters.drop_integrity += 1;
+            hearth.counters.drop_integrity += 1;
             return;
         }
         let Some(exchange) = self.exchanges.remove(&id) else { return };
@@ -60,51 +60,51 @@ impl Conversation {
             self.rtt = self.rtt.or(Some(sample));
         }
         if self.active().is_none_or(|active| active.via == exchange.via) {
-            self.hear(sh, now);
+            self.hear(hearth, now);
         }
         if message.class() == Class::Error {
-            return self.on_failure(sh, now, exchange, message);
+            return self.on_failure(hearth, now, exchange, message);
         }
         match exchange.ask {
-            Ask::Binding(purpose) => self.on_binding(sh, now, purpose, exchange.via, message),
+            Ask::Binding(purpose) => self.on_binding(hearth, now, purpose, exchange.via, message),
             Ask::Camp { room, version, leave: false } => {
                 if let Ok(success) = CampSuccess::decode(message) {
-                    self.on_camped(sh, now, room, version, &exchange, success);
+                    self.on_camped(hearth, now, room, version, &exchange, success);
                 } else {
-                    sh.counters.drop_malformed += 1;
-                    self.retry_camp(sh, now, room, "it answers in a way that is not understood");
+                    hearth.counters.drop_malformed += 1;
+                    self.retry_camp(hearth, now, room, "it answers in a way that is not understood");
                 }
             }
             Ask::Find { room, .. } => match decode_entries(message) {
-                Ok(entries) => self.take(sh, now, room, &entries, Learned::Find),
-                Err(_) => sh.counters.drop_malformed += 1,
+                Ok(entries) => self.take(hearth, now, room, &entries, Learned::Find),
+                Err(_) => hearth.counters.drop_malformed += 1,
             },
             Ask::Bind { room, to, channel, release: false } => {
                 if let Some(binding) = self.channels.get_mut((room, to)).filter(|binding| binding.channel == channel) {
                     binding.state = Bound::Bound;
-                    sh.events.push_back(Event::Bound { seat: self.seat((room, to)), channel });
+                    hearth.events.push_back(FireEvent::Bound { seat: self.seat((room, to)), channel });
                 }
             }
             Ask::Camp { .. } | Ask::Signal { .. } | Ask::Bind { .. } => {}
         }
     }
 
-    fn on_binding(&mut self, sh: &mut Shared, now: Time, purpose: Purpose, via: Via, message: &Message) {
+    fn on_binding(&mut self, hearth: &mut Hearth, now: Time, purpose: Purpose, via: Via, message: &Message) {
         let Ok(Some(observed)) = message.xor_address(Attribute::XOR_MAPPED_ADDRESS) else {
-            sh.counters.drop_malformed += 1;
+            hearth.counters.drop_malformed += 1;
             return;
         };
-        let moved = self.observed(sh, via, observed);
+        let moved = self.observed(hearth, via, observed);
         if let Phase::Connecting(connecting) = &mut self.phase {
             connecting.binding_answered = true;
         }
         match purpose {
             // Our NAT gave us another address: the server has to learn it from a Camp.
-            Purpose::Watch | Purpose::Look if moved && self.active().is_some_and(|active| active.via == via) => self.camp_all(sh, now),
+            Purpose::Watch | Purpose::Look if moved && self.active().is_some_and(|active| active.via == via) => self.camp_all(hearth, now),
             Purpose::Upgrade => {
                 let rooms: Vec<u8> = self.seatings.iter().filter(|(_, seating)| seating.wanted).map(|(room, _)| *room).collect();
                 for room in rooms {
-                    self.camp(sh, now, room, via);
+                    self.camp(hearth, now, room, via);
                 }
             }
             _ => {}
@@ -112,33 +112,33 @@ impl Conversation {
     }
 
     /// How the server sees a socket; tells whether that is new.
-    fn observed(&mut self, sh: &mut Shared, via: Via, observed: std::net::SocketAddr) -> bool {
+    fn observed(&mut self, hearth: &mut Hearth, via: Via, observed: std::net::SocketAddr) -> bool {
         let Via::Udp { socket, .. } = via else { return false };
         if self.mapped.insert(socket, observed) == Some(observed) {
             return false;
         }
-        sh.events.push_back(Event::Mapped { server: self.slot, via, local_socket_observed: observed });
+        hearth.events.push_back(FireEvent::Mapped { server: self.slot, via, local_socket_observed: observed });
         true
     }
 
-    fn on_camped(&mut self, sh: &mut Shared, now: Time, room: u8, version: Option<Version>, exchange: &Exchange, success: CampSuccess) {
+    fn on_camped(&mut self, hearth: &mut Hearth, now: Time, room: u8, version: Option<Version>, exchange: &Exchange, success: CampSuccess) {
         let via = exchange.via;
-        self.settle_on(sh, now, via, room);
+        self.settle_on(hearth, now, via, room);
         if self.active().is_none_or(|active| active.via != via) {
             return;
         }
-        sh.counters.fire_camps += 1;
+        hearth.counters.fire_camps += 1;
         self.campfire = true;
         self.failures = 0;
         self.problem = None;
         let rtt = if exchange.clean() { now.since(exchange.sent) } else { Duration::ZERO };
         if version.is_some() {
             // Others have seen this session: one that began earlier, by a better clock, would look like a replay to them.
-            sh.own.anchor();
+            hearth.own.anchor();
         }
-        self.learn_time(sh, now, success.unix_millis, rtt);
-        self.observed(sh, via, success.observed);
-        let jitter = sh.jitter(REFRESH_JITTER);
+        self.learn_time(hearth, now, success.unix_millis, rtt);
+        self.observed(hearth, via, success.observed);
+        let jitter = hearth.jitter(REFRESH_JITTER);
         let patience = self.rtt.unwrap_or_default() * 2 + PAGE_PATIENCE;
         let Some(seating) = self.seatings.get_mut(&room) else { return };
         if !seating.wanted {
@@ -168,38 +168,38 @@ impl Conversation {
         }
         seating.read_again &= !success.reset;
         if success.reset || !same_server {
-            sh.counters.fire_resets += u64::from(success.reset && before != 0);
+            hearth.counters.fire_resets += u64::from(success.reset && before != 0);
             seating.listing = Some(Listing { head: success.head, ..Listing::default() });
             seating.joined_at = success.head;
             seating.cursor = Cursor::default();
             seating.head = 0;
             seating.forget_early();
-            sh.refind |= success.large;
+            hearth.refind |= success.large;
         }
         seating.head = seating.head.max(success.head);
         let tell = !std::mem::replace(&mut seating.told, true) || !kept || moved;
-        let outdated = seating.held != Some(sh.own.version());
-        self.leaving(sh, success.leaving, !same_server);
+        let outdated = seating.held != Some(hearth.own.version());
+        self.leaving(hearth, success.leaving, !same_server);
         if tell {
-            sh.events.push_back(Event::Camped { server: self.slot, room, kept });
+            hearth.events.push_back(FireEvent::Camped { server: self.slot, room, kept });
             self.channels.renew(now, room, kept);
-            sh.dirty = true;
+            hearth.dirty = true;
             if !std::mem::replace(&mut self.noticed, true)
                 && let Some(active) = self.active()
             {
-                sh.notice(Notice::Camped { server: self.server.id.to_string(), transport: active.transport });
+                hearth.notice(Notice::Camped { server: self.server.id.to_string(), transport: active.transport });
             }
-            self.bind_all(sh, now, room);
+            self.bind_all(hearth, now, room);
         }
         let learned = self.learned(room, success.cursor.sequence);
-        self.take(sh, now, room, &success.entries, learned);
-        self.read_up_to(sh, now, room, success.cursor);
+        self.take(hearth, now, room, &success.entries, learned);
+        self.read_up_to(hearth, now, room, success.cursor);
         if let Some(seating) = self.seatings.get_mut(&room) {
             seating.expect_more(now, patience);
             let more = seating.catch_up_at.is_some();
             // Nobody streams pages to a source that was not proven.
             if outdated || (more && !exchange.proven) {
-                self.camp(sh, now, room, via);
+                self.camp(hearth, now, room, via);
             }
         }
     }
@@ -210,36 +210,36 @@ impl Conversation {
         if came_before { Learned::Camp } else { Learned::Ember }
     }
 
-    fn bind_all(&mut self, sh: &mut Shared, now: Time, room: u8) {
+    fn bind_all(&mut self, hearth: &mut Hearth, now: Time, room: u8) {
         let members: Vec<_> = self.channels.iter().filter(|(member, _)| member.0 == room).map(|(member, _)| member).collect();
         for member in members {
-            self.ask_bind(sh, now, member);
+            self.ask_bind(hearth, now, member);
         }
     }
 
-    fn learn_time(&mut self, sh: &mut Shared, now: Time, unix_millis: u64, rtt: Duration) {
-        sh.clock.learn(now, self.slot, UnixMillis(unix_millis), rtt);
-        let corrected = sh.clock.now(now);
-        sh.own.clock_corrected(now, corrected);
+    fn learn_time(&mut self, hearth: &mut Hearth, now: Time, unix_millis: u64, rtt: Duration) {
+        hearth.clock.learn(now, self.slot, UnixMillis(unix_millis), rtt);
+        let corrected = hearth.clock.now(now);
+        hearth.own.clock_corrected(now, corrected);
     }
 
     /// The server says (or no longer says) that it is about to stop.
-    fn leaving(&mut self, sh: &mut Shared, says: bool, restarted: bool) {
+    fn leaving(&mut self, hearth: &mut Hearth, says: bool, restarted: bool) {
         if says && !self.leaving {
             self.leaving = true;
-            sh.dirty = true;
+            hearth.dirty = true;
             // Links move to other servers while this one still carries.
-            sh.events.push_back(Event::Suspect { server: self.slot });
+            hearth.events.push_back(FireEvent::Suspect { server: self.slot });
         } else if !says && self.leaving && restarted {
             self.leaving = false;
-            sh.dirty = true;
-            sh.events.push_back(Event::Trusted { server: self.slot });
+            hearth.dirty = true;
+            hearth.events.push_back(FireEvent::Trusted { server: self.slot });
         }
     }
 
     /// Takes what a server says about members of a room.
-    fn take(&mut self, sh: &mut Shared, now: Time, room: u8, entries: &[Entry], learned: Learned) {
-        let Some(tag) = sh.room(room).cloned().map(|room| self.tag(&room)) else { return };
+    fn take(&mut self, hearth: &mut Hearth, now: Time, room: u8, entries: &[Entry], learned: Learned) {
+        let Some(tag) = hearth.room(room).cloned().map(|room| self.tag(&room)) else { return };
         let slot = self.slot;
         let Some(seating) = self.seatings.get_mut(&room) else { return };
         let large = seating.large;
@@ -253,23 +253,23 @@ impl Conversation {
                 }
             }
             let seat = Seat { server: slot, room, member: entry.member };
-            let unknown = sh.roster.peer_of(&seat).is_none();
-            sh.take_entry(now, seat, entry, learned, tag, large);
+            let unknown = hearth.roster.peer_of(&seat).is_none();
+            hearth.take_entry(now, seat, entry, learned, tag, large);
             if unknown && let Some(binding) = self.channels.get((room, entry.member)).filter(|binding| binding.usable()) {
-                bound.push(Event::Bound { seat, channel: binding.channel });
+                bound.push(FireEvent::Bound { seat, channel: binding.channel });
             }
         }
         // What was bound before we knew (again) who sits there.
-        sh.events.extend(bound);
+        hearth.events.extend(bound);
         if !large {
             // The server says how many there are with each Camp alone.
-            let known = u32::try_from(sh.roster.seats_at(slot, room).count()).unwrap_or(u32::MAX);
+            let known = u32::try_from(hearth.roster.seats_at(slot, room).count()).unwrap_or(u32::MAX);
             seating.members = seating.members.max(known.saturating_add(1));
         }
     }
 
     /// The log has been read up to here. At the end of what a server lists after a reset, those not listed are gone.
-    fn read_up_to(&mut self, sh: &mut Shared, now: Time, room: u8, cursor: Cursor) {
+    fn read_up_to(&mut self, hearth: &mut Hearth, now: Time, room: u8, cursor: Cursor) {
         let slot = self.slot;
         let Some(seating) = self.seatings.get_mut(&room) else { return };
         if cursor.incarnation != seating.cursor.incarnation || cursor.sequence > seating.cursor.sequence {
@@ -278,43 +278,43 @@ impl Conversation {
         let sequence = seating.cursor.sequence;
         let large = seating.large;
         if let Some(listing) = seating.listing.take_if(|listing| large || sequence >= listing.head) {
-            sh.depart_all(now, slot, room, |seat| listing.seen.contains(&seat.member));
-            sh.dirty = true;
+            hearth.depart_all(now, slot, room, |seat| listing.seen.contains(&seat.member));
+            hearth.dirty = true;
         }
     }
 
     /// Camp will be tried again in a while.
-    fn retry_camp(&mut self, sh: &mut Shared, now: Time, room: u8, problem: &str) {
-        let jitter = sh.jitter(REFUSED);
+    fn retry_camp(&mut self, hearth: &mut Hearth, now: Time, room: u8, problem: &str) {
+        let jitter = hearth.jitter(REFUSED);
         if let Some(seating) = self.seatings.get_mut(&room) {
             seating.refresh_at = Some(now + REFUSED + jitter);
             seating.challenges = 0;
             seating.problem = Some(problem.to_owned());
         }
         self.problem = Some(problem.to_owned());
-        sh.dirty = true;
+        hearth.dirty = true;
     }
 
-    fn on_failure(&mut self, sh: &mut Shared, now: Time, exchange: Exchange, message: &Message) {
+    fn on_failure(&mut self, hearth: &mut Hearth, now: Time, exchange: Exchange, message: &Message) {
         let Ok(failure) = Failure::decode(message) else {
-            sh.counters.drop_malformed += 1;
-            return self.give_up(sh, now, &exchange, 400);
+            hearth.counters.drop_malformed += 1;
+            return self.give_up(hearth, now, &exchange, 400);
         };
         let (via, sent) = (exchange.via, exchange.sent);
         let Some(room) = exchange.room() else { return };
         if let Some(unix_millis) = failure.unix_millis {
             self.campfire = true;
-            self.learn_time(sh, now, unix_millis, now.since(sent));
+            self.learn_time(hearth, now, unix_millis, now.since(sent));
         }
         if let (Some(nonce), Some(seating)) = (&failure.nonce, self.seatings.get_mut(&room)) {
             seating.set_nonce(via, nonce.clone());
         }
         let Ask::Camp { leave, version, .. } = exchange.ask else {
-            return self.on_member_failure(sh, now, exchange, &failure);
+            return self.on_member_failure(hearth, now, exchange, &failure);
         };
         if leave {
             if matches!(failure.code, 401 | 438) && exchange.challenges < MAX_CHALLENGES {
-                self.ask(sh, now, via, exchange.ask, exchange.challenges + 1);
+                self.ask(hearth, now, via, exchange.ask, exchange.challenges + 1);
             }
             return;
         }
@@ -326,11 +326,11 @@ impl Conversation {
         if foreign && !self.campfire {
             let why = format!("Camp is answered with {} {}", failure.code, failure.reason);
             if matches!(self.phase, Phase::Connecting(_)) {
-                self.found_plain(sh, now, &why);
+                self.found_plain(hearth, now, &why);
             }
             return;
         }
-        self.settle_on(sh, now, via, room);
+        self.settle_on(hearth, now, via, room);
         let Some(seating) = self.seatings.get_mut(&room) else { return };
         if !seating.wanted {
             return;
@@ -346,43 +346,43 @@ impl Conversation {
             if matches!(failure.code, 400 | 404) {
                 seating.held = None;
             }
-            return self.camp(sh, now, room, via);
+            return self.camp(hearth, now, room, via);
         }
         let new = seating.problem.is_none();
-        let problem = match (failure.code, sh.room(room)) {
+        let problem = match (failure.code, hearth.room(room)) {
             (401, Some(known)) => format!("the server does not know key {} (give it the relay secret)", known.keys.fingerprint),
             (508 | 486, _) => format!("the server is full ({} {})", failure.code, failure.reason),
             _ => format!("the server refuses ({} {})", failure.code, failure.reason),
         };
         if new && failure.code != 508 {
-            sh.problem(format!("{}: {problem}", self.server.id));
+            hearth.problem(format!("{}: {problem}", self.server.id));
         }
-        self.retry_camp(sh, now, room, &problem);
+        self.retry_camp(hearth, now, room, &problem);
     }
 
     /// Find, Signal or Bind was refused.
-    fn on_member_failure(&mut self, sh: &mut Shared, now: Time, exchange: Exchange, failure: &Failure) {
+    fn on_member_failure(&mut self, hearth: &mut Hearth, now: Time, exchange: Exchange, failure: &Failure) {
         if matches!(failure.code, 401 | 438) && failure.nonce.is_some() && exchange.challenges < MAX_CHALLENGES {
-            self.ask(sh, now, exchange.via, exchange.ask, exchange.challenges + 1);
+            self.ask(hearth, now, exchange.via, exchange.ask, exchange.challenges + 1);
             return;
         }
         let Some(room) = exchange.room().filter(|room| self.seatings.get(room).is_some_and(|seating| seating.wanted)) else { return };
         if failure.code == 403 && exchange.challenges < MAX_CHALLENGES {
             // It is we who do not sit there: our address changed, or the server started anew.
-            self.camp(sh, now, room, exchange.via);
-            self.ask(sh, now, exchange.via, exchange.ask, exchange.challenges + 1);
+            self.camp(hearth, now, room, exchange.via);
+            self.ask(hearth, now, exchange.via, exchange.ask, exchange.challenges + 1);
             return;
         }
         match exchange.ask {
             // Too much at present; whoever waits for an answer will ask again.
-            Ask::Signal { .. } if failure.code == 486 => sh.counters.drop_not_sent += 1,
-            Ask::Signal { to, .. } => self.unreachable(sh, now, room, to, failure.code),
+            Ask::Signal { .. } if failure.code == 486 => hearth.counters.drop_not_sent += 1,
+            Ask::Signal { to, .. } => self.unreachable(hearth, now, room, to, failure.code),
             Ask::Bind { to, channel, release: false, .. } => {
                 let Some(binding) = self.channels.get_mut((room, to)).filter(|binding| binding.channel == channel) else { return };
                 match failure.code {
                     486 | 508 => binding.state = Bound::Wanted(now + Duration::from_secs(1)),
-                    400 if self.channels.renumber(now, (room, to)) => self.ask_bind(sh, now, (room, to)),
-                    code => self.unreachable(sh, now, room, to, code),
+                    400 if self.channels.renumber(now, (room, to)) => self.ask_bind(hearth, now, (room, to)),
+                    code => self.unreachable(hearth, now, room, to, code),
                 }
             }
             _ => {}
@@ -397,39 +397,39 @@ impl Conversation {
     }
 
     /// A push to one of our seats; its integrity is checked here.
-    pub(crate) fn on_push(&mut self, sh: &mut Shared, now: Time, room: u8, message: &Message) {
+    pub(crate) fn on_push(&mut self, hearth: &mut Hearth, now: Time, room: u8, message: &Message) {
         let Some(seating) = self.seatings.get(&room) else { return };
         if message.verify_sha256(seating.push_key.as_slice()).is_err() {
-            sh.counters.drop_integrity += 1;
+            hearth.counters.drop_integrity += 1;
             return;
         }
-        self.hear(sh, now);
+        self.hear(hearth, now);
         match message.method() {
             Method::EMBER => match Ember::decode(message) {
-                Ok(ember) => self.on_ember(sh, now, room, ember),
-                Err(_) => sh.counters.drop_malformed += 1,
+                Ok(ember) => self.on_ember(hearth, now, room, ember),
+                Err(_) => hearth.counters.drop_malformed += 1,
             },
             _ => match SignalIndication::decode(message) {
                 Ok(signal) => {
                     let from = self.seat((room, signal.from));
-                    if !sh.signalled(now, from, signal.data)
+                    if !hearth.signalled(now, from, signal.data)
                         && let Some(seating) = self.seatings.get_mut(&room).filter(|seating| !seating.large)
                     {
                         seating.miss_somebody(now);
                     }
                 }
-                Err(_) => sh.counters.drop_malformed += 1,
+                Err(_) => hearth.counters.drop_malformed += 1,
             },
         }
     }
 
-    fn on_ember(&mut self, sh: &mut Shared, now: Time, room: u8, ember: Ember) {
-        self.leaving(sh, ember.leaving, false);
+    fn on_ember(&mut self, hearth: &mut Hearth, now: Time, room: u8, ember: Ember) {
+        self.leaving(hearth, ember.leaving, false);
         let patience = self.rtt.unwrap_or_default() * 2 + PAGE_PATIENCE;
         let Some(seating) = self.seatings.get_mut(&room) else { return };
         let unordered = ember.previous == ember.cursor;
         if unordered {
-            return self.take(sh, now, room, &ember.entries, Learned::Ember);
+            return self.take(hearth, now, room, &ember.entries, Learned::Ember);
         }
         if ember.cursor.incarnation != seating.cursor.incarnation {
             seating.catch_up_at = Some(seating.catch_up_at.map_or(now, |at| at.min(now)));
@@ -447,13 +447,13 @@ impl Conversation {
                 seating.expect_more(now, patience);
             }
             let learned = self.learned(room, end);
-            return self.take(sh, now, room, &entries, learned);
+            return self.take(hearth, now, room, &entries, learned);
         }
         let mut next = Some(ember);
         while let Some(ember) = next {
             let learned = self.learned(room, ember.cursor.sequence);
-            self.take(sh, now, room, &ember.entries, learned);
-            self.read_up_to(sh, now, room, ember.cursor);
+            self.take(hearth, now, room, &ember.entries, learned);
+            self.read_up_to(hearth, now, room, ember.cursor);
             next = self.seatings.get_mut(&room).and_then(crate::seating::Seating::following);
         }
         if let Some(seating) = self.seatings.get_mut(&room) {

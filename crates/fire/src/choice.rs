@@ -10,8 +10,8 @@ use campfire_protocol::server::{Server, ServerId, ServerTag};
 use campfire_protocol::time::Time;
 
 use crate::conversation::{Conversation, HOPE};
+use crate::hearth::Hearth;
 use crate::own::Room;
-use crate::shared::Shared;
 
 /// Up to this many servers, all are camped on.
 const ALL: usize = 4;
@@ -107,29 +107,29 @@ pub(crate) type Conversations = BTreeMap<ServerSlot, Conversation>;
 
 impl Choice {
     /// The list given at the start, or a new one.
-    pub(crate) fn give(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time, servers: &[Server]) {
+    pub(crate) fn give(&mut self, hearth: &mut Hearth, conversations: &mut Conversations, now: Time, servers: &[Server]) {
         self.given = servers.iter().take(MAX_LIST).cloned().collect();
-        self.relist(sh, conversations, now);
+        self.relist(hearth, conversations, now);
     }
 
     /// The record that we stand for ourselves.
-    pub(crate) fn give_record(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time, record: &ServerRecord) {
+    pub(crate) fn give_record(&mut self, hearth: &mut Hearth, conversations: &mut Conversations, now: Time, record: &ServerRecord) {
         self.own_record = Some(record.clone());
-        self.relist(sh, conversations, now);
+        self.relist(hearth, conversations, now);
     }
 
     /// Takes the records that came with announcements.
-    pub(crate) fn take_records(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time) {
+    pub(crate) fn take_records(&mut self, hearth: &mut Hearth, conversations: &mut Conversations, now: Time) {
         let mut changed = false;
-        for announcement in std::mem::take(&mut sh.records) {
+        for announcement in std::mem::take(&mut hearth.records) {
             let (origin, Some(record)) = (announcement.public_key, announcement.record) else { continue };
             if self.origins.get(&origin).is_some_and(|known| known.version >= record.version) {
                 continue;
             }
             if !self.origins.contains_key(&origin) && self.origins.len() >= MAX_ORIGINS {
-                let gone = self.origins.keys().find(|known| sh.roster.seats_of(known).next().is_none()).copied();
+                let gone = self.origins.keys().find(|known| hearth.roster.seats_of(known).next().is_none()).copied();
                 let Some(gone) = gone else {
-                    sh.counters.drop_records += 1;
+                    hearth.counters.drop_records += 1;
                     continue;
                 };
                 self.origins.remove(&gone);
@@ -138,7 +138,7 @@ impl Choice {
             changed = true;
         }
         if changed {
-            self.relist(sh, conversations, now);
+            self.relist(hearth, conversations, now);
         }
     }
 
@@ -160,9 +160,9 @@ impl Choice {
         list
     }
 
-    fn relist(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time) {
+    fn relist(&mut self, hearth: &mut Hearth, conversations: &mut Conversations, now: Time) {
         let list = self.union();
-        let best: BTreeSet<ServerSlot> = self.best_listed(sh, conversations);
+        let best: BTreeSet<ServerSlot> = self.best_listed(hearth, conversations);
         let mut listed = BTreeSet::new();
         let own = self.own_record.iter().flat_map(|record| &record.servers);
         let given: BTreeSet<String> = self.given.iter().chain(own).flat_map(|s| &s.addresses).map(|address| address.host.clone()).collect();
@@ -170,7 +170,7 @@ impl Choice {
             let next = ServerSlot(u16::try_from(self.slots.len()).unwrap_or(u16::MAX));
             let slot = *self.slots.entry(server.id.clone()).or_insert(next);
             listed.insert(slot);
-            let conversation = conversations.entry(slot).or_insert_with(|| Conversation::new(sh, slot, server.clone()));
+            let conversation = conversations.entry(slot).or_insert_with(|| Conversation::new(hearth, slot, server.clone()));
             let hosts = server.addresses.iter().map(|address| &address.host);
             conversation.hearsay = hosts.filter(|host| !given.contains(*host)).cloned().collect();
             conversation.server = server;
@@ -189,12 +189,12 @@ impl Choice {
             }
             standing.listed = is_listed;
         }
-        sh.dirty = true;
+        hearth.dirty = true;
     }
 
     /// The best two of the list, for each key.
-    fn best_listed(&self, sh: &Shared, conversations: &mut Conversations) -> BTreeSet<ServerSlot> {
-        let rooms: Vec<Room> = sh.rooms.clone();
+    fn best_listed(&self, hearth: &Hearth, conversations: &mut Conversations) -> BTreeSet<ServerSlot> {
+        let rooms: Vec<Room> = hearth.rooms.clone();
         rooms.iter().flat_map(|room| self.ranked(conversations, room).into_iter().take(HOMES)).collect()
     }
 
@@ -213,22 +213,22 @@ impl Choice {
     }
 
     /// A member looked for was not found at home: all other servers are visited for a minute.
-    pub(crate) fn visit_all(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn visit_all(&mut self, hearth: &mut Hearth, now: Time) {
         if self.standings.values().filter(|standing| standing.listed).count() > ALL {
             for standing in self.standings.values_mut().filter(|standing| standing.listed) {
                 let until = now + Duration::from_mins(1);
                 standing.visit_until = Some(standing.visit_until.map_or(until, |at| at.max(until)));
             }
-            sh.dirty = true;
+            hearth.dirty = true;
         }
     }
 
     /// Decides anew and carries it out.
-    pub(crate) fn decide(&mut self, sh: &mut Shared, conversations: &mut Conversations, now: Time) {
-        sh.dirty = false;
+    pub(crate) fn decide(&mut self, hearth: &mut Hearth, conversations: &mut Conversations, now: Time) {
+        hearth.dirty = false;
         let mut due: Vec<Time> = Vec::new();
         self.find_aliases(conversations, now);
-        let rooms: Vec<Room> = sh.rooms.clone();
+        let rooms: Vec<Room> = hearth.rooms.clone();
         let few = self.standings.values().filter(|standing| standing.listed).count() <= ALL;
         let mut settled: BTreeMap<u8, BTreeSet<ServerSlot>> = BTreeMap::new();
         for room in &rooms {
@@ -242,13 +242,13 @@ impl Choice {
             if !few {
                 // What is known of who sits at a server that does not answer is no reason to leave another.
                 let answers = |slot: &ServerSlot| conversations.get(slot).is_some_and(|c| c.seated(now, room.number));
-                let needed = stays(sh, room.number, &ranked, &here, answers);
-                here.extend(self.stay(sh, now, room.number, &needed));
+                let needed = stays(hearth, room.number, &ranked, &here, answers);
+                here.extend(self.stay(hearth, now, room.number, &needed));
             }
             settled.insert(room.number, here);
         }
         if !few {
-            self.plan_visits(sh, now, &settled);
+            self.plan_visits(hearth, now, &settled);
         }
         for (slot, conversation) in conversations.iter() {
             let standing = self.standings.entry(*slot).or_default();
@@ -260,11 +260,11 @@ impl Choice {
             }
         }
         // Said first: what goes out with a first Camp need not be corrected.
-        self.say_servers(sh, conversations, now, &rooms);
+        self.say_servers(hearth, conversations, now, &rooms);
         for (slot, conversation) in conversations.iter_mut() {
             let Some(standing) = self.standings.get_mut(slot) else { continue };
             let wanted = standing.rooms(now, conversation, &rooms);
-            conversation.want(sh, now, &wanted);
+            conversation.want(hearth, now, &wanted);
             due.extend([standing.visit_at, standing.visit_until, standing.keep_until].into_iter().flatten());
             due.extend(standing.linger.values().chain(standing.stay.values()));
         }
@@ -291,12 +291,12 @@ impl Choice {
 
     /// Begins and ends stays. They end at random times: where two members stay for one another at two servers, one of them
     /// leaves first, and the other sees that it is needed.
-    fn stay(&mut self, sh: &mut Shared, now: Time, room: u8, needed: &BTreeSet<ServerSlot>) -> Vec<ServerSlot> {
+    fn stay(&mut self, hearth: &mut Hearth, now: Time, room: u8, needed: &BTreeSet<ServerSlot>) -> Vec<ServerSlot> {
         let mut staying = Vec::new();
         for (slot, standing) in self.standings.iter_mut().filter(|(_, standing)| standing.listed) {
             standing.stay.retain(|of, until| *of != room || *until > now);
             if needed.contains(slot) {
-                standing.stay.entry(room).or_insert_with(|| now + STAY + sh.jitter(STAY_JITTER));
+                standing.stay.entry(room).or_insert_with(|| now + STAY + hearth.jitter(STAY_JITTER));
             }
             if standing.stay.contains_key(&room) {
                 staying.push(*slot);
@@ -305,15 +305,15 @@ impl Choice {
         staying
     }
 
-    fn plan_visits(&mut self, sh: &mut Shared, now: Time, settled: &BTreeMap<u8, BTreeSet<ServerSlot>>) {
+    fn plan_visits(&mut self, hearth: &mut Hearth, now: Time, settled: &BTreeMap<u8, BTreeSet<ServerSlot>>) {
         for (slot, standing) in self.standings.iter_mut().filter(|(_, standing)| standing.listed) {
             if settled.values().all(|here| here.contains(slot)) {
                 continue;
             }
-            let at = *standing.visit_at.get_or_insert_with(|| now + sh.jitter(FIRST_VISIT));
+            let at = *standing.visit_at.get_or_insert_with(|| now + hearth.jitter(FIRST_VISIT));
             if at <= now {
                 standing.visit_until = Some(now + DWELL);
-                standing.visit_at = Some(now + VISIT + sh.jitter(VISIT_JITTER));
+                standing.visit_at = Some(now + VISIT + hearth.jitter(VISIT_JITTER));
             }
         }
     }
@@ -344,7 +344,7 @@ impl Choice {
     }
 
     /// What we say of ourselves: where we are at home or stay, best first; servers that have been failing are left out.
-    fn say_servers(&self, sh: &mut Shared, conversations: &mut Conversations, now: Time, rooms: &[Room]) {
+    fn say_servers(&self, hearth: &mut Hearth, conversations: &mut Conversations, now: Time, rooms: &[Room]) {
         let mut said = BTreeMap::new();
         for room in rooms {
             let sound = |slot: &ServerSlot, standing: &Standing| {
@@ -357,21 +357,21 @@ impl Choice {
             tags.sort_unstable_by(|a, b| b.cmp(a));
             said.insert(room.number, tags);
         }
-        sh.own.set_servers(said);
+        hearth.own.set_servers(said);
     }
 }
 
 /// The servers beside `here` at which somebody is met who is met nowhere else: where that member is settled, else the best.
 /// Both sides come to the same place. What is known from servers that do not answer does not count.
 fn stays(
-    sh: &Shared,
+    hearth: &Hearth,
     room: u8,
     ranked: &[ServerSlot],
     here: &BTreeSet<ServerSlot>,
     answers: impl Fn(&ServerSlot) -> bool,
 ) -> BTreeSet<ServerSlot> {
     let mut stays = BTreeSet::new();
-    for (_, seats) in sh.roster.whereabouts() {
+    for (_, seats) in hearth.roster.whereabouts() {
         let met: Vec<(ServerSlot, bool)> =
             seats.filter(|(seat, _)| seat.room == room && answers(&seat.server)).map(|(seat, info)| (seat.server, info.settled)).collect();
         let anywhere_settled = met.iter().any(|(_, settled)| *settled);

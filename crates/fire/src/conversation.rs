@@ -10,14 +10,14 @@ use campfire_protocol::server::{Server, ServerTag, Transport, tag};
 use campfire_protocol::stun::TransactionId;
 use campfire_protocol::time::Time;
 
-use crate::Event;
+use crate::FireEvent;
 use crate::channels::Channels;
 use crate::connect::{self, Connecting, Names, socket_for};
 use crate::exchange::{Ask, Exchange, Purpose};
+use crate::hearth::Hearth;
 use crate::io::{Notice, Output};
 use crate::own::Room;
 use crate::seating::Seating;
-use crate::shared::Shared;
 use crate::status::{self, ServerState};
 use crate::timers::Watch;
 
@@ -102,8 +102,8 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
-    pub(crate) fn new(sh: &mut Shared, slot: ServerSlot, server: Server) -> Self {
-        let start = u16::try_from(sh.jitter(Duration::from_micros(4_096)).as_micros()).unwrap_or(0);
+    pub(crate) fn new(hearth: &mut Hearth, slot: ServerSlot, server: Server) -> Self {
+        let start = u16::try_from(hearth.jitter(Duration::from_micros(4_096)).as_micros()).unwrap_or(0);
         Self {
             slot,
             server,
@@ -195,24 +195,24 @@ impl Conversation {
     }
 
     /// The rooms in which to sit. Seats elsewhere are left.
-    pub(crate) fn want(&mut self, sh: &mut Shared, now: Time, rooms: &BTreeSet<u8>) {
+    pub(crate) fn want(&mut self, hearth: &mut Hearth, now: Time, rooms: &BTreeSet<u8>) {
         for &number in rooms {
-            let Some(room) = sh.room(number).cloned() else { continue };
-            let seating = self.seatings.entry(number).or_insert_with(|| Seating::new(&mut sh.rng, &room.keys));
+            let Some(room) = hearth.room(number).cloned() else { continue };
+            let seating = self.seatings.entry(number).or_insert_with(|| Seating::new(&mut hearth.rng, &room.keys));
             if !seating.wanted {
                 seating.wanted = true;
                 if let Some(active) = self.active() {
-                    self.camp(sh, now, number, active.via);
+                    self.camp(hearth, now, number, active.via);
                 }
             }
         }
         let unwanted: Vec<u8> = self.seatings.iter().filter(|(room, s)| s.wanted && !rooms.contains(room)).map(|(room, _)| *room).collect();
         for room in unwanted {
-            self.leave(sh, now, room);
+            self.leave(hearth, now, room);
         }
         match self.phase {
-            Phase::Idle if !rooms.is_empty() => self.connect(sh, now),
-            Phase::Connecting(_) | Phase::Waiting(_) | Phase::Plain(_) if rooms.is_empty() => self.hang_up(sh),
+            Phase::Idle if !rooms.is_empty() => self.connect(hearth, now),
+            Phase::Connecting(_) | Phase::Waiting(_) | Phase::Plain(_) if rooms.is_empty() => self.hang_up(hearth),
             _ => {}
         }
     }
@@ -223,39 +223,39 @@ impl Conversation {
     }
 
     /// Begins a round of attempts.
-    pub(crate) fn connect(&mut self, sh: &mut Shared, now: Time) {
-        self.drop_vias(sh);
-        let addresses = connect::preferred(&self.server, sh.in_cluster);
+    pub(crate) fn connect(&mut self, hearth: &mut Hearth, now: Time) {
+        self.drop_vias(hearth);
+        let addresses = connect::preferred(&self.server, hearth.in_cluster);
         self.names.want(now, &addresses);
         self.phase = Phase::Connecting(Connecting::new(now));
-        self.go_on_connecting(sh, now);
+        self.go_on_connecting(hearth, now);
     }
 
-    pub(crate) fn go_on_connecting(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn go_on_connecting(&mut self, hearth: &mut Hearth, now: Time) {
         if let Some((host, port)) = self.names.next(now) {
-            sh.outputs.push_back(Output::Resolve { server: self.slot, host, port });
+            hearth.outputs.push_back(Output::Resolve { server: self.slot, host, port });
         }
-        let mut addresses = connect::preferred(&self.server, sh.in_cluster);
+        let mut addresses = connect::preferred(&self.server, hearth.in_cluster);
         addresses.retain(|address| !self.narrow || address.transport != Transport::Udp);
-        let hurry = sh.udp_blocked;
+        let hurry = hearth.udp_blocked;
         let Phase::Connecting(connecting) = &mut self.phase else { return };
-        connecting.plan(now, &addresses, &self.names, &sh.sockets, hurry, &self.hearsay);
+        connecting.plan(now, &addresses, &self.names, &hearth.sockets, hurry, &self.hearsay);
         for stream in connecting.late(now) {
-            sh.outputs.push_back(Output::CloseStream { stream });
-            sh.remove_via(Via::Stream(stream), self.slot);
+            hearth.outputs.push_back(Output::CloseStream { stream });
+            hearth.remove_via(Via::Stream(stream), self.slot);
         }
         if self.names.settled() {
             connecting.advance(now);
         }
         let begin = connecting.begin(now);
-        let room = self.first_room(sh);
+        let room = self.first_room(hearth);
         for index in begin {
-            self.begin_attempt(sh, now, index, room);
+            self.begin_attempt(hearth, now, index, room);
         }
-        self.check_exhausted(sh, now);
+        self.check_exhausted(hearth, now);
     }
 
-    fn check_exhausted(&mut self, sh: &mut Shared, now: Time) {
+    fn check_exhausted(&mut self, hearth: &mut Hearth, now: Time) {
         let Phase::Connecting(connecting) = &self.phase else { return };
         if !connecting.exhausted() || !self.names.settled() {
             return;
@@ -263,88 +263,88 @@ impl Conversation {
         if connecting.binding_answered {
             self.plain_rounds += 1;
             if self.plain_rounds >= PLAIN_ROUNDS && !self.campfire {
-                return self.found_plain(sh, now, "it answers Binding but not Camp");
+                return self.found_plain(hearth, now, "it answers Binding but not Camp");
             }
         }
         let nothing = connecting.attempts.is_empty();
         let failure = connecting.failure.clone().unwrap_or_else(|| "no answer".into());
         self.problem = Some(if nothing { "no address could be reached or resolved".into() } else { failure });
-        self.back_off(sh, now);
+        self.back_off(hearth, now);
     }
 
-    fn back_off(&mut self, sh: &mut Shared, now: Time) {
+    fn back_off(&mut self, hearth: &mut Hearth, now: Time) {
         let wait = BACKOFF.get(self.failures).or(BACKOFF.last()).copied().unwrap_or(BACKOFF_JITTER);
-        let jitter = sh.jitter(BACKOFF_JITTER.min(wait));
+        let jitter = hearth.jitter(BACKOFF_JITTER.min(wait));
         self.failures += 1;
-        self.drop_vias(sh);
+        self.drop_vias(hearth);
         self.phase = Phase::Waiting(now + wait + jitter);
-        sh.dirty = true;
+        hearth.dirty = true;
     }
 
     /// The room in which the first Camp is tried: the one preferred.
-    fn first_room(&self, sh: &Shared) -> Option<u8> {
+    fn first_room(&self, hearth: &Hearth) -> Option<u8> {
         let wanted = self.seatings.iter().filter(|(_, seating)| seating.wanted).map(|(room, _)| *room);
-        wanted.min_by_key(|room| sh.room_rank(*room))
+        wanted.min_by_key(|room| hearth.room_rank(*room))
     }
 
-    fn begin_attempt(&mut self, sh: &mut Shared, now: Time, index: usize, room: Option<u8>) {
+    fn begin_attempt(&mut self, hearth: &mut Hearth, now: Time, index: usize, room: Option<u8>) {
         let slot = self.slot;
         let pin = self.server.certificate_pin;
         let Phase::Connecting(connecting) = &mut self.phase else { return };
         let Some(attempt) = connecting.attempts.get_mut(index) else { return };
         let (remote, transport) = (attempt.remote, attempt.transport);
         if transport == Transport::Udp {
-            let (Some(socket), Some(room)) = (socket_for(&sh.sockets, remote), room) else {
+            let (Some(socket), Some(room)) = (socket_for(&hearth.sockets, remote), room) else {
                 attempt.state = connect::State::Failed;
                 return;
             };
             let via = Via::Udp { socket, remote };
             attempt.state = connect::State::Asked(via);
-            sh.add_via(via, slot);
-            self.camp(sh, now, room, via);
+            hearth.add_via(via, slot);
+            self.camp(hearth, now, room, via);
         } else {
-            let stream = sh.stream();
+            let stream = hearth.stream();
             attempt.state = Connecting::opening(now, stream);
-            sh.add_via(Via::Stream(stream), slot);
-            sh.outputs.push_back(Output::OpenStream { stream, server: slot, remote, transport, host: attempt.host.clone(), pin });
+            hearth.add_via(Via::Stream(stream), slot);
+            hearth.outputs.push_back(Output::OpenStream { stream, server: slot, remote, transport, host: attempt.host.clone(), pin });
         }
     }
 
-    pub(crate) fn on_resolved(&mut self, sh: &mut Shared, now: Time, addresses: &[SocketAddr]) {
+    pub(crate) fn on_resolved(&mut self, hearth: &mut Hearth, now: Time, addresses: &[SocketAddr]) {
         self.names.resolved(now, addresses);
-        self.go_on_connecting(sh, now);
+        self.go_on_connecting(hearth, now);
     }
 
-    pub(crate) fn on_stream_opened(&mut self, sh: &mut Shared, now: Time, stream: StreamId) -> bool {
+    pub(crate) fn on_stream_opened(&mut self, hearth: &mut Hearth, now: Time, stream: StreamId) -> bool {
         let via = Via::Stream(stream);
-        let room = self.first_room(sh);
+        let room = self.first_room(hearth);
         let Phase::Connecting(connecting) = &mut self.phase else { return false };
         let Some(attempt) = connecting.by_via(via) else { return false };
         attempt.state = connect::State::Asked(via);
         if let Some(room) = room {
-            self.camp(sh, now, room, via);
+            self.camp(hearth, now, room, via);
         }
         true
     }
 
-    pub(crate) fn on_stream_closed(&mut self, sh: &mut Shared, now: Time, stream: StreamId, reason: &str) {
+    pub(crate) fn on_stream_closed(&mut self, hearth: &mut Hearth, now: Time, stream: StreamId, reason: &str) {
         let via = Via::Stream(stream);
         self.old_streams.retain(|(_, old)| *old != stream);
         if self.active().is_some_and(|active| active.via == via) {
-            self.lost(sh, now, &format!("connection closed: {reason}"));
+            self.lost(hearth, now, &format!("connection closed: {reason}"));
         } else if let Phase::Connecting(connecting) = &mut self.phase
             && let Some(attempt) = connecting.by_via(via)
         {
             attempt.state = connect::State::Failed;
             connecting.failure = Some(reason.to_owned());
             self.exchanges.retain(|_, exchange| exchange.via != via);
-            sh.remove_via(via, self.slot);
-            self.go_on_connecting(sh, now);
+            hearth.remove_via(via, self.slot);
+            self.go_on_connecting(hearth, now);
         }
     }
 
     /// A socket is open (again), or its addresses changed: the way to the server may have.
-    pub(crate) fn on_socket_opened(&mut self, sh: &mut Shared, now: Time, socket: SocketId) {
+    pub(crate) fn on_socket_opened(&mut self, hearth: &mut Hearth, now: Time, socket: SocketId) {
         if std::mem::take(&mut self.narrow)
             && let Phase::Active(active) = &mut self.phase
             && active.transport != Transport::Udp
@@ -352,38 +352,38 @@ impl Conversation {
             active.upgrade = Some((now, UPGRADE));
         }
         match &self.phase {
-            Phase::Active(active) if matches!(active.via, Via::Udp { socket: ours, .. } if ours == socket) => self.camp_all(sh, now),
+            Phase::Active(active) if matches!(active.via, Via::Udp { socket: ours, .. } if ours == socket) => self.camp_all(hearth, now),
             Phase::Active(Active { upgrade: Some((_, wait)), .. }) => {
                 let wait = *wait;
                 if let Phase::Active(active) = &mut self.phase {
                     active.upgrade = Some((now, wait));
                 }
             }
-            Phase::Connecting(_) => self.go_on_connecting(sh, now),
+            Phase::Connecting(_) => self.go_on_connecting(hearth, now),
             Phase::Waiting(_) if self.wanted() => {
                 self.failures = 0;
-                self.connect(sh, now);
+                self.connect(hearth, now);
             }
             _ => {}
         }
     }
 
-    pub(crate) fn on_socket_closed(&mut self, sh: &mut Shared, now: Time, socket: SocketId) {
+    pub(crate) fn on_socket_closed(&mut self, hearth: &mut Hearth, now: Time, socket: SocketId) {
         self.mapped.remove(&socket);
         let on_it = |via: &Via| matches!(via, Via::Udp { socket: ours, .. } if *ours == socket);
         if self.active().is_some_and(|active| on_it(&active.via)) {
-            return self.lost(sh, now, "our UDP socket closed");
+            return self.lost(hearth, now, "our UDP socket closed");
         }
         let failed: Vec<TransactionId> = self.exchanges.iter().filter(|(_, e)| on_it(&e.via)).map(|(id, _)| *id).collect();
         for id in failed {
             if let Some(exchange) = self.exchanges.remove(&id) {
-                self.failed(sh, now, &exchange);
+                self.failed(hearth, now, &exchange);
             }
         }
     }
 
     /// A way was found: the conversation begins (or moves) there. Camps in all rooms but the one whose answer told.
-    pub(crate) fn settle_on(&mut self, sh: &mut Shared, now: Time, via: Via, told: u8) {
+    pub(crate) fn settle_on(&mut self, hearth: &mut Hearth, now: Time, via: Via, told: u8) {
         let has_udp = self.server.addresses.iter().any(|address| address.transport == Transport::Udp);
         let (transport, remote) = match &mut self.phase {
             Phase::Active(active) if active.via == via => return,
@@ -396,11 +396,11 @@ impl Conversation {
                 (Transport::Udp, remote)
             }
             Phase::Connecting(connecting) => {
-                let unanswered = connecting.udp_unanswered(now) || sh.udp_blocked && !connecting.binding_answered;
+                let unanswered = connecting.udp_unanswered(now) || hearth.udp_blocked && !connecting.binding_answered;
                 let Some(found) = connecting.by_via(via) else { return };
                 let (transport, remote) = (found.transport, found.remote);
                 self.udp_failed = transport != Transport::Udp && has_udp && unanswered && !self.narrow;
-                self.drop_vias_but(sh, via);
+                self.drop_vias_but(hearth, via);
                 (transport, remote)
             }
             _ => return,
@@ -412,19 +412,19 @@ impl Conversation {
         self.phase = Phase::Active(Active { via, transport, remote, upgrade });
         self.plain_rounds = 0;
         self.watch = Watch::default();
-        sh.dirty = true;
-        self.carry_over(sh, now, via);
-        self.camp_in_all_but(sh, now, Some(told));
+        hearth.dirty = true;
+        self.carry_over(hearth, now, via);
+        self.camp_in_all_but(hearth, now, Some(told));
     }
 
     /// What was asked on another via is asked again on this one.
-    fn carry_over(&mut self, sh: &mut Shared, now: Time, via: Via) {
+    fn carry_over(&mut self, hearth: &mut Hearth, now: Time, via: Via) {
         let elsewhere: Vec<TransactionId> = self.exchanges.iter().filter(|(_, e)| e.via != via).map(|(id, _)| *id).collect();
         for id in elsewhere {
             let Some(exchange) = self.exchanges.remove(&id) else { continue };
             match exchange.ask {
                 Ask::Find { .. } | Ask::Signal { .. } | Ask::Bind { .. } => {
-                    self.ask(sh, now, via, exchange.ask, exchange.challenges);
+                    self.ask(hearth, now, via, exchange.ask, exchange.challenges);
                 }
                 Ask::Camp { room, .. } => {
                     if let Some(seating) = self.seatings.get_mut(&room).filter(|seating| seating.camp == Some(id)) {
@@ -437,65 +437,65 @@ impl Conversation {
     }
 
     /// Camps in all wanted rooms.
-    pub(crate) fn camp_all(&mut self, sh: &mut Shared, now: Time) {
-        self.camp_in_all_but(sh, now, None);
+    pub(crate) fn camp_all(&mut self, hearth: &mut Hearth, now: Time) {
+        self.camp_in_all_but(hearth, now, None);
     }
 
-    fn camp_in_all_but(&mut self, sh: &mut Shared, now: Time, but: Option<u8>) {
+    fn camp_in_all_but(&mut self, hearth: &mut Hearth, now: Time, but: Option<u8>) {
         let Some(active) = self.active() else { return };
         let wanted = self.seatings.iter().filter(|(room, seating)| seating.wanted && Some(**room) != but);
         let rooms: Vec<u8> = wanted.map(|(room, _)| *room).collect();
         for room in rooms {
-            self.camp(sh, now, room, active.via);
+            self.camp(hearth, now, room, active.via);
         }
     }
 
     /// The server does not answer any more.
     /// Large packets do not come through over UDP: from here on a stream, if the server offers one.
-    pub(crate) fn narrow(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn narrow(&mut self, hearth: &mut Hearth, now: Time) {
         let on_udp = self.active().is_some_and(|active| active.transport == Transport::Udp);
         if on_udp && self.server.addresses.iter().any(|address| address.transport != Transport::Udp) {
             self.narrow = true;
-            self.lost(sh, now, "large packets do not come through over UDP: a stream is used");
+            self.lost(hearth, now, "large packets do not come through over UDP: a stream is used");
         }
     }
 
-    pub(crate) fn lost(&mut self, sh: &mut Shared, now: Time, reason: &str) {
+    pub(crate) fn lost(&mut self, hearth: &mut Hearth, now: Time, reason: &str) {
         if self.active().is_none() {
             return;
         }
-        sh.counters.fire_servers_lost += 1;
-        sh.events.push_back(Event::Lost { server: self.slot });
+        hearth.counters.fire_servers_lost += 1;
+        hearth.events.push_back(FireEvent::Lost { server: self.slot });
         if std::mem::take(&mut self.noticed) {
-            sh.notice(Notice::ServerLost { server: self.server.id.to_string(), reason: reason.to_owned() });
+            hearth.notice(Notice::ServerLost { server: self.server.id.to_string(), reason: reason.to_owned() });
         }
         self.problem = Some(reason.to_owned());
         self.suspect = false;
         self.watch = Watch::default();
         self.failures = 0;
         for exchange in std::mem::take(&mut self.exchanges).into_values() {
-            self.give_up(sh, now, &exchange, 408);
+            self.give_up(hearth, now, &exchange, 408);
         }
         let members = self.seatings.values().filter(|seating| seating.large).map(|seating| seating.members).max().unwrap_or(0);
         self.seatings.values_mut().for_each(Seating::interrupted);
         if let Some(Active { via: Via::Stream(stream), .. }) = self.active() {
-            sh.outputs.push_back(Output::CloseStream { stream });
+            hearth.outputs.push_back(Output::CloseStream { stream });
         }
-        sh.dirty = true;
+        hearth.dirty = true;
         if members > 0 {
             // Not everybody at once.
-            self.drop_vias(sh);
-            let jitter = sh.jitter((REJOIN * members).min(REJOIN_MAX));
+            self.drop_vias(hearth);
+            let jitter = hearth.jitter((REJOIN * members).min(REJOIN_MAX));
             self.phase = Phase::Waiting(now + jitter);
         } else {
-            self.connect(sh, now);
+            self.connect(hearth, now);
         }
     }
 
     /// The server speaks no campfire.
-    pub(crate) fn found_plain(&mut self, sh: &mut Shared, now: Time, why: &str) {
+    pub(crate) fn found_plain(&mut self, hearth: &mut Hearth, now: Time, why: &str) {
         if !std::mem::replace(&mut self.noticed_plain, true) {
-            sh.notice(Notice::PlainTurn { server: self.server.id.to_string() });
+            hearth.notice(Notice::PlainTurn { server: self.server.id.to_string() });
         }
         let via = match &self.phase {
             Phase::Connecting(connecting) => connecting.attempts.iter().find_map(|attempt| match attempt.state {
@@ -510,24 +510,24 @@ impl Conversation {
         match via.filter(|via| matches!(via, Via::Udp { .. })) {
             Some(via) => {
                 // It can still tell how it sees us.
-                self.drop_vias_but(sh, via);
-                self.ask(sh, now, via, Ask::Binding(Purpose::Look), 0);
+                self.drop_vias_but(hearth, via);
+                self.ask(hearth, now, via, Ask::Binding(Purpose::Look), 0);
             }
-            None => self.drop_vias(sh),
+            None => self.drop_vias(hearth),
         }
-        let jitter = sh.jitter(PLAIN_RETRY / 5);
+        let jitter = hearth.jitter(PLAIN_RETRY / 5);
         self.phase = Phase::Plain(now + PLAIN_RETRY + jitter);
-        sh.dirty = true;
+        hearth.dirty = true;
     }
 
     /// Nobody wants to sit there any more.
-    pub(crate) fn hang_up(&mut self, sh: &mut Shared) {
+    pub(crate) fn hang_up(&mut self, hearth: &mut Hearth) {
         if let Some(Active { via: Via::Stream(stream), .. }) = self.active() {
-            sh.outputs.push_back(Output::CloseStream { stream });
+            hearth.outputs.push_back(Output::CloseStream { stream });
         }
         self.exchanges.clear();
         self.seatings.values_mut().for_each(Seating::stand_up);
-        self.drop_vias(sh);
+        self.drop_vias(hearth);
         self.phase = Phase::Idle;
         self.failures = 0;
         self.noticed = false;
@@ -536,48 +536,48 @@ impl Conversation {
     }
 
     /// Hangs up once the last seat has been left.
-    pub(crate) fn tidy(&mut self, sh: &mut Shared) {
+    pub(crate) fn tidy(&mut self, hearth: &mut Hearth) {
         if self.active().is_some() && self.exchanges.is_empty() && !self.wanted() {
-            self.hang_up(sh);
+            self.hang_up(hearth);
         }
     }
 
     /// The rooms in which the server does not hold what we say now are told.
-    pub(crate) fn announce(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn announce(&mut self, hearth: &mut Hearth, now: Time) {
         let Some(active) = self.active() else { return };
-        let version = sh.own.version();
+        let version = hearth.own.version();
         let outdated = self.seatings.iter().filter(|(_, s)| s.wanted && s.until.is_some() && s.held != Some(version));
         let outdated: Vec<u8> = outdated.map(|(room, _)| *room).collect();
         for room in outdated {
-            self.camp(sh, now, room, active.via);
+            self.camp(hearth, now, room, active.via);
         }
     }
 
     /// Forgets all vias; closes the streams of attempts.
-    fn drop_vias(&mut self, sh: &mut Shared) {
-        self.drop_those(sh, None);
+    fn drop_vias(&mut self, hearth: &mut Hearth) {
+        self.drop_those(hearth, None);
     }
 
     /// The same but for one.
-    fn drop_vias_but(&mut self, sh: &mut Shared, keep: Via) {
-        self.drop_those(sh, Some(keep));
-        sh.add_via(keep, self.slot);
+    fn drop_vias_but(&mut self, hearth: &mut Hearth, keep: Via) {
+        self.drop_those(hearth, Some(keep));
+        hearth.add_via(keep, self.slot);
     }
 
-    fn drop_those(&mut self, sh: &mut Shared, keep: Option<Via>) {
+    fn drop_those(&mut self, hearth: &mut Hearth, keep: Option<Via>) {
         let gone = |via: &Via| Some(*via) != keep;
         if let Phase::Connecting(connecting) = &self.phase {
             for attempt in &connecting.attempts {
                 if let connect::State::Opening(stream, _) | connect::State::Asked(Via::Stream(stream)) = attempt.state
                     && gone(&Via::Stream(stream))
                 {
-                    sh.outputs.push_back(Output::CloseStream { stream });
+                    hearth.outputs.push_back(Output::CloseStream { stream });
                 }
             }
         }
-        let vias: Vec<Via> = sh.vias.iter().filter(|(via, slot)| **slot == self.slot && gone(via)).map(|(via, _)| *via).collect();
+        let vias: Vec<Via> = hearth.vias.iter().filter(|(via, slot)| **slot == self.slot && gone(via)).map(|(via, _)| *via).collect();
         for via in vias {
-            sh.remove_via(via, self.slot);
+            hearth.remove_via(via, self.slot);
         }
         if let Some(keep) = keep {
             // Requests of rooms other than the first are asked again by whoever settles on `keep`.

@@ -10,7 +10,7 @@ use campfire_protocol::wire::MAX_FIND_TAGS;
 
 use crate::choice::Conversations;
 use crate::exchange::Ask;
-use crate::shared::Shared;
+use crate::hearth::Hearth;
 
 /// How long a member is looked for.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -42,7 +42,7 @@ pub(crate) struct Finds {
 
 impl Finds {
     /// Looks for an address or name.
-    pub(crate) fn find(&mut self, sh: &mut Shared, now: Time, what: &str) {
+    pub(crate) fn find(&mut self, hearth: &mut Hearth, now: Time, what: &str) {
         let what = what.to_lowercase();
         if let Some(pending) = self.pending.get_mut(&what) {
             if now.since(pending.since) >= AGAIN {
@@ -52,7 +52,7 @@ impl Finds {
             return;
         }
         if self.pending.len() >= MAX_PENDING {
-            sh.counters.drop_not_sent += 1;
+            hearth.counters.drop_not_sent += 1;
             return;
         }
         self.pending.insert(what, Pending { asked: BTreeSet::new(), since: now, elsewhere: false });
@@ -69,16 +69,16 @@ impl Finds {
     /// Asks what has not been asked. `true`: somebody was not found where we sit, other servers should be visited.
     pub(crate) fn flush(
         &mut self,
-        sh: &mut Shared,
+        hearth: &mut Hearth,
         conversations: &mut Conversations,
         now: Time,
-        found: impl Fn(&Shared, &str) -> bool,
+        found: impl Fn(&Hearth, &str) -> bool,
     ) -> bool {
         let (ready, later) = std::mem::take(&mut self.planned).into_iter().partition(|(at, _)| *at <= now);
         self.planned = later;
         let ready: Vec<(Time, String)> = ready;
         for (_, what) in ready {
-            self.find(sh, now, &what);
+            self.find(hearth, now, &what);
         }
         if self.pending.is_empty() || self.flushed.is_some_and(|at| now.since(at) < TOGETHER) {
             return false;
@@ -91,18 +91,18 @@ impl Finds {
             let large = conversation.seatings.iter().filter(|(_, seating)| seating.large && seating.seated(now) && seating.wanted);
             let rooms: Vec<u8> = large.map(|(room, _)| *room).collect();
             for room in rooms {
-                let Some(keys) = sh.room(room).map(|room| std::sync::Arc::clone(&room.keys)) else { continue };
+                let Some(keys) = hearth.room(room).map(|room| std::sync::Arc::clone(&room.keys)) else { continue };
                 let unasked = self.pending.iter_mut().filter_map(|(what, pending)| pending.asked.insert((*slot, room)).then_some(what));
                 let tags: Vec<Tag> = unasked.map(|what| keys.tag(what)).collect();
                 for tags in tags.chunks(MAX_FIND_TAGS) {
-                    conversation.ask(sh, now, active.via, Ask::Find { room, tags: tags.to_vec() }, 0);
+                    conversation.ask(hearth, now, active.via, Ask::Find { room, tags: tags.to_vec() }, 0);
                 }
             }
         }
         let mut elsewhere = false;
         for (what, pending) in self.pending.iter_mut().filter(|(_, p)| !p.elsewhere && now.since(p.since) >= ELSEWHERE) {
             pending.elsewhere = true;
-            elsewhere |= !found(sh, what);
+            elsewhere |= !found(hearth, what);
         }
         elsewhere
     }

@@ -7,14 +7,14 @@ use campfire_protocol::server::Transport;
 use campfire_protocol::stun::TransactionId;
 use campfire_protocol::time::Time;
 
-use crate::Event;
+use crate::FireEvent;
 use crate::channels::State as Bound;
 use crate::connect::{self, Connecting, socket_for};
 use crate::conversation::{Active, Conversation, Phase};
 use crate::exchange::{Ask, Due, Exchange, Purpose};
+use crate::hearth::Hearth;
 use crate::io::Output;
 use crate::seating::Seating;
-use crate::shared::Shared;
 
 /// Longest wait until UDP is tried again under a conversation on a stream.
 const UPGRADE_MAX: Duration = Duration::from_mins(2);
@@ -36,24 +36,24 @@ pub(crate) struct Watch {
 
 impl Conversation {
     /// Anything came from the server.
-    pub(crate) fn hear(&mut self, sh: &mut Shared, now: Time) {
+    pub(crate) fn hear(&mut self, hearth: &mut Hearth, now: Time) {
         self.heard = Some(now);
         self.watch.misses = 0;
         self.watch.next = None;
         if std::mem::take(&mut self.suspect) {
-            sh.events.push_back(Event::Trusted { server: self.slot });
+            hearth.events.push_back(FireEvent::Trusted { server: self.slot });
         }
     }
 
-    fn doubt(&mut self, sh: &mut Shared) {
+    fn doubt(&mut self, hearth: &mut Hearth) {
         if self.active().is_some() && !std::mem::replace(&mut self.suspect, true) {
-            sh.events.push_back(Event::Suspect { server: self.slot });
+            hearth.events.push_back(FireEvent::Suspect { server: self.slot });
         }
     }
 
-    pub(crate) fn note_traffic(&mut self, sh: &mut Shared, now: Time, sent: Option<Time>, received: Option<Time>) {
+    pub(crate) fn note_traffic(&mut self, hearth: &mut Hearth, now: Time, sent: Option<Time>, received: Option<Time>) {
         if received.is_some_and(|at| self.heard.is_none_or(|heard| at > heard)) {
-            self.hear(sh, now);
+            self.hear(hearth, now);
             self.heard = received;
         }
         self.watch.sent = self.watch.sent.max(sent);
@@ -68,7 +68,7 @@ impl Conversation {
         })
     }
 
-    fn watch(&mut self, sh: &mut Shared, now: Time) {
+    fn watch(&mut self, hearth: &mut Hearth, now: Time) {
         let Some(active) = self.active() else { return };
         if self.watch_due().is_none_or(|due| due > now) {
             return;
@@ -77,28 +77,28 @@ impl Conversation {
             self.watch.misses += 1;
         }
         if self.watch.misses >= LOST {
-            return self.lost(sh, now, "no answer under traffic");
+            return self.lost(hearth, now, "no answer under traffic");
         }
         if self.watch.misses >= SUSPECT {
-            self.doubt(sh);
+            self.doubt(hearth);
         }
         self.watch.next = Some(now + WATCH.max(self.rtt.unwrap_or_default() * 3 / 2));
-        self.ask(sh, now, active.via, Ask::Binding(Purpose::Watch), 0);
+        self.ask(hearth, now, active.via, Ask::Binding(Purpose::Watch), 0);
     }
 
-    pub(crate) fn on_wake(&mut self, sh: &mut Shared, now: Time) {
-        self.exchanges_due(sh, now);
+    pub(crate) fn on_wake(&mut self, hearth: &mut Hearth, now: Time) {
+        self.exchanges_due(hearth, now);
         if self.names.due().is_some_and(|due| due <= now) {
-            self.on_resolved(sh, now, &[]);
+            self.on_resolved(hearth, now, &[]);
         }
         match self.phase {
-            Phase::Waiting(until) | Phase::Plain(until) if until <= now => self.connect(sh, now),
-            Phase::Connecting(_) => self.go_on_connecting(sh, now),
+            Phase::Waiting(until) | Phase::Plain(until) if until <= now => self.connect(hearth, now),
+            Phase::Connecting(_) => self.go_on_connecting(hearth, now),
             Phase::Active(active) => {
-                self.keep_seats(sh, now, active);
-                self.bind_wanted(sh, now);
-                self.watch(sh, now);
-                self.upgrade(sh, now);
+                self.keep_seats(hearth, now, active);
+                self.bind_wanted(hearth, now);
+                self.watch(hearth, now);
+                self.upgrade(hearth, now);
             }
             _ => {}
         }
@@ -106,12 +106,12 @@ impl Conversation {
         self.old_streams = kept;
         let closing: Vec<(Time, StreamId)> = closing;
         for (_, stream) in closing {
-            sh.remove_via(Via::Stream(stream), self.slot);
-            sh.outputs.push_back(Output::CloseStream { stream });
+            hearth.remove_via(Via::Stream(stream), self.slot);
+            hearth.outputs.push_back(Output::CloseStream { stream });
         }
     }
 
-    fn keep_seats(&mut self, sh: &mut Shared, now: Time, active: Active) {
+    fn keep_seats(&mut self, hearth: &mut Hearth, now: Time, active: Active) {
         let due = |seating: &Seating| {
             let outdated = seating.refresh_at.is_some_and(|at| at <= now) || seating.catch_up_at.is_some_and(|at| at <= now);
             seating.wanted && outdated
@@ -122,19 +122,19 @@ impl Conversation {
                 seating.catch_up_at = None;
                 seating.refresh_at = None;
             }
-            self.camp(sh, now, room, active.via);
+            self.camp(hearth, now, room, active.via);
         }
     }
 
-    fn bind_wanted(&mut self, sh: &mut Shared, now: Time) {
+    fn bind_wanted(&mut self, hearth: &mut Hearth, now: Time) {
         let due = |state| matches!(state, Bound::Wanted(at) if at <= now);
         let wanted: Vec<_> = self.channels.iter().filter(|(_, binding)| due(binding.state)).map(|(member, _)| member).collect();
         for member in wanted {
-            self.ask_bind(sh, now, member);
+            self.ask_bind(hearth, now, member);
         }
     }
 
-    fn upgrade(&mut self, sh: &mut Shared, now: Time) {
+    fn upgrade(&mut self, hearth: &mut Hearth, now: Time) {
         let Phase::Active(active) = &mut self.phase else { return };
         let Some((at, wait)) = active.upgrade else { return };
         if at > now {
@@ -142,19 +142,19 @@ impl Conversation {
         }
         active.upgrade = Some((now + wait, (wait * 2).min(UPGRADE_MAX)));
         let mut planned = Connecting::new(now);
-        let mut addresses = connect::preferred(&self.server, sh.in_cluster);
+        let mut addresses = connect::preferred(&self.server, hearth.in_cluster);
         addresses.retain(|address| address.transport == Transport::Udp);
-        planned.plan(now, &addresses, &self.names, &sh.sockets, false, &self.hearsay);
+        planned.plan(now, &addresses, &self.names, &hearth.sockets, false, &self.hearsay);
         for attempt in planned.attempts {
-            if let Some(socket) = socket_for(&sh.sockets, attempt.remote) {
+            if let Some(socket) = socket_for(&hearth.sockets, attempt.remote) {
                 let via = Via::Udp { socket, remote: attempt.remote };
-                sh.add_via(via, self.slot);
-                self.ask(sh, now, via, Ask::Binding(Purpose::Upgrade), 0);
+                hearth.add_via(via, self.slot);
+                self.ask(hearth, now, via, Ask::Binding(Purpose::Upgrade), 0);
             }
         }
     }
 
-    fn exchanges_due(&mut self, sh: &mut Shared, now: Time) {
+    fn exchanges_due(&mut self, hearth: &mut Hearth, now: Time) {
         let due: Vec<TransactionId> = self.exchanges.iter().filter(|(_, exchange)| exchange.due <= now).map(|(id, _)| *id).collect();
         for id in due {
             let Some(exchange) = self.exchanges.get_mut(&id) else { continue };
@@ -162,16 +162,16 @@ impl Conversation {
                 Due::Resend(nth) => {
                     let (via, bytes, sent) = (exchange.via, exchange.bytes.clone(), exchange.sent);
                     let binding = matches!(exchange.ask, Ask::Binding(_));
-                    sh.counters.fire_retransmissions += 1;
-                    sh.send(via, bytes);
+                    hearth.counters.fire_retransmissions += 1;
+                    hearth.send(via, bytes);
                     if nth == 3 && !binding {
-                        self.two_unanswered(sh, now, via, sent);
+                        self.two_unanswered(hearth, now, via, sent);
                     }
                 }
                 Due::Failed => {
                     if let Some(exchange) = self.exchanges.remove(&id) {
                         self.forget_camp(&exchange, id);
-                        self.failed(sh, now, &exchange);
+                        self.failed(hearth, now, &exchange);
                     }
                 }
             }
@@ -179,11 +179,11 @@ impl Conversation {
     }
 
     /// A request was sent three times: is anybody there at all?
-    fn two_unanswered(&mut self, sh: &mut Shared, now: Time, via: Via, sent: Time) {
+    fn two_unanswered(&mut self, hearth: &mut Hearth, now: Time, via: Via, sent: Time) {
         match &self.phase {
-            Phase::Active(active) if active.via == via && self.heard.is_none_or(|heard| heard < sent) => self.doubt(sh),
+            Phase::Active(active) if active.via == via && self.heard.is_none_or(|heard| heard < sent) => self.doubt(hearth),
             Phase::Connecting(_) => {
-                self.ask(sh, now, via, Ask::Binding(Purpose::Look), 0);
+                self.ask(hearth, now, via, Ask::Binding(Purpose::Look), 0);
             }
             _ => {}
         }
@@ -198,24 +198,24 @@ impl Conversation {
     }
 
     /// No answer came.
-    pub(crate) fn failed(&mut self, sh: &mut Shared, now: Time, exchange: &Exchange) {
+    pub(crate) fn failed(&mut self, hearth: &mut Hearth, now: Time, exchange: &Exchange) {
         if let Phase::Connecting(connecting) = &mut self.phase {
             if matches!(exchange.ask, Ask::Camp { .. })
                 && let Some(attempt) = connecting.by_via(exchange.via)
             {
                 attempt.state = connect::State::Failed;
                 if let Via::Stream(stream) = exchange.via {
-                    sh.outputs.push_back(Output::CloseStream { stream });
+                    hearth.outputs.push_back(Output::CloseStream { stream });
                 }
-                sh.remove_via(exchange.via, self.slot);
+                hearth.remove_via(exchange.via, self.slot);
             }
-            return self.go_on_connecting(sh, now);
+            return self.go_on_connecting(hearth, now);
         }
         let Some(active) = self.active() else { return };
         if exchange.via != active.via {
             // Trying UDP again came to nothing.
             if !self.exchanges.values().any(|other| other.via == exchange.via) {
-                sh.remove_via(exchange.via, self.slot);
+                hearth.remove_via(exchange.via, self.slot);
             }
             return;
         }
@@ -223,17 +223,17 @@ impl Conversation {
         match &exchange.ask {
             Ask::Binding(Purpose::Watch) | Ask::Camp { leave: true, .. } => {}
             _ if silent => {
-                self.give_up(sh, now, exchange, 408);
-                self.lost(sh, now, "no answer");
+                self.give_up(hearth, now, exchange, 408);
+                self.lost(hearth, now, "no answer");
             }
             Ask::Camp { room, .. } => {
                 if let Some(seating) = self.seatings.get_mut(room) {
                     seating.refresh_at = Some(now + Duration::from_secs(1));
                     seating.problem = Some("Camp is not answered, though the server is there".into());
                 }
-                sh.dirty = true;
+                hearth.dirty = true;
             }
-            _ => self.give_up(sh, now, exchange, 408),
+            _ => self.give_up(hearth, now, exchange, 408),
         }
     }
 

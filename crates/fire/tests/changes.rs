@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use campfire_fire::config::{KeyEntry, KeyMode, Reconfigure};
 use campfire_fire::io::Notice;
-use campfire_fire::{Event, Fire, Learned};
+use campfire_fire::{Fire, FireEvent, Learned};
 use campfire_protocol::announce::ServerRecord;
 use campfire_protocol::carrier::Path;
 use campfire_protocol::server::score;
@@ -24,19 +24,19 @@ fn signals_and_channels_reach_members_and_not_those_who_left() {
     let (to_b, to_a) = (world.seat(a, b), world.seat(b, a));
     world.fire(a, |fire, now| fire.signal(now, &to_b, vec![1; 148]));
     world.run(ms(30));
-    assert!(world.count(b, |event| matches!(event, Event::Signal { from, data } if *from == to_a && data.len() == 148)) == 1);
+    assert!(world.count(b, |event| matches!(event, FireEvent::Signal { from, data } if *from == to_a && data.len() == 148)) == 1);
     world.fire(a, |fire, now| fire.bind(now, &to_b));
     world.fire(a, |fire, now| fire.bind(now, &to_b));
     world.run(ms(30));
-    assert_eq!(world.count(a, |event| matches!(event, Event::Bound { seat, .. } if *seat == to_b)), 1);
+    assert_eq!(world.count(a, |event| matches!(event, FireEvent::Bound { seat, .. } if *seat == to_b)), 1);
     let Some(Path::Relay { channel, .. }) = world.look(a).relay_path(&to_b) else { panic!("not bound") };
     assert_eq!(world.look(a).seat_of_channel(to_b.server, channel), Some(to_b));
     world.fire(b, campfire_fire::Fire::shutdown);
     world.run(ms(200));
-    assert_eq!(world.count(a, |event| matches!(event, Event::Departed { seat, .. } if *seat == to_b)), 1, "within a second");
+    assert_eq!(world.count(a, |event| matches!(event, FireEvent::Departed { seat, .. } if *seat == to_b)), 1, "within a second");
     world.fire(a, |fire, now| fire.signal(now, &to_b, vec![1; 148]));
     world.run(ms(100));
-    assert_eq!(world.count(a, |event| matches!(event, Event::Unreachable { seat, code: 404 } if *seat == to_b)), 1);
+    assert_eq!(world.count(a, |event| matches!(event, FireEvent::Unreachable { seat, code: 404 } if *seat == to_b)), 1);
     world.fire(a, |fire, now| fire.release(now, &to_b));
     assert!(world.look(a).relay_path(&to_b).is_none());
 }
@@ -69,15 +69,15 @@ fn a_server_that_starts_anew_and_empty_is_filled_again_and_channels_are_bound_ag
     world.run(secs(60));
     assert!(world.all_know_all());
     assert_eq!(world.seat(a, b), seat, "tokens, and so seats, are the same as before");
-    assert!(world.count(a, |event| matches!(event, Event::Camped { kept: false, .. })) >= 1);
+    assert!(world.count(a, |event| matches!(event, FireEvent::Camped { kept: false, .. })) >= 1);
     if world.look(a).relay_path(&seat).is_none() {
         // Bound again before the other was there again: the links bind when they hear of it.
-        assert!(world.count(a, |event| matches!(event, Event::Unreachable { .. })) >= 1);
+        assert!(world.count(a, |event| matches!(event, FireEvent::Unreachable { .. })) >= 1);
         world.fire(a, |fire, now| fire.bind(now, &seat));
         world.run(ms(100));
     }
     assert!(world.look(a).relay_path(&seat).is_some());
-    assert_eq!(world.count(a, |event| matches!(event, Event::Lost { .. })), 0, "nobody noticed an outage");
+    assert_eq!(world.count(a, |event| matches!(event, FireEvent::Lost { .. })), 0, "nobody noticed an outage");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn who_left_during_an_outage_is_gone_after_the_reset() {
     world.run(secs(40));
     assert!(world.knows(a, b) && world.knows(b, a));
     assert!(!world.knows(a, c) && !world.knows(b, c));
-    assert!(world.count(a, |event| matches!(event, Event::Departed { .. })) >= 1);
+    assert!(world.count(a, |event| matches!(event, FireEvent::Departed { .. })) >= 1);
 }
 
 #[test]
@@ -107,8 +107,8 @@ fn a_nonce_that_grew_stale_costs_a_round_trip_and_no_signal() {
         world.fire(a, |fire, now| fire.bind(now, &seat));
         world.run(secs(7));
     }
-    assert_eq!(world.count(b, |event| matches!(event, Event::Signal { .. })), 5);
-    assert_eq!(world.count(a, |event| matches!(event, Event::Unreachable { .. } | Event::Lost { .. })), 0);
+    assert_eq!(world.count(b, |event| matches!(event, FireEvent::Signal { .. })), 5);
+    assert_eq!(world.count(a, |event| matches!(event, FireEvent::Unreachable { .. } | FireEvent::Lost { .. })), 0);
 }
 
 #[test]
@@ -125,9 +125,9 @@ fn a_server_silent_under_traffic_is_suspect_within_a_second_and_a_half_and_lost_
         let now = world.now;
         world.fire(a, |fire, _| fire.note_traffic(now, slot, Some(now), None));
     }
-    let suspect = world.first(a, |event| matches!(event, Event::Suspect { server } if *server == slot)).unwrap();
+    let suspect = world.first(a, |event| matches!(event, FireEvent::Suspect { server } if *server == slot)).unwrap();
     assert!(suspect.since(died) <= ms(1_500), "{:?}", suspect.since(died));
-    let lost = world.first(a, |event| matches!(event, Event::Lost { server } if *server == slot)).unwrap();
+    let lost = world.first(a, |event| matches!(event, FireEvent::Lost { server } if *server == slot)).unwrap();
     assert!(lost.since(died) <= ms(3_500), "{:?}", lost.since(died));
     assert_eq!(world.sits_at(a), [1].into());
     world.start(0);
@@ -146,7 +146,7 @@ fn one_way_traffic_does_not_make_a_live_server_suspect() {
         let now = world.now;
         world.fire(a, |fire, _| fire.note_traffic(now, slot, Some(now), None));
     }
-    assert_eq!(world.count(a, |event| matches!(event, Event::Suspect { .. } | Event::Lost { .. })), 0);
+    assert_eq!(world.count(a, |event| matches!(event, FireEvent::Suspect { .. } | FireEvent::Lost { .. })), 0);
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn a_nat_that_rebinds_under_traffic_is_noticed_and_the_seat_moves() {
     world.peers[a].mapped.set_port(50_001);
     let changed = world.now;
     let slot = world.slot_of(a, 0);
-    while world.count(a, |event| matches!(event, Event::Mapped { .. })) == 0 {
+    while world.count(a, |event| matches!(event, FireEvent::Mapped { .. })) == 0 {
         world.run(ms(50));
         let now = world.now;
         world.fire(a, |fire, _| fire.note_traffic(now, slot, Some(now), None));
@@ -170,8 +170,8 @@ fn a_nat_that_rebinds_under_traffic_is_noticed_and_the_seat_moves() {
     world.run(ms(200));
     world.fire(b, |fire, now| fire.signal(now, &to_a, vec![1; 100]));
     world.run(ms(100));
-    assert_eq!(world.count(a, |event| matches!(event, Event::Signal { .. })), 1, "it is reached at its new address");
-    assert_eq!(world.count(b, |event| matches!(event, Event::Departed { .. })), 0);
+    assert_eq!(world.count(a, |event| matches!(event, FireEvent::Signal { .. })), 1, "it is reached at its new address");
+    assert_eq!(world.count(b, |event| matches!(event, FireEvent::Departed { .. })), 0);
     assert!(world.look(a).relay_path(&to_b).is_some());
 }
 
@@ -185,8 +185,8 @@ fn without_traffic_a_rebinding_is_healed_by_the_next_refresh() {
     let to_a = world.seat(b, a);
     world.fire(b, |fire, now| fire.signal(now, &to_a, vec![1; 100]));
     world.run(ms(100));
-    assert_eq!(world.count(a, |event| matches!(event, Event::Signal { .. })), 1);
-    assert_eq!(world.count(b, |event| matches!(event, Event::Departed { .. })), 0);
+    assert_eq!(world.count(a, |event| matches!(event, FireEvent::Signal { .. })), 1);
+    assert_eq!(world.count(b, |event| matches!(event, FireEvent::Departed { .. })), 0);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn of_six_servers_the_best_two_are_home_and_the_next_takes_over_while_one_is_dow
     });
     assert!(took < secs(30), "{took:?}");
     assert_eq!(world.host_of(a, world.seat(a, b).server), ranked[1]);
-    assert_eq!(world.count(a, |event| matches!(event, Event::Lost { .. })), 1);
+    assert_eq!(world.count(a, |event| matches!(event, FireEvent::Lost { .. })), 1);
     assert!(world.peers[a].notices.iter().any(|notice| matches!(notice, Notice::ServerLost { .. })));
     world.start(ranked[0]);
     let back = world.run_until(secs(15), "the best is camped on again", |world| world.sits_at(a).contains(&ranked[0]));
@@ -243,8 +243,8 @@ fn a_server_that_leaves_is_left_for_the_next_one_before_it_goes() {
     world.run(secs(5));
     for peer in [a, b] {
         assert!(world.sits_at(peer).is_superset(&ranked[..3].iter().copied().collect()), "{:?}", world.sits_at(peer));
-        assert_eq!(world.count(peer, |event| matches!(event, Event::Suspect { .. })), 1);
-        assert_eq!(world.count(peer, |event| matches!(event, Event::Lost { .. })), 0);
+        assert_eq!(world.count(peer, |event| matches!(event, FireEvent::Suspect { .. })), 1);
+        assert_eq!(world.count(peer, |event| matches!(event, FireEvent::Lost { .. })), 0);
     }
     assert_ne!(world.host_of(a, world.seat(a, b).server), ranked[0]);
     world.stop(ranked[0]);
@@ -392,7 +392,7 @@ fn a_peer_that_starts_again_replaces_its_earlier_run() {
     let after = world.seat(a, b);
     assert_ne!(before, after);
     assert_eq!(world.look(a).seats(&world.peers[b].key).len(), 2, "the seats of the earlier run are not used");
-    assert!(world.count(a, |event| matches!(event, Event::Departed { seat, .. } if *seat == before)) >= 1);
+    assert!(world.count(a, |event| matches!(event, FireEvent::Departed { seat, .. } if *seat == before)) >= 1);
 }
 
 #[test]
@@ -407,12 +407,12 @@ fn who_comes_back_on_another_connection_is_not_forgotten_for_having_been_away() 
     world.cut_streams(b);
     world.fire(a, |fire, now| fire.signal(now, &to_b, vec![1; 148]));
     world.run(ms(40));
-    assert_eq!(world.count(a, |event| matches!(event, Event::Unreachable { code: 404, .. })), 1, "it is between two connections");
+    assert_eq!(world.count(a, |event| matches!(event, FireEvent::Unreachable { code: 404, .. })), 1, "it is between two connections");
     world.run(secs(5));
     assert_eq!(world.seat(a, b), to_b);
     world.fire(b, |fire, now| fire.signal(now, &to_a, vec![1; 148]));
     world.run(ms(100));
-    assert_eq!(world.count(a, |event| matches!(event, Event::Signal { .. })), 1);
+    assert_eq!(world.count(a, |event| matches!(event, FireEvent::Signal { .. })), 1);
 }
 
 #[test]
@@ -466,7 +466,7 @@ fn who_outlives_another_process_with_its_identity_is_known_again() {
         world.fire(witness, |fire, now| fire.signal(now, &seat, vec![1; 148]));
         world.run(ms(100));
         assert_eq!(
-            world.count(first, |event| matches!(event, Event::Signal { .. })),
+            world.count(first, |event| matches!(event, FireEvent::Signal { .. })),
             1,
             "{gone_by}: the seat is that of the one that stayed"
         );
@@ -498,10 +498,10 @@ fn in_a_large_room_nobody_holds_the_roster_and_members_are_found_by_address_and_
     world.fire(seeker, |fire, now| fire.signal(now, &seat, vec![1; 148]));
     world.run(ms(50));
     let heard = &world.peers[sought].events;
-    let known = heard
-        .iter()
-        .position(|(_, event)| matches!(event, Event::Member { announcement, .. } if announcement.public_key == world.peers[seeker].key));
-    let signal = heard.iter().position(|(_, event)| matches!(event, Event::Signal { .. }));
+    let known = heard.iter().position(
+        |(_, event)| matches!(event, FireEvent::Member { announcement, .. } if announcement.public_key == world.peers[seeker].key),
+    );
+    let signal = heard.iter().position(|(_, event)| matches!(event, FireEvent::Signal { .. }));
     assert!(known.unwrap() < signal.unwrap());
     // Who is linked is found again after the server started anew.
     let key = world.peers[sought].key;

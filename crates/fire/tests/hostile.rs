@@ -6,7 +6,8 @@ mod world;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use campfire_fire::{Event, Seat};
+use campfire_fire::io::Input;
+use campfire_fire::{FireEvent, Seat};
 use campfire_protocol::announce::{Announcement, Session};
 use campfire_protocol::carrier::{ServerSlot, SocketId, Via};
 use campfire_protocol::credential::push_key;
@@ -261,12 +262,12 @@ fn random_bytes_in_well_formed_messages_do_no_harm() {
     }
     scene.world.run(Duration::from_secs(30));
     assert!(scene.world.knows(scene.victim, scene.other));
-    assert!(!scene.world.peers[scene.victim].events.iter().any(|(_, event)| matches!(event, Event::Lost { .. })));
+    assert!(!scene.world.peers[scene.victim].events.iter().any(|(_, event)| matches!(event, FireEvent::Lost { .. })));
 }
 
 fn signals(scene: &Scene) -> Vec<Seat> {
     let events = scene.world.peers[scene.victim].events.iter();
-    events.filter_map(|(_, event)| if let Event::Signal { from, .. } = event { Some(*from) } else { None }).collect()
+    events.filter_map(|(_, event)| if let FireEvent::Signal { from, .. } = event { Some(*from) } else { None }).collect()
 }
 
 fn announcement(who: &Identity, sequence: u32) -> Announcement {
@@ -301,8 +302,8 @@ fn a_server_slot_that_is_not_there_is_asked_for_nothing() {
         fire.signal(now, &nowhere, vec![1; 10]);
         fire.release(now, &nowhere);
         fire.note_traffic(now, nowhere.server, Some(now), None);
-        fire.on_resolved(now, nowhere.server, &[]);
-        fire.on_stream_closed(now, campfire_protocol::carrier::StreamId(1), "");
+        fire.handle(now, Input::Resolved { server: nowhere.server, addresses: &[] });
+        fire.handle(now, Input::StreamClosed { stream: campfire_protocol::carrier::StreamId(1), reason: "" });
     });
     assert!(scene.world.look(scene.victim).relay_path(&nowhere).is_none());
 }

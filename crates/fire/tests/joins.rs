@@ -5,7 +5,7 @@ mod world;
 
 use campfire_fire::io::Notice;
 use campfire_fire::status::ServerState;
-use campfire_fire::{Event, Learned};
+use campfire_fire::{FireEvent, Learned};
 use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::server::{Server as Entry, Transport};
 use campfire_turn::Config as ServerConfig;
@@ -73,7 +73,8 @@ fn a_room_of_a_hundred_and_twenty_is_read_in_pages_and_nobody_is_missed() {
     let took = world.run_until(secs(3), "all are known", |world| world.look(new).peers().count() == 120);
     assert!(took <= ms(500), "{took:?}");
     assert_eq!(world.look(new).members(), 121);
-    let all_old = world.peers[new].events.iter().filter(|(_, event)| matches!(event, Event::Member { learned: Learned::Camp, .. })).count();
+    let all_old =
+        world.peers[new].events.iter().filter(|(_, event)| matches!(event, FireEvent::Member { learned: Learned::Camp, .. })).count();
     assert_eq!(all_old, 120, "all came before");
 }
 
@@ -117,8 +118,8 @@ fn where_udp_is_blocked_a_member_camps_by_tcp_and_returns_to_udp_when_it_can() {
     assert!(world.look(blocked).servers(world.now).iter().all(|server| server.transport == Some(Transport::Udp)));
     let path = world.look(blocked).relay_path(&seat);
     assert!(matches!(path, Some(campfire_protocol::carrier::Path::Relay { via: Via::Udp { .. }, .. })), "{path:?}");
-    assert_eq!(world.count(other, |event| matches!(event, Event::Departed { .. })), 0, "the seats moved along");
-    assert_eq!(world.count(blocked, |event| matches!(event, Event::Lost { .. })), 0);
+    assert_eq!(world.count(other, |event| matches!(event, FireEvent::Departed { .. })), 0, "the seats moved along");
+    assert_eq!(world.count(blocked, |event| matches!(event, FireEvent::Lost { .. })), 0);
 }
 
 #[test]

@@ -323,7 +323,7 @@ fn red_14b_two_servers_make_a_peer_begin_anew_without_end() {
         restarts += usize::from(world.look(victim).session() > before);
     }
     let after = world.look(victim).session();
-    let seen = world.count(other, |event| matches!(event, campfire_fire::Event::Member { announcement, .. } if announcement.public_key == identity(victim).public() && announcement.session > first));
+    let seen = world.count(other, |event| matches!(event, campfire_fire::FireEvent::Member { announcement, .. } if announcement.public_key == identity(victim).public() && announcement.session > first));
     println!("{restarts} new sessions in 20 s ({} -> {}), told to the other {seen} times", first.started.0, after.started.0);
     assert!(restarts >= 15);
 }

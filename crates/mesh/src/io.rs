@@ -4,11 +4,11 @@
 //! `None`, then looks at [`Mesh::next_wake`](crate::Mesh::next_wake) and, if the version of [`Mesh::table`](crate::Mesh::table) moved,
 //! hands the table to the data plane.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use campfire_datapath::command::Command;
 use campfire_datapath::table::Traffic;
-use campfire_protocol::carrier::{Path, ServerSlot, SocketId, StreamId, Via};
+use campfire_protocol::carrier::Path;
 use campfire_tunnel::LinkId;
 
 /// What the shell tells the mesh.
@@ -17,19 +17,10 @@ use campfire_tunnel::LinkId;
 pub enum Input<'a> {
     /// The time of [`Mesh::next_wake`](crate::Mesh::next_wake) has come.
     Wake,
-    /// A socket is open; `local` are the addresses under which other hosts might reach it (interface addresses with the
-    /// socket's port). Said again when the interfaces change.
-    SocketOpened { socket: SocketId, local: &'a [SocketAddr] },
-    /// A socket asked for could not be opened, or died.
-    SocketClosed { socket: SocketId },
-    /// Answer to [`campfire_fire::io::Output::Resolve`]; empty when the name did not resolve.
-    Resolved { server: ServerSlot, addresses: &'a [SocketAddr] },
-    /// A stream asked for is up (TLS included).
-    StreamOpened { stream: StreamId },
-    /// A stream failed or ended. `reason` is for people.
-    StreamClosed { stream: StreamId, reason: &'a str },
-    /// A STUN message.
-    Stun { via: Via, message: &'a [u8] },
+    /// A wall clock reading; said at start and every minute.
+    Wall { unix_millis: u64 },
+    /// What sockets, streams and names say.
+    Fire(campfire_fire::io::Input<'a>),
     /// A WireGuard handshake message (types 1–3) that did not come through a Signal; `path` is how it came. The shell asks
     /// [`Tunnels::initiator`](campfire_tunnel::Tunnels::initiator) for type 1 and passes the key.
     Handshake { path: Path, message: &'a [u8], initiator: Option<[u8; 32]> },
@@ -43,8 +34,6 @@ pub enum Input<'a> {
     Traffic(Traffic),
     /// An application sends to an overlay address that has no link (or one without a session): make one.
     Wanted { address: IpAddr },
-    /// A wall clock reading; said at start and every minute.
-    Wall { unix_millis: u64 },
     /// New list of servers or keys (rotation, reload).
     Configure(Box<crate::config::Reconfigure>),
     /// Say goodbye everywhere; after draining the outputs the shell may exit.

@@ -53,20 +53,23 @@ impl Mesh {
     }
 
     /// Something happened.
-    #[expect(clippy::needless_pass_by_value, reason = "an input is used up")]
     pub fn handle(&mut self, now: Time, input: Input<'_>) {
-        match &input {
+        match input {
             Input::Wake => self.fire.on_wake(now),
-            Input::SocketOpened { socket, local } => self.fire.on_socket_opened(now, *socket, local),
-            Input::SocketClosed { socket } => self.fire.on_socket_closed(now, *socket),
-            Input::Resolved { server, addresses } => self.fire.on_resolved(now, *server, addresses),
-            Input::StreamOpened { stream } => self.fire.on_stream_opened(now, *stream),
-            Input::StreamClosed { stream, reason } => self.fire.on_stream_closed(now, *stream, reason),
-            Input::Stun { via, message } => self.fire.on_stun(now, *via, message),
-            Input::Wall { unix_millis } => self.fire.on_wall(now, UnixMillis(*unix_millis)),
+            Input::Wall { unix_millis } => self.fire.on_wall(now, UnixMillis(unix_millis)),
+            Input::Fire(input) => {
+                self.fire.handle(now, input);
+                self.links.carried(now, &mut self.fire, input);
+            }
+            Input::Handshake { path, message, initiator } => self.links.handshake(now, &mut self.fire, path, message, initiator),
+            Input::Initiation { token, initiator } => self.links.initiation(now, &mut self.fire, token, initiator),
+            Input::Control { link, path, payload } => self.links.control(now, &mut self.fire, link, path, payload),
+            Input::Tunnel(event) => self.links.tunnel(now, &mut self.fire, event),
+            Input::Traffic(traffic) => self.links.traffic(now, &mut self.fire, &traffic),
+            Input::Wanted { address } => self.links.want(now, &mut self.fire, address),
             Input::Configure(change) => {
                 self.fire.reconfigure(now, &change.fire);
-                self.links.reconfigure(now, &mut self.fire, change);
+                self.links.reconfigure(now, &mut self.fire, &change);
             }
             Input::Shutdown => {
                 self.links.shutdown(now, &mut self.fire);
@@ -74,21 +77,14 @@ impl Mesh {
                 self.drain_links();
                 self.fire.shutdown(now);
             }
-            Input::Handshake { .. }
-            | Input::Initiation { .. }
-            | Input::Control { .. }
-            | Input::Tunnel(_)
-            | Input::Traffic(_)
-            | Input::Wanted { .. } => {}
         }
-        self.links.handle(now, &mut self.fire, &input);
         self.settle(now);
     }
 
     /// The data plane told something: each part of it is one [`Input`].
     pub fn upcall(&mut self, now: Time, upcall: Upcall) {
         match upcall {
-            Upcall::Stun { via, message } => self.handle(now, Input::Stun { via, message: &message }),
+            Upcall::Stun { via, message } => self.handle(now, Input::Fire(campfire_fire::io::Input::Stun { via, message: &message })),
             Upcall::Handshake { path, message, initiator } => self.handle(now, Input::Handshake { path, message: &message, initiator }),
             Upcall::Initiation { token, initiator } => self.handle(now, Input::Initiation { token, initiator }),
             Upcall::Control { link, path, payload } => self.handle(now, Input::Control { link, path, payload: &payload }),

@@ -6,21 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use campfire_datapath::command::Command;
-use campfire_datapath::table::{Table, Way};
-use campfire_fire::{Event, Fire, Learned, Seat};
+use campfire_datapath::table::{Table, Traffic, Way};
+use campfire_fire::io::Input as Carried;
+use campfire_fire::{Fire, FireEvent, Learned, Seat};
 use campfire_protocol::announce::{Announcement, Session};
 use campfire_protocol::carrier::{Path, ServerSlot, Via};
 use campfire_protocol::control::Control;
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::time::Time;
-use campfire_tunnel::LinkId;
+use campfire_tunnel::{Event, LinkId};
 use ipnet::IpNet;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
 use crate::candidates::{Candidates, MAIN_SOCKETS};
 use crate::config::{Config, DirectPolicy, Reconfigure};
-use crate::io::{Input, Notice};
+use crate::io::Notice;
 use crate::link::{Link, Route, Verdict};
 use crate::shared::{Cx, Shared};
 use crate::table::{Claim, OwnClaim, Rules};
@@ -118,44 +119,34 @@ impl Links {
         }
     }
 
-    /// Something happened; the fire has heard of it already.
-    pub(crate) fn handle(&mut self, now: Time, fire: &mut Fire, input: &Input<'_>) {
+    /// A socket says something; the fire has heard of it already.
+    pub(crate) fn carried(&mut self, now: Time, fire: &mut Fire, input: Carried<'_>) {
         match input {
-            Input::SocketOpened { socket, local } => {
-                let changed = self.shared.candidates.opened(*socket, local);
-                if MAIN_SOCKETS.contains(socket) {
+            Carried::SocketOpened { socket, local } => {
+                let changed = self.shared.candidates.opened(socket, local);
+                if MAIN_SOCKETS.contains(&socket) {
                     self.shared.wide &= !changed;
                     self.own_changed(now, changed);
                 } else {
-                    fire.observe(now, *socket);
+                    fire.observe(now, socket);
                 }
             }
-            Input::SocketClosed { socket } => {
-                let changed = self.shared.candidates.closed(*socket);
-                self.shared.fresh.forget(*socket);
-                self.own_changed(now, changed && MAIN_SOCKETS.contains(socket));
-                self.each(now, fire, |link, cx| link.socket_closed(cx, *socket));
+            Carried::SocketClosed { socket } => {
+                let changed = self.shared.candidates.closed(socket);
+                self.shared.fresh.forget(socket);
+                self.own_changed(now, changed && MAIN_SOCKETS.contains(&socket));
+                self.each(now, fire, |link, cx| link.socket_closed(cx, socket));
             }
-            Input::Handshake { path, message, initiator } => self.handshake(now, fire, *path, message, *initiator),
-            Input::Initiation { token, initiator } => self.initiation(now, fire, *token, *initiator),
-            Input::Control { link, path, payload } => self.control(now, fire, *link, *path, payload),
-            Input::Tunnel(event) => self.tunnel(now, fire, event),
-            Input::Traffic(traffic) => {
-                self.with(now, fire, traffic.link, |link, cx| {
-                    link.traffic(cx, traffic);
-                    Verdict::Keep
-                });
-            }
-            Input::Wanted { address } => self.want(now, fire, *address),
-            Input::Wake
-            | Input::Resolved { .. }
-            | Input::StreamOpened { .. }
-            | Input::StreamClosed { .. }
-            | Input::Stun { .. }
-            | Input::Wall { .. }
-            | Input::Configure(_)
-            | Input::Shutdown => {}
+            Carried::Resolved { .. } | Carried::StreamOpened { .. } | Carried::StreamClosed { .. } | Carried::Stun { .. } => {}
         }
+    }
+
+    /// The data plane saw something on a link.
+    pub(crate) fn traffic(&mut self, now: Time, fire: &mut Fire, traffic: &Traffic) {
+        self.with(now, fire, traffic.link, |link, cx| {
+            link.traffic(cx, traffic);
+            Verdict::Keep
+        });
     }
 
     /// Says goodbye to all.
@@ -195,15 +186,15 @@ impl Links {
     }
 
     /// The fire says something.
-    pub(crate) fn on_fire(&mut self, now: Time, fire: &mut Fire, event: Event) {
+    pub(crate) fn on_fire(&mut self, now: Time, fire: &mut Fire, event: FireEvent) {
         if self.down {
             return;
         }
         match event {
-            Event::Member { seat, learned, announcement } => self.member(now, fire, seat, learned, &announcement),
-            Event::Departed { peer, .. } => self.departed(now, fire, peer),
-            Event::Signal { from, data } => self.signal(now, fire, from, data),
-            Event::Bound { seat, .. } => {
+            FireEvent::Member { seat, learned, announcement } => self.member(now, fire, seat, learned, &announcement),
+            FireEvent::Departed { peer, .. } => self.departed(now, fire, peer),
+            FireEvent::Signal { from, data } => self.signal(now, fire, from, data),
+            FireEvent::Bound { seat, .. } => {
                 if let Some(link) = self.link_at(fire, &seat) {
                     self.with(now, fire, link, |link, cx| {
                         link.bound(cx, seat);
@@ -211,7 +202,7 @@ impl Links {
                     });
                 }
             }
-            Event::Unreachable { seat, code } => match self.link_at(fire, &seat) {
+            FireEvent::Unreachable { seat, code } => match self.link_at(fire, &seat) {
                 Some(link) => {
                     self.with(now, fire, link, |link, cx| {
                         link.unreachable(cx, seat, code);
@@ -220,12 +211,12 @@ impl Links {
                 }
                 None => self.each(now, fire, |link, cx| link.unreachable(cx, seat, code)),
             },
-            Event::Mapped { server, via: Via::Udp { socket, .. }, local_socket_observed } => {
+            FireEvent::Mapped { server, via: Via::Udp { socket, .. }, local_socket_observed } => {
                 let changed = self.shared.candidates.mapped(socket, server, local_socket_observed);
                 self.own_changed(now, changed && MAIN_SOCKETS.contains(&socket));
             }
-            Event::Mapped { .. } => {}
-            Event::Camped { server, room, kept } => {
+            FireEvent::Mapped { .. } => {}
+            FireEvent::Camped { server, room, kept } => {
                 let news = self.camped.insert((server, room));
                 let doubted = self.shared.doubts.lost.remove(&server) | self.shared.doubts.suspect.remove(&server);
                 if !kept {
@@ -235,16 +226,16 @@ impl Links {
                 }
                 self.weigh(now, fire);
             }
-            Event::Lost { server } => {
+            FireEvent::Lost { server } => {
                 self.shared.doubts.lost.insert(server);
                 self.camped.retain(|(camped, _)| *camped != server);
                 self.each(now, fire, Link::seats_changed);
             }
-            Event::Suspect { server } => {
+            FireEvent::Suspect { server } => {
                 self.shared.doubts.suspect.insert(server);
                 self.each(now, fire, Link::choose_relay);
             }
-            Event::Trusted { server } => {
+            FireEvent::Trusted { server } => {
                 self.shared.doubts.suspect.remove(&server);
                 self.each(now, fire, Link::choose_relay);
             }
@@ -542,7 +533,7 @@ impl Links {
         }
     }
 
-    fn initiation(&mut self, now: Time, fire: &mut Fire, token: u64, initiator: Option<[u8; 32]>) {
+    pub(crate) fn initiation(&mut self, now: Time, fire: &mut Fire, token: u64, initiator: Option<[u8; 32]>) {
         let Some(index) = self.held.iter().position(|held| held.token == token) else { return };
         let Some(Held { from, message, .. }) = self.held.remove(index) else { return };
         // Who signals must be who shakes hands: a member cannot speak for another.
@@ -569,7 +560,7 @@ impl Links {
         self.link(now, fire, &announcement, Learned::Ember)
     }
 
-    fn handshake(&mut self, now: Time, fire: &mut Fire, path: Path, message: &[u8], initiator: Option<[u8; 32]>) {
+    pub(crate) fn handshake(&mut self, now: Time, fire: &mut Fire, path: Path, message: &[u8], initiator: Option<[u8; 32]>) {
         if message.first() == Some(&1) {
             let known = initiator.and_then(|key| self.by_wireguard.get(&key).copied());
             let id = known.or_else(|| {
@@ -606,22 +597,21 @@ impl Links {
 
     // What comes out of tunnels and applications.
 
-    fn tunnel(&mut self, now: Time, fire: &mut Fire, event: &campfire_tunnel::Event) {
-        use campfire_tunnel::Event;
+    pub(crate) fn tunnel(&mut self, now: Time, fire: &mut Fire, event: Event) {
         match event {
-            Event::Send { link, message } => self.with(now, fire, *link, |link, cx| {
-                link.send_message(cx, message.clone());
+            Event::Send { link, message } => self.with(now, fire, link, |link, cx| {
+                link.send_message(cx, message);
                 Verdict::Keep
             }),
-            Event::Established { link, .. } => self.with(now, fire, *link, |link, cx| {
+            Event::Established { link, initiator: _ } => self.with(now, fire, link, |link, cx| {
                 link.session_established(cx);
                 Verdict::Keep
             }),
-            Event::Expired { link } => self.with(now, fire, *link, Link::session_expired),
+            Event::Expired { link } => self.with(now, fire, link, Link::session_expired),
         }
     }
 
-    fn control(&mut self, now: Time, fire: &mut Fire, id: LinkId, path: Path, payload: &[u8]) {
+    pub(crate) fn control(&mut self, now: Time, fire: &mut Fire, id: LinkId, path: Path, payload: &[u8]) {
         match Control::decode(payload) {
             Ok(Some(control)) => self.with(now, fire, id, |link, cx| link.control(cx, path, control, payload.len())),
             Ok(None) => self.shared.counters.count("controls_unknown"),
@@ -629,7 +619,7 @@ impl Links {
         }
     }
 
-    fn want(&mut self, now: Time, fire: &mut Fire, address: IpAddr) {
+    pub(crate) fn want(&mut self, now: Time, fire: &mut Fire, address: IpAddr) {
         let linked = self.table.link_to(&address);
         let known = self.directory.get(&address).copied().or_else(|| self.claimant(fire, address));
         if let Some(id) = linked.or_else(|| known.and_then(|peer| self.by_peer.get(&peer).copied())) {

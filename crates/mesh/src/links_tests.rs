@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use campfire_datapath::command::Command;
-use campfire_fire::{Event, Fire, Learned, Seat};
+use campfire_fire::{Fire, FireEvent, Learned, Seat};
 use campfire_protocol::announce::{Announcement, NO_TUNNEL, Session};
 use campfire_protocol::carrier::{Path, ServerSlot, SocketId};
 use campfire_protocol::control::Control;
@@ -68,7 +68,7 @@ fn who_said_goodbye_is_linked_again_only_when_it_comes_back() {
     bench.learn(1, Learned::Camp, 1);
     bench.establish(LinkId(0));
     let path = Path::Direct { socket: SocketId(0), remote: "192.0.2.9:1".parse().unwrap() };
-    bench.input(&Input::Control { link: LinkId(0), path, payload: &Control::Goodbye.encode() });
+    bench.input(Input::Control { link: LinkId(0), path, payload: &Control::Goodbye.encode() });
     assert_eq!(bench.links.iter().count(), 0);
     bench.learn(1, Learned::Ember, 1);
     assert_eq!(bench.links.iter().count(), 0, "the same run of it, said again by another server");
@@ -83,10 +83,10 @@ fn a_departure_never_closes_a_link_with_a_session() {
     bench.learn(2, Learned::Camp, 1);
     bench.establish(LinkId(0));
     for n in [1, 2] {
-        bench.fire_says(Event::Departed { peer: announcement(n, 1).public_key, seat: seat(n) });
+        bench.fire_says(FireEvent::Departed { peer: announcement(n, 1).public_key, seat: seat(n) });
     }
     assert_eq!(bench.links.iter().map(|link| link.id).collect::<Vec<_>>(), [LinkId(0)]);
-    bench.input(&Input::Tunnel(campfire_tunnel::Event::Expired { link: LinkId(0) }));
+    bench.input(Input::Tunnel(campfire_tunnel::Event::Expired { link: LinkId(0) }));
     assert_eq!(bench.links.iter().count(), 0, "expiry and departure together do");
 }
 
@@ -105,7 +105,7 @@ fn nobody_links_to_a_member_without_a_tunnel() {
     let mut operator = announcement(1, 1);
     operator.features = NO_TUNNEL;
     for learned in [Learned::Camp, Learned::Ember, Learned::Find] {
-        bench.fire_says(Event::Member { seat: seat(1), learned, announcement: Box::new(operator.clone()) });
+        bench.fire_says(FireEvent::Member { seat: seat(1), learned, announcement: Box::new(operator.clone()) });
     }
     assert_eq!(bench.links.iter().count(), 0);
     bench.learn(2, Learned::Camp, 1);
@@ -133,13 +133,13 @@ fn garbage_in_the_tunnel_or_from_nowhere_is_counted_and_no_more() {
     bench.learn(1, Learned::Camp, 1);
     let path = Path::Direct { socket: SocketId(0), remote: "192.0.2.9:1".parse().unwrap() };
     for payload in [&[][..], &[0xff; 9], &[0x9f; 1_240], b"hello"] {
-        bench.input(&Input::Control { link: LinkId(0), path, payload });
-        bench.input(&Input::Control { link: LinkId(77), path, payload });
-        bench.input(&Input::Handshake { path, message: payload, initiator: None });
-        bench.fire_says(Event::Signal { from: seat(1), data: payload.to_vec() });
+        bench.input(Input::Control { link: LinkId(0), path, payload });
+        bench.input(Input::Control { link: LinkId(77), path, payload });
+        bench.input(Input::Handshake { path, message: payload, initiator: None });
+        bench.fire_says(FireEvent::Signal { from: seat(1), data: payload.to_vec() });
     }
-    bench.input(&Input::Initiation { token: 99, initiator: Some([1; 32]) });
-    bench.input(&Input::Tunnel(campfire_tunnel::Event::Established { link: LinkId(9), initiator: true }));
+    bench.input(Input::Initiation { token: 99, initiator: Some([1; 32]) });
+    bench.input(Input::Tunnel(campfire_tunnel::Event::Established { link: LinkId(9), initiator: true }));
     assert!(bench.links.shared.counters.values().count() > 0);
 }
 
@@ -147,7 +147,7 @@ fn garbage_in_the_tunnel_or_from_nowhere_is_counted_and_no_more() {
 fn initiations_that_wait_for_their_identity_are_bounded() {
     let mut bench = Bench::new();
     for _ in 0..10_000 {
-        bench.fire_says(Event::Signal { from: seat(1), data: vec![1; 148] });
+        bench.fire_says(FireEvent::Signal { from: seat(1), data: vec![1; 148] });
     }
     let asked = bench.links.shared.out.iter().filter(|output| matches!(output, Output::Data(Command::IdentifyInitiation { .. }))).count();
     assert!(asked <= 256, "{asked}");
@@ -228,22 +228,29 @@ impl Bench {
         self.links.run(now, &mut self.fire);
     }
 
-    fn input(&mut self, input: &Input<'_>) {
-        self.links.handle(self.now, &mut self.fire, input);
+    fn input(&mut self, input: Input<'_>) {
+        let (now, fire) = (self.now, &mut self.fire);
+        match input {
+            Input::Handshake { path, message, initiator } => self.links.handshake(now, fire, path, message, initiator),
+            Input::Initiation { token, initiator } => self.links.initiation(now, fire, token, initiator),
+            Input::Control { link, path, payload } => self.links.control(now, fire, link, path, payload),
+            Input::Tunnel(event) => self.links.tunnel(now, fire, event),
+            other => panic!("not for links alone: {other:?}"),
+        }
         self.links.run(self.now, &mut self.fire);
     }
 
-    fn fire_says(&mut self, event: Event) {
+    fn fire_says(&mut self, event: FireEvent) {
         self.links.on_fire(self.now, &mut self.fire, event);
         self.links.run(self.now, &mut self.fire);
     }
 
     fn learn(&mut self, n: u16, learned: Learned, session: u64) {
-        self.fire_says(Event::Member { seat: seat(n), learned, announcement: Box::new(announcement(n, session)) });
+        self.fire_says(FireEvent::Member { seat: seat(n), learned, announcement: Box::new(announcement(n, session)) });
     }
 
     fn establish(&mut self, link: LinkId) {
-        self.input(&Input::Tunnel(campfire_tunnel::Event::Established { link, initiator: true }));
+        self.input(Input::Tunnel(campfire_tunnel::Event::Established { link, initiator: true }));
     }
 
     /// Handshakes started since asked last.

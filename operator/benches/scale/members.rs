@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, ensure};
 use campfire_api::names;
 use campfire_fire::config::Config;
-use campfire_fire::io::Output;
-use campfire_fire::{Event, Fire};
+use campfire_fire::io::{Input, Output};
+use campfire_fire::{Fire, FireEvent};
 use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::identity::NetworkId;
 use campfire_protocol::key::{KeyMode, Keys, parse_keys};
@@ -105,12 +105,12 @@ async fn member(config: Config, socket: UdpSocket, camped: Arc<AtomicUsize>) {
     }
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let mut fire = Fire::new(&config, seed, now(), UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)));
-    fire.on_socket_opened(now(), SocketId(0), &[]);
+    fire.handle(now(), Input::SocketOpened { socket: SocketId(0), local: &[] });
     let mut counted = false;
     let mut buffer = [0; 2_048];
     loop {
         while let Some(event) = fire.poll_event() {
-            if matches!(event, Event::Camped { .. }) && !std::mem::replace(&mut counted, true) {
+            if matches!(event, FireEvent::Camped { .. }) && !std::mem::replace(&mut counted, true) {
                 camped.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -124,7 +124,7 @@ async fn member(config: Config, socket: UdpSocket, camped: Arc<AtomicUsize>) {
             Ok((size, remote)) = socket.recv_from(&mut buffer) => {
                 let datagram = buffer.get(..size).unwrap_or_default();
                 if datagram.first().is_some_and(|first| *first < 0x40) {
-                    fire.on_stun(now(), Via::Udp { socket: SocketId(0), remote }, datagram);
+                    fire.handle(now(), Input::Stun { via: Via::Udp { socket: SocketId(0), remote }, message: datagram });
                 }
             }
             () = tokio::time::sleep_until(wake.into()) => fire.on_wake(now()),

@@ -1,26 +1,23 @@
-//! One Campfire's seat at its fire: carries out what [`Fire`] asks for, on a UDP socket for each family and on streams.
+//! One Campfire's seat at its fire: a [`Fire`], and a [`Camp`] with UDP sockets that carries out what it asks for.
 
-use std::collections::HashMap;
-use std::future::pending;
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use anyhow::{Result, anyhow};
+use campfire_camp::{Camp, Epoch, Tls, UdpSockets, sleep_until, unix_millis};
 use campfire_fire::config::{Config, Reconfigure};
-use campfire_fire::io::{Notice, Output};
-use campfire_fire::{Event, Fire};
+use campfire_fire::io::Input;
+use campfire_fire::{Fire, FireEvent};
 use campfire_protocol::announce::ServerRecord;
-use campfire_protocol::carrier::{ServerSlot, SocketId, StreamId, Via};
+use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::identity::{Identity, PublicKey};
-use campfire_protocol::time::{Time, UnixMillis};
-use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{info, warn};
+use campfire_protocol::time::Time;
+use tokio::sync::{oneshot, watch};
+use tracing::{Instrument as _, error_span, warn};
 use zeroize::Zeroizing;
 
 use super::record::{self, NAME, Origins, Plan};
-use super::streams::{self, Stream, Target};
 use crate::state::{Membership, Memberships, ObjectKey, Sightings};
 
 /// Changes of what is seen are told together.
@@ -29,10 +26,10 @@ const TELL: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(30);
 /// How often other operators are looked for in a large room, where nobody is told who is there.
 const FIND: Duration = Duration::from_mins(1);
-/// How long a name look-up may take.
-const RESOLVE: Duration = Duration::from_secs(5);
 /// How long sockets that cannot be opened are waited for.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long a goodbye may take to go out.
+const GOODBYE: Duration = Duration::from_millis(200);
 /// Members held.
 const MEMBERS: usize = 2_048;
 /// Datagrams read before what follows from them is carried out.
@@ -44,6 +41,7 @@ const DATAGRAM: usize = 2_048;
 pub(super) struct Camper {
     pub(super) campfire: ObjectKey,
     pub(super) identity: Identity,
+    pub(super) tls: Arc<Tls>,
     pub(super) memberships: Arc<Memberships>,
     pub(super) sightings: Arc<Sightings>,
 }
@@ -58,7 +56,13 @@ enum Ended {
 
 impl Camper {
     /// Sits at the fire whenever there is a membership, until `stop` is used or dropped; then says goodbye.
-    pub(super) async fn run(self, mut stop: oneshot::Receiver<()>) {
+    pub(super) async fn run(self, stop: oneshot::Receiver<()>) {
+        // What the camp writes to the log says so which fire it is about, at whatever level the log is.
+        let span = error_span!("fire", campfire = %self.campfire);
+        self.attend(stop).instrument(span).await;
+    }
+
+    async fn attend(&self, mut stop: oneshot::Receiver<()>) {
         loop {
             let mut membership = self.memberships.follow(&self.campfire);
             let plan = tokio::select! {
@@ -66,14 +70,14 @@ impl Camper {
                 plan = self.next_plan(&mut membership) => plan,
             };
             let Some(plan) = plan else { continue };
-            match Sitting::new(&self, plan) {
+            match Sitting::new(self, plan) {
                 Ok(sitting) => {
                     if matches!(sitting.run(&mut membership, &mut stop).await, Ended::Stopped) {
                         return;
                     }
                 }
                 Err(error) => {
-                    warn!(campfire = %self.campfire, "no socket for the fire: {error}; tried again");
+                    warn!("no socket for the fire: {error}; tried again");
                     tokio::select! {
                         _ = &mut stop => return,
                         () = tokio::time::sleep(RETRY) => {}
@@ -89,7 +93,7 @@ impl Camper {
             let held = membership.borrow_and_update().clone();
             match held.as_deref().map(Plan::new) {
                 Some(Ok(plan)) => return Some(plan),
-                Some(Err(error)) => warn!(campfire = %self.campfire, "not at the fire: {error}"),
+                Some(Err(error)) => warn!("not at the fire: {error}"),
                 None => {}
             }
             membership.changed().await.ok()?;
@@ -103,26 +107,18 @@ struct Sitting<'a> {
     plan: Plan,
     own: PublicKey,
     fire: Fire,
-    epoch: Instant,
-    sockets: [Option<UdpSocket>; 2],
-    streams: HashMap<StreamId, Stream>,
-    stream_events: (mpsc::Sender<streams::Event>, mpsc::Receiver<streams::Event>),
-    resolved: (mpsc::Sender<Resolved>, mpsc::Receiver<Resolved>),
+    camp: Camp,
+    sockets: UdpSockets,
+    epoch: Epoch,
     origins: Origins,
     tell_at: Option<Instant>,
 }
 
-type Resolved = (ServerSlot, Vec<SocketAddr>);
-
 impl<'a> Sitting<'a> {
-    fn new(camper: &'a Camper, plan: Plan) -> io::Result<Self> {
-        let sockets = [bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))), bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))];
-        let sockets = match sockets {
-            [Err(error), Err(_)] => return Err(error),
-            [v4, v6] => [v4.ok(), v6.ok()],
-        };
+    fn new(camper: &'a Camper, plan: Plan) -> Result<Self> {
+        let sockets = UdpSockets::open()?;
         let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(seed.as_mut()).map_err(|error| io::Error::other(error.to_string()))?;
+        getrandom::fill(seed.as_mut()).map_err(|error| anyhow!("no random numbers: {error}"))?;
         let config = Config {
             identity: camper.identity.clone(),
             keys: plan.keys.clone(),
@@ -140,22 +136,19 @@ impl<'a> Sitting<'a> {
         };
         let mut sitting = Self {
             own: camper.identity.public(),
-            fire: Fire::new(&config, *seed, Time::from_micros(0), wall()),
+            fire: Fire::new(&config, *seed, Time::from_micros(0), unix_millis()),
+            camp: Camp::new(camper.tls.clone(), None),
             camper,
             plan,
-            epoch: Instant::now(),
             sockets,
-            streams: HashMap::new(),
-            stream_events: mpsc::channel(256),
-            resolved: mpsc::channel(64),
+            epoch: Epoch::begin(),
             origins: Origins::default(),
             tell_at: None,
         };
-        for (id, socket) in [(SocketId(0), 0), (SocketId(1), 1)] {
-            let open = sitting.sockets.get(socket).is_some_and(Option::is_some);
-            if open {
-                sitting.fire.on_socket_opened(sitting.now(), id, &[]);
-            }
+        let open: Vec<SocketId> = sitting.sockets.ids().collect();
+        for socket in open {
+            // Nobody reaches us but over servers: no addresses of our own.
+            sitting.fire.handle(sitting.epoch.now(), Input::SocketOpened { socket, local: &[] });
         }
         Ok(sitting)
     }
@@ -163,10 +156,10 @@ impl<'a> Sitting<'a> {
     async fn run(mut self, membership: &mut watch::Receiver<Option<Arc<Membership>>>, stop: &mut oneshot::Receiver<()>) -> Ended {
         let mut look = tokio::time::interval(LOOK);
         let mut find = tokio::time::interval(FIND);
-        let (mut four, mut six) = ([0; DATAGRAM], [0; DATAGRAM]);
+        let mut buffer = [0; DATAGRAM];
         let ended = loop {
             self.carry_out();
-            let wake = self.fire.next_wake().map(|at| self.epoch + Duration::from_micros(at.as_micros()));
+            let wake = self.fire.next_wake().map(|at| self.epoch.at(at));
             tokio::select! {
                 biased;
                 _ = &mut *stop => break Ended::Stopped,
@@ -177,20 +170,18 @@ impl<'a> Sitting<'a> {
                         break Ended::Anew;
                     }
                 }
-                Some((size, remote)) = receive(self.sockets[0].as_ref(), &mut four) => {
-                    self.on_datagram(SocketId(0), remote, four.get(..size).unwrap_or_default());
-                    self.drain(SocketId(0), &mut four);
+                (socket, remote, size) = self.sockets.receive(&mut buffer) => {
+                    self.on_datagram(socket, remote, buffer.get(..size).unwrap_or_default());
+                    for _ in 0..BATCH {
+                        let Some((socket, remote, size)) = self.sockets.try_receive(&mut buffer) else { break };
+                        self.on_datagram(socket, remote, buffer.get(..size).unwrap_or_default());
+                    }
                 }
-                Some((size, remote)) = receive(self.sockets[1].as_ref(), &mut six) => {
-                    self.on_datagram(SocketId(1), remote, six.get(..size).unwrap_or_default());
-                    self.drain(SocketId(1), &mut six);
-                }
-                Some(event) = self.stream_events.1.recv() => self.on_stream(event),
-                Some((server, addresses)) = self.resolved.1.recv() => self.fire.on_resolved(self.now(), server, &addresses),
+                event = self.camp.next() => self.fire.handle(self.now(), event.input()),
                 () = sleep_until(wake) => self.fire.on_wake(self.now()),
                 () = sleep_until(self.tell_at) => self.tell(),
                 _ = look.tick() => {
-                    self.fire.on_wall(self.now(), wall());
+                    self.fire.on_wall(self.now(), unix_millis());
                     self.tell_at.get_or_insert_with(Instant::now);
                 }
                 _ = find.tick() => self.fire.find(self.now(), NAME),
@@ -198,16 +189,13 @@ impl<'a> Sitting<'a> {
         };
         self.fire.shutdown(self.now());
         self.carry_out();
-        if !self.streams.is_empty() {
-            // What was said on streams is written by their tasks.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        self.camp.close(GOODBYE).await;
         self.camper.sightings.withdraw(&self.camper.campfire);
         ended
     }
 
     fn now(&self) -> Time {
-        Time::from_micros(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
+        self.epoch.now()
     }
 
     /// Takes a changed membership over; `false`: it needs another sitting.
@@ -230,31 +218,7 @@ impl<'a> Sitting<'a> {
     fn on_datagram(&mut self, socket: SocketId, remote: SocketAddr, datagram: &[u8]) {
         // Anything but STUN (first two bits zero) has nobody to go to.
         if datagram.first().is_some_and(|first| *first < 0x40) {
-            self.fire.on_stun(self.now(), Via::Udp { socket, remote }, datagram);
-        }
-    }
-
-    /// What else has come.
-    fn drain(&mut self, id: SocketId, buffer: &mut [u8]) {
-        for _ in 0..BATCH {
-            let Some(Some(socket)) = self.sockets.get(usize::from(id.0)) else { return };
-            let Ok((size, remote)) = socket.try_recv_from(buffer) else { return };
-            self.on_datagram(id, remote, buffer.get(..size).unwrap_or_default());
-        }
-    }
-
-    fn on_stream(&mut self, event: streams::Event) {
-        let now = self.now();
-        match event {
-            // Closed by the fire meanwhile: of no interest any more.
-            streams::Event::Opened(stream) | streams::Event::Stun(stream, _) | streams::Event::Closed(stream, _)
-                if !self.streams.contains_key(&stream) => {}
-            streams::Event::Opened(stream) => self.fire.on_stream_opened(now, stream),
-            streams::Event::Stun(stream, message) => self.fire.on_stun(now, Via::Stream(stream), &message),
-            streams::Event::Closed(stream, reason) => {
-                self.streams.remove(&stream);
-                self.fire.on_stream_closed(now, stream, &reason);
-            }
+            self.fire.handle(self.now(), Input::Stun { via: Via::Udp { socket, remote }, message: datagram });
         }
     }
 
@@ -262,45 +226,26 @@ impl<'a> Sitting<'a> {
     fn carry_out(&mut self) {
         while let Some(event) = self.fire.poll_event() {
             match event {
-                Event::Member { announcement, .. } => {
+                FireEvent::Member { announcement, .. } => {
                     if announcement.record.is_some() {
                         // Operators are looked for again where the room is large.
                         self.fire.interest(&announcement.public_key, true);
                     }
                     self.changed();
                 }
-                Event::Departed { .. } | Event::Camped { .. } | Event::Lost { .. } => self.changed(),
-                // What tunnels and their paths are made of.
-                Event::Signal { .. }
-                | Event::Bound { .. }
-                | Event::Unreachable { .. }
-                | Event::Mapped { .. }
-                | Event::Suspect { .. }
-                | Event::Trusted { .. } => {}
+                FireEvent::Departed { .. } | FireEvent::Camped { .. } | FireEvent::Lost { .. } => self.changed(),
+                // Of these only who links has a use.
+                FireEvent::Signal { .. }
+                | FireEvent::Bound { .. }
+                | FireEvent::Unreachable { .. }
+                | FireEvent::Mapped { .. }
+                | FireEvent::Suspect { .. }
+                | FireEvent::Trusted { .. } => {}
             }
         }
         while let Some(output) = self.fire.poll_output() {
-            match output {
-                Output::Send { via: Via::Udp { socket, remote }, datagram } => {
-                    if let Some(Some(socket)) = self.sockets.get(usize::from(socket.0)) {
-                        // What a full buffer drops is asked again.
-                        let _ = socket.try_send_to(&datagram, remote);
-                    }
-                }
-                Output::Send { via: Via::Stream(stream), datagram } => {
-                    if let Some(stream) = self.streams.get(&stream) {
-                        stream.send(datagram);
-                    }
-                }
-                Output::Resolve { server, host, port } => self.resolve(server, host, port),
-                Output::OpenStream { stream, server: _, remote, transport, host, pin } => {
-                    let target = Target { stream, remote, transport, host, pin };
-                    self.streams.insert(stream, Stream::open(target, self.stream_events.0.clone()));
-                }
-                Output::CloseStream { stream } => {
-                    self.streams.remove(&stream);
-                }
-                Output::Notice(notice) => self.say(&notice),
+            if let Some(datagram) = self.camp.carry_out(output) {
+                self.sockets.send(&datagram);
             }
         }
     }
@@ -315,25 +260,6 @@ impl<'a> Sitting<'a> {
         let view = record::view(&self.fire, self.now(), &self.plan, &self.own, &self.origins);
         self.camper.sightings.publish(&self.camper.campfire, view);
     }
-
-    fn resolve(&self, server: ServerSlot, host: String, port: u16) {
-        let results = self.resolved.0.clone();
-        tokio::spawn(async move {
-            let found = tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host.as_str(), port))).await;
-            let addresses = found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
-            let _ = results.send((server, addresses)).await;
-        });
-    }
-
-    fn say(&self, notice: &Notice) {
-        let campfire = &self.camper.campfire;
-        match notice {
-            Notice::Camped { server, transport } => info!(%campfire, server, ?transport, "at the fire"),
-            Notice::ServerLost { server, reason } => warn!(%campfire, server, reason, "a server no longer answers"),
-            Notice::PlainTurn { server } => warn!(%campfire, server, "speaks TURN but not campfire: nobody can camp there"),
-            Notice::Problem { text } => warn!(%campfire, "{text}"),
-        }
-    }
 }
 
 /// The record as far as it fits.
@@ -342,37 +268,10 @@ fn fitting(camper: &Camper, plan: &Plan) -> ServerRecord {
     let (record, trimmed) = record::fitting(&plan.record, &plan.cluster, &camper.identity, &entry.keys);
     if trimmed {
         warn!(
-            campfire = %camper.campfire,
             servers = record.servers.len(),
             of = plan.record.servers.len(),
             "not all addresses of this cluster's servers fit what other clusters are told: use fewer servers, or IP addresses or short names for them"
         );
     }
     record
-}
-
-fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = std::net::UdpSocket::bind(address)?;
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket)
-}
-
-/// `None`: nothing to read (an ICMP error, told as one of ours).
-async fn receive(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
-    match socket {
-        Some(socket) => socket.recv_from(buffer).await.ok(),
-        None => pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => pending().await,
-    }
-}
-
-fn wall() -> UnixMillis {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

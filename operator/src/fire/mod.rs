@@ -1,14 +1,13 @@
 //! The operator at each fire, without a tunnel: it publishes this cluster's server record, reads those of other clusters, and
 //! sees who is there.
 //!
-//! One task for each Campfire, around the pure [`campfire_fire::Fire`] and a UDP socket for each family (a server holds at
-//! most 8 seats for one source address, so sockets are not shared). Its announcement says that it has no tunnel
+//! One task for each Campfire: a [`campfire_fire::Fire`] in a [`campfire_camp::Camp`], with a UDP socket for each family (a server
+//! holds at most 8 seats for one source address, so sockets are not shared). Its announcement says that it has no tunnel
 //! (docs/protocol.md, "Announcements"): peers do not link to it.
 
 mod camper;
 mod origin;
 mod record;
-mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -16,9 +15,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use campfire_camp::{Tls, Trust};
 use kube::ResourceExt as _;
 use tokio::sync::{broadcast, oneshot};
-use tracing::warn;
+use tracing::{error, warn};
 
 use self::camper::Camper;
 use self::origin::Seed;
@@ -46,10 +46,15 @@ pub async fn run(ctx: Arc<Context>) {
         }
         tokio::time::sleep(RETRY).await;
     };
+    // Servers of this cluster are pinned; of others nobody here can say more than their record does.
+    let tls = match Tls::new(&Trust::Anybody) {
+        Ok(tls) => Arc::new(tls),
+        Err(error) => return error!("not at any fire: {error}"),
+    };
     let mut seated = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
-        attend(&ctx, &seed, &mut seated);
+        attend(&ctx, &seed, &tls, &mut seated);
         tokio::select! {
             changed = changes.recv() => match changed {
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => while changes.try_recv().is_ok() {},
@@ -61,7 +66,7 @@ pub async fn run(ctx: Arc<Context>) {
 }
 
 /// Begins and ends tasks, so that each Campfire that there is has one.
-fn attend(ctx: &Context, seed: &Seed, seated: &mut HashMap<ObjectKey, Seated>) {
+fn attend(ctx: &Context, seed: &Seed, tls: &Arc<Tls>, seated: &mut HashMap<ObjectKey, Seated>) {
     let places = ctx.cluster.places();
     let campfires: HashMap<ObjectKey, String> =
         places.campfires().iter().filter_map(|campfire| Some((ObjectKey::of(&**campfire), campfire.uid()?))).collect();
@@ -73,6 +78,7 @@ fn attend(ctx: &Context, seed: &Seed, seated: &mut HashMap<ObjectKey, Seated>) {
         let camper = Camper {
             campfire: campfire.clone(),
             identity: seed.identity(&uid),
+            tls: tls.clone(),
             memberships: ctx.memberships.clone(),
             sightings: ctx.sightings.clone(),
         };

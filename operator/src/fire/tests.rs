@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use campfire_camp::{Tls, Trust};
 use campfire_protocol::identity::Identity;
 use campfire_protocol::key::{KeyMode, Psk};
 use campfire_protocol::server::{Scope, Server, merge};
@@ -127,6 +128,7 @@ impl Cluster {
         let camper = Camper {
             campfire: cluster.campfire.clone(),
             identity: Identity::from_seed(&[identity; 32]),
+            tls: Arc::new(Tls::new(&Trust::Anybody).expect("TLS")),
             memberships: cluster.memberships.clone(),
             sightings: cluster.sightings.clone(),
         };

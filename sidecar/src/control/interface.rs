@@ -4,15 +4,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use campfire_protocol::identity::NetworkId;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Error, Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
+
+/// Addresses and accepted routes of the interface.
+pub(super) type Dress = (BTreeSet<IpNet>, BTreeSet<IpNet>);
 
 /// The overlay's interface.
 pub struct Interface {
@@ -126,8 +131,49 @@ impl Interface {
     }
 }
 
+/// Keeps the interface as the mesh wants it and looks at the host's addresses, on change and every 10 s.
+pub(super) async fn tend(
+    mut interface: Interface,
+    mut known: BTreeSet<IpAddr>,
+    mut dress: watch::Receiver<Dress>,
+    out: mpsc::Sender<BTreeSet<IpAddr>>,
+) {
+    let mut changes = watch_changes().map_err(|error| debug!(%error, "changes of interfaces are not told")).ok();
+    let mut regularly = tokio::time::interval(Duration::from_secs(10));
+    loop {
+        let changed = async {
+            let Some(receiver) = &mut changes else { return std::future::pending().await };
+            if receiver.recv().await.is_none() {
+                changes = None;
+            }
+        };
+        tokio::select! {
+            change = dress.changed() => {
+                if change.is_err() {
+                    return;
+                }
+                let (addresses, routes) = dress.borrow_and_update().clone();
+                interface.sync(addresses, routes).await;
+                continue;
+            }
+            () = changed => tokio::time::sleep(Duration::from_millis(100)).await,
+            _ = regularly.tick() => {}
+        }
+        match interface.host_addresses().await {
+            Ok(addresses) if addresses != known => {
+                known.clone_from(&addresses);
+                if out.send(addresses).await.is_err() {
+                    return;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => debug!("the host's addresses: {error:#}"),
+        }
+    }
+}
+
 /// Says something whenever links or addresses of the host change.
-pub fn watch() -> io::Result<mpsc::Receiver<()>> {
+fn watch_changes() -> io::Result<mpsc::Receiver<()>> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
     let (connection, handle, mut messages) = new_multicast_connection(&groups)?;
     let (sender, receiver) = mpsc::channel(1);
@@ -143,6 +189,16 @@ pub fn watch() -> io::Result<mpsc::Receiver<()>> {
         }
     });
     Ok(receiver)
+}
+
+/// An address of ours with the length of its network, so that the kernel makes the route to the overlay.
+pub(crate) fn overlay_net(network: NetworkId, pool: Option<Ipv4Net>, address: IpAddr) -> IpNet {
+    let length = match (address, pool) {
+        (IpAddr::V6(_), _) => network.prefix().prefix_len(),
+        (IpAddr::V4(_), Some(pool)) => pool.prefix_len(),
+        (IpAddr::V4(_), None) => 32,
+    };
+    IpNet::new(address, length).unwrap_or(IpNet::from(address))
 }
 
 /// What opening the device failed with, and what to do about it.

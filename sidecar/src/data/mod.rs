@@ -83,15 +83,6 @@ impl ToDataSender {
     }
 }
 
-#[cfg(test)]
-impl ToDataSender {
-    /// A queue that a test reads instead of the thread.
-    pub(crate) fn without_thread() -> (Self, std::sync::mpsc::Receiver<ToData>) {
-        let (queue, commands) = sync_channel(COMMANDS);
-        (Self { queue, wake: Arc::new(Wake::new().expect("an eventfd")) }, commands)
-    }
-}
-
 /// Opens the TUN device `name` by the device node (see [`Tun::open`]), with all that the kernel takes off our hands, unless the environment has
 /// `CAMPFIRE_NO_OFFLOAD`.
 pub fn open_tun(node: &Path, name: &str) -> io::Result<Tun> {

@@ -23,8 +23,7 @@ use super::agent::{Agent, Backoff};
 use super::{Cache, Told, ready, state_dir};
 use crate::cli::{PodInit, Policy};
 use crate::config;
-use crate::control::interface::{Interface, explain_device};
-use crate::control::overlay_net;
+use crate::control::interface::{Interface, explain_device, overlay_net};
 use crate::secrets::OwnIdentity;
 
 /// Name of the identity's file in the state directory.

@@ -40,7 +40,7 @@ use crate::report::Report as Own;
 use crate::secrets::OwnIdentity;
 
 /// How the control loop and the operator's agent API talk.
-pub struct Link {
+pub struct AgentLink {
     /// New settings.
     pub changes: mpsc::Receiver<Reloaded>,
     /// What is reported.
@@ -143,7 +143,7 @@ fn change(settings: &Settings) -> Result<Reloaded, BadConfig> {
 }
 
 /// All that a peer in a pod starts with.
-fn complete(options: &Options, state: &Path, settings: &Settings) -> Result<config::Settings, BadConfig> {
+fn complete(options: &Options, state: &Path, settings: &Settings) -> Result<config::PeerSettings, BadConfig> {
     let told = Told::new(settings)?;
     let identity = OwnIdentity::from_file(&state.join(init::IDENTITY))?;
     let clip = |text: &str| text.chars().filter(|c| !c.is_control()).take(63).collect::<String>();
@@ -170,7 +170,7 @@ fn complete(options: &Options, state: &Path, settings: &Settings) -> Result<conf
         limits: Limits::default(),
     };
     let own_node = state.join(init::TUN_NODE);
-    Ok(config::Settings {
+    Ok(config::PeerSettings {
         mesh,
         identity,
         interface: options.interface.clone().unwrap_or_else(|| config::INTERFACE.to_owned()),
@@ -220,7 +220,7 @@ pub async fn up(options: &Options) -> Result<()> {
     tokio::spawn(follow(agent.clone(), cache, settings, changes, told.clone()));
     tokio::spawn(agent::report(agent, reports));
     let reload = || Err(BadConfig("in a pod the operator says what changes, and tells it by itself".into()));
-    control::run(peer, reload, Some(Link { changes: receiver, told })).await
+    control::run(peer, reload, Some(AgentLink { changes: receiver, told })).await
 }
 
 /// The state directory of a pod's containers.
@@ -355,7 +355,7 @@ pub fn report(own: &Own, before: Option<&Report>) -> Report {
 const UNCONFIGURED: &str = "the operator did not answer when this pod was made, so its interface has no addresses: the app runs without the mesh; make the pod anew";
 
 /// What a peer reports that has no interface.
-fn unconfigured(peer: &config::Settings, settings: &Settings) -> Report {
+fn unconfigured(peer: &config::PeerSettings, settings: &Settings) -> Report {
     Report {
         public_key: STANDARD.encode(peer.mesh.fire.identity.public().x25519()),
         identity: peer.mesh.fire.identity.public().to_string(),

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use campfire_fire::config::Config;
-use campfire_fire::io::{Notice, Output};
-use campfire_fire::{Event, Fire, Learned, Seat};
+use campfire_fire::io::{Input, Notice, Output};
+use campfire_fire::{Fire, FireEvent, Learned, Seat};
 use campfire_protocol::carrier::{ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::identity::{Identity, PublicKey};
 use campfire_protocol::key::{Keys, Psk};
@@ -56,7 +56,7 @@ pub struct Peer {
     pub mapped: SocketAddr,
     pub udp_blocked: bool,
     pub clock_error: i64,
-    pub events: Vec<(Time, Event)>,
+    pub events: Vec<(Time, FireEvent)>,
     pub notices: Vec<Notice>,
     pub sent_bytes: u64,
     pub sent_messages: u64,
@@ -178,7 +178,7 @@ impl World {
         let wall = self.wall(self.peers[peer].clock_error);
         self.peers[peer].fire = Some(Fire::new(config, seed, self.now, wall));
         let local = [SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), 40_000)];
-        self.fire(peer, |fire, now| fire.on_socket_opened(now, SocketId(0), &local));
+        self.fire(peer, |fire, now| fire.handle(now, Input::SocketOpened { socket: SocketId(0), local: &local }));
     }
 
     /// A peer that starts now with the default configuration.
@@ -257,19 +257,19 @@ impl World {
     }
 
     /// How many times an event was told to a peer.
-    pub fn count(&self, peer: usize, which: impl Fn(&Event) -> bool) -> usize {
+    pub fn count(&self, peer: usize, which: impl Fn(&FireEvent) -> bool) -> usize {
         self.peers[peer].events.iter().filter(|(_, event)| which(event)).count()
     }
 
     /// When it was first told.
-    pub fn first(&self, peer: usize, which: impl Fn(&Event) -> bool) -> Option<Time> {
+    pub fn first(&self, peer: usize, which: impl Fn(&FireEvent) -> bool) -> Option<Time> {
         self.peers[peer].events.iter().find(|(_, event)| which(event)).map(|(at, _)| *at)
     }
 
     pub fn learned(&self, peer: usize, other: usize) -> Option<Learned> {
         let key = self.peers[other].key;
         self.peers[peer].events.iter().find_map(|(_, event)| match event {
-            Event::Member { announcement, learned, .. } if announcement.public_key == key => Some(*learned),
+            FireEvent::Member { announcement, learned, .. } if announcement.public_key == key => Some(*learned),
             _ => None,
         })
     }
@@ -307,7 +307,7 @@ impl World {
 
     /// Something comes to a peer as if from this via.
     pub fn inject(&mut self, peer: usize, via: Via, bytes: &[u8]) {
-        self.fire(peer, |fire, now| fire.on_stun(now, via, bytes));
+        self.fire(peer, |fire, now| fire.handle(now, Input::Stun { via, message: bytes }));
     }
 
     /// The transaction of the newest request that is on its way to a server.
@@ -330,7 +330,7 @@ impl World {
             Happens::ToPeer { peer, via, bytes } => {
                 if self.peers[peer].fire.is_some() {
                     self.peers[peer].heard.push((via, bytes.clone()));
-                    self.fire(peer, |fire, now| fire.on_stun(now, via, &bytes));
+                    self.fire(peer, |fire, now| fire.handle(now, Input::Stun { via, message: &bytes }));
                 }
             }
             Happens::StreamOpened { peer, stream, server } => {
@@ -338,7 +338,7 @@ impl World {
                     return;
                 }
                 if self.hosts[server].core.is_none() {
-                    return self.fire(peer, |fire, now| fire.on_stream_closed(now, stream, "connection refused"));
+                    return self.fire(peer, |fire, now| fire.handle(now, Input::StreamClosed { stream, reason: "connection refused" }));
                 }
                 self.streams += 1;
                 let id = turn::StreamId(self.streams);
@@ -346,12 +346,12 @@ impl World {
                 self.peers[peer].streams.insert(stream, (server, id));
                 let remote = self.peers[peer].mapped;
                 self.server_input(server, turn::Input::StreamOpened { via: turn::Via::Stream { stream: id, remote } });
-                self.fire(peer, |fire, now| fire.on_stream_opened(now, stream));
+                self.fire(peer, |fire, now| fire.handle(now, Input::StreamOpened { stream }));
             }
             Happens::StreamClosed { peer, stream } => {
                 self.peers[peer].streams.remove(&stream);
                 if self.peers[peer].fire.is_some() {
-                    self.fire(peer, |fire, now| fire.on_stream_closed(now, stream, "reset"));
+                    self.fire(peer, |fire, now| fire.handle(now, Input::StreamClosed { stream, reason: "reset" }));
                 }
             }
         }
@@ -405,7 +405,7 @@ impl World {
                     self.peers[peer].resolves += 1;
                     let known = (0..self.hosts.len()).find(|n| name(*n) == host);
                     let found: Vec<SocketAddr> = known.into_iter().map(|n| SocketAddr::new(address(n).ip(), port)).collect();
-                    self.peers[peer].fire.as_mut().unwrap().on_resolved(self.now, server, &found);
+                    self.peers[peer].fire.as_mut().unwrap().handle(self.now, Input::Resolved { server, addresses: &found });
                 }
                 Output::OpenStream { stream, remote, .. } => {
                     let server = (0..self.hosts.len()).find(|n| address(*n).ip() == remote.ip()).unwrap();

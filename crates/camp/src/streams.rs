@@ -1,5 +1,5 @@
-//! TCP and TLS streams to servers. Each has a task of its own; ChannelData goes between it and the data thread without
-//! passing the control loop.
+//! TCP and TLS streams to servers. Each has a task of its own; ChannelData goes between it and the data plane without
+//! passing whoever holds the camp.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -9,20 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use campfire_camp::Tls;
 use campfire_protocol::carrier::StreamId;
 use campfire_protocol::server::Transport;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::data::ToDataSender;
-use crate::plane::{STREAM_BATCH, STREAM_QUEUE, ToData};
-use campfire_camp::frames::{self, Frame, Framer};
+use crate::CampEvent;
+use crate::frames::{self, Frame, Framer};
+use crate::tls::{self, Tls};
 
 /// How long connecting, TLS included, may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -30,18 +29,24 @@ const CONNECT: Duration = Duration::from_secs(5);
 const MAX_DELAY: Duration = Duration::from_millis(100);
 /// And so many bytes may wait.
 const MAX_QUEUED: usize = 256 * 1024;
-/// STUN messages of the mesh that may wait for a stream.
+/// STUN messages of the fire that may wait for a stream.
 const MESSAGES: usize = 64;
+/// Batches of ChannelData that may wait for a stream before its task looks at them.
+const BATCHES: usize = 16;
+/// Bytes read at a time.
+const READ: usize = 16 * 1024;
+/// How long a stream that is closed may take to write what it was given.
+const CLOSE: Duration = Duration::from_secs(1);
 
-/// What streams tell the control loop.
-#[derive(Debug)]
-pub enum Event {
-    /// Up.
-    Opened(StreamId),
-    /// Did not come up, or ended.
-    Closed(StreamId, String),
-    /// A STUN message came.
-    Stun(StreamId, Vec<u8>),
+/// Who takes the ChannelData of streams, and gives it: a data plane. None of this may wait.
+pub trait ChannelSink: Send + Sync + 'static {
+    /// A stream may be used for sending, by `queue`: each item is a batch of whole ChannelData frames, one after the other, each
+    /// already padded to four bytes (RFC 8656 §12.5): written as it is. What the queue does not take is to be dropped.
+    fn ready(&self, stream: StreamId, queue: mpsc::Sender<Vec<u8>>);
+    /// These came on a stream: header and payload, without padding.
+    fn frames(&self, stream: StreamId, frames: Vec<Vec<u8>>);
+    /// The stream may not be used any more.
+    fn gone(&self, stream: StreamId);
 }
 
 /// What streams count.
@@ -55,79 +60,93 @@ pub struct StreamCounters {
     pub received_bytes: AtomicU64,
 }
 
-/// A stream as the control loop holds it.
-pub struct Stream {
+/// A stream as its camp holds it. Broken off when dropped.
+pub(crate) struct Stream {
     id: StreamId,
-    messages: mpsc::Sender<Vec<u8>>,
-    task: AbortHandle,
-    data: ToDataSender,
+    /// `None`: it is to end once all is written.
+    messages: Option<mpsc::Sender<Vec<u8>>>,
+    task: JoinHandle<()>,
+    channels: Option<Arc<dyn ChannelSink>>,
 }
 
 impl Stream {
     /// Queues a STUN message or a ChannelData frame; dropped if too many wait.
-    pub fn send(&self, mut frame: Vec<u8>) -> bool {
+    pub(crate) fn send(&self, mut frame: Vec<u8>) -> bool {
         frames::pad(&mut frame);
-        self.messages.try_send(frame).is_ok()
+        self.messages.as_ref().is_some_and(|messages| messages.try_send(frame).is_ok())
     }
 
-    /// Lets what is queued go out, then closes.
-    pub fn close(self) {
-        let Self { id, messages, task, data } = self;
-        // The task ends when the queue is closed and empty; not later than this.
-        drop(messages);
+    /// Lets what is queued go out, then closes; broken off if that takes long.
+    pub(crate) fn close(self) {
+        let end = self.end();
         tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            if !task.is_finished() {
-                task.abort();
-                let _ = data.send(ToData::StreamGone { stream: id });
-            }
+            let _ = timeout(CLOSE, end).await;
         });
+    }
+
+    /// Lets what is queued go out, then closes. Dropping the future breaks it off.
+    pub(crate) fn end(mut self) -> impl Future<Output = ()> {
+        // The task ends when the queue is closed and empty.
+        self.messages = None;
+        async move {
+            let _ = (&mut self.task).await;
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.task.is_finished() {
+            self.task.abort();
+            if let Some(channels) = &self.channels {
+                channels.gone(self.id);
+            }
+        }
     }
 }
 
 /// To where.
 #[derive(Debug)]
-pub struct Target {
+pub(crate) struct Target {
     /// The stream's number.
-    pub stream: StreamId,
+    pub(crate) stream: StreamId,
     /// Address.
-    pub remote: SocketAddr,
+    pub(crate) remote: SocketAddr,
     /// TCP or TLS.
-    pub transport: Transport,
+    pub(crate) transport: Transport,
     /// The server's name, for TLS.
-    pub host: String,
+    pub(crate) host: String,
     /// Its certificate, if pinned.
-    pub pin: Option<[u8; 32]>,
+    pub(crate) pin: Option<[u8; 32]>,
 }
 
-/// What all streams share.
+/// Opens streams: what all of them share.
 #[derive(Clone)]
-pub struct Context {
-    /// TLS.
-    pub tls: Arc<Tls>,
-    /// The data thread.
-    pub data: ToDataSender,
-    /// The control loop.
-    pub events: mpsc::Sender<Event>,
-    /// Counters.
-    pub counters: Arc<StreamCounters>,
+pub(crate) struct Opener {
+    pub(crate) tls: Arc<Tls>,
+    /// `None`: ChannelData has nobody to go to.
+    pub(crate) channels: Option<Arc<dyn ChannelSink>>,
+    pub(crate) events: mpsc::Sender<CampEvent>,
+    pub(crate) counters: Arc<StreamCounters>,
 }
 
-impl Context {
+impl Opener {
     /// Starts to connect.
-    pub fn open(&self, target: Target) -> Stream {
+    pub(crate) fn open(&self, target: Target) -> Stream {
         let (messages, queue) = mpsc::channel(MESSAGES);
-        let context = self.clone();
+        let opener = self.clone();
         let stream = target.stream;
         let task = tokio::spawn(async move {
-            let reason = match context.run(target, queue).await {
+            let reason = match opener.run(target, queue).await {
                 Ok(()) => "closed".to_owned(),
                 Err(reason) => reason,
             };
-            let _ = context.data.send(ToData::StreamGone { stream });
-            let _ = context.events.send(Event::Closed(stream, reason)).await;
+            if let Some(channels) = &opener.channels {
+                channels.gone(stream);
+            }
+            let _ = opener.events.send(CampEvent::StreamClosed { stream, reason }).await;
         });
-        Stream { id: stream, messages, task: task.abort_handle(), data: self.data.clone() }
+        Stream { id: stream, messages: Some(messages), task, channels: self.channels.clone() }
     }
 
     async fn run(&self, target: Target, messages: mpsc::Receiver<Vec<u8>>) -> Result<(), String> {
@@ -139,7 +158,7 @@ impl Context {
             }
             let config = self.tls.config(target.pin).map_err(|error| error.to_string())?;
             let name = ServerName::try_from(target.host.clone()).unwrap_or_else(|_| ServerName::from(target.remote.ip()));
-            let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| campfire_camp::explain(&error, pinned))?;
+            let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| tls::explain(&error, pinned))?;
             Ok(Connected::Tls(Box::new(stream)))
         });
         match connected.await {
@@ -156,9 +175,11 @@ impl Context {
         io: impl AsyncRead + AsyncWrite + Send + 'static,
         messages: mpsc::Receiver<Vec<u8>>,
     ) -> Result<(), String> {
-        let (sender, batches) = mpsc::channel(STREAM_QUEUE);
-        let _ = self.data.send(ToData::StreamReady { stream, sender });
-        let _ = self.events.send(Event::Opened(stream)).await;
+        let (queue, batches) = mpsc::channel(BATCHES);
+        if let Some(channels) = &self.channels {
+            channels.ready(stream, queue);
+        }
+        let _ = self.events.send(CampEvent::StreamOpened { stream }).await;
         let (reader, writer) = tokio::io::split(io);
         tokio::select! {
             read = self.read(stream, reader) => read,
@@ -168,7 +189,7 @@ impl Context {
 
     async fn read<T: AsyncRead>(&self, stream: StreamId, mut reader: ReadHalf<T>) -> Result<(), String> {
         let mut framer = Framer::default();
-        let mut buffer = vec![0; STREAM_BATCH];
+        let mut buffer = vec![0; READ];
         loop {
             let size = reader.read(&mut buffer).await.map_err(|error| error.to_string())?;
             if size == 0 {
@@ -180,20 +201,21 @@ impl Context {
             loop {
                 match framer.next_frame().map_err(|error| error.to_string())? {
                     Some(Frame::Stun(message)) => {
-                        let _ = self.events.send(Event::Stun(stream, message.to_vec())).await;
+                        let _ = self.events.send(CampEvent::Stun { stream, message: message.to_vec() }).await;
                     }
-                    Some(Frame::Channel(frame)) => frames.push(frame.to_vec()),
+                    Some(Frame::Channel(frame)) if self.channels.is_some() => frames.push(frame.to_vec()),
+                    // Without a tunnel it has nobody to go to.
+                    Some(Frame::Channel(_)) => {}
                     None => break,
                 }
             }
-            if !frames.is_empty() {
-                // A full queue means that the data thread cannot keep up: what it would do is drop them.
-                let _ = self.data.send(ToData::StreamFrames { stream, frames });
+            if let Some(channels) = self.channels.as_ref().filter(|_| !frames.is_empty()) {
+                channels.frames(stream, frames);
             }
         }
     }
 
-    /// Messages of the mesh go first; batches of the data thread wait in order, and new ones are dropped while the oldest
+    /// Messages of the fire go first; batches of the data plane wait in order, and new ones are dropped while the oldest
     /// waits for more than [`MAX_DELAY`] or more than [`MAX_QUEUED`] bytes wait.
     async fn write<T: AsyncWrite>(
         &self,
@@ -252,7 +274,7 @@ async fn connect(remote: SocketAddr) -> io::Result<TcpStream> {
     let stream = socket.connect(remote).await?;
     stream.set_nodelay(true)?;
     let reference = socket2::SockRef::from(&stream);
-    // A stream that nobody acknowledges any more is dead; the mesh notices sooner under traffic.
+    // A stream that nobody acknowledges any more is dead; the fire notices sooner under traffic.
     reference.set_tcp_user_timeout(Some(Duration::from_secs(20)))?;
     Ok(stream)
 }

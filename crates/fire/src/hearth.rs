@@ -22,7 +22,7 @@ use crate::counters::Counters;
 use crate::io::{Notice, Output};
 use crate::own::{Outrun, Own, Room};
 use crate::roster::{Refusal, Roster, SeatInfo};
-use crate::{Event, Learned, Seat};
+use crate::{FireEvent, Learned, Seat};
 
 /// An announcement from further ahead is dropped.
 const AHEAD: u64 = 600_000;
@@ -31,7 +31,7 @@ const STASH: Duration = Duration::from_secs(3);
 const MAX_STASH: usize = 64;
 
 /// See the module.
-pub(crate) struct Shared {
+pub(crate) struct Hearth {
     pub(crate) rng: ChaCha20Rng,
     pub(crate) clock: Clock,
     pub(crate) counters: Counters,
@@ -43,7 +43,7 @@ pub(crate) struct Shared {
     pub(crate) in_cluster: bool,
     /// UDP is known not to work from here.
     pub(crate) udp_blocked: bool,
-    pub(crate) events: VecDeque<Event>,
+    pub(crate) events: VecDeque<FireEvent>,
     pub(crate) outputs: VecDeque<Output>,
     /// Where servers are, by whom it is used.
     pub(crate) vias: BTreeMap<Via, ServerSlot>,
@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     stash: VecDeque<(Time, Seat, Vec<u8>)>,
 }
 
-impl Shared {
+impl Hearth {
     pub(crate) fn new(mut rng: ChaCha20Rng, clock: Clock, own: Own, rooms: Vec<Room>, members: usize, in_cluster: bool) -> Self {
         let next_stream = rng.next_u32() >> 8;
         Self {
@@ -180,10 +180,10 @@ impl Shared {
                 self.dirty |= change.news || !change.gone.is_empty();
                 if change.news {
                     self.look_at(&announcement);
-                    self.events.push_back(Event::Member { seat, learned, announcement: Box::new(announcement.clone()) });
+                    self.events.push_back(FireEvent::Member { seat, learned, announcement: Box::new(announcement.clone()) });
                 }
                 for gone in change.gone {
-                    self.events.push_back(Event::Departed { peer: announcement.public_key, seat: gone });
+                    self.events.push_back(FireEvent::Departed { peer: announcement.public_key, seat: gone });
                 }
                 self.release_stash(now, seat);
             }
@@ -216,7 +216,7 @@ impl Shared {
         self.own.outlive(seat);
         if let Some(peer) = self.roster.depart(now, seat) {
             self.dirty = true;
-            self.events.push_back(Event::Departed { peer, seat: *seat });
+            self.events.push_back(FireEvent::Departed { peer, seat: *seat });
         }
     }
 
@@ -232,7 +232,7 @@ impl Shared {
     pub(crate) fn signalled(&mut self, now: Time, from: Seat, data: Vec<u8>) -> bool {
         let known: Option<PublicKey> = self.roster.peer_of(&from);
         if known.is_some() {
-            self.events.push_back(Event::Signal { from, data });
+            self.events.push_back(FireEvent::Signal { from, data });
             return true;
         }
         self.expire_stash(now);
@@ -249,7 +249,7 @@ impl Shared {
         let (ready, waiting) = std::mem::take(&mut self.stash).into_iter().partition(|(_, from, _)| *from == seat);
         self.stash = waiting;
         let ready: VecDeque<(Time, Seat, Vec<u8>)> = ready;
-        self.events.extend(ready.into_iter().map(|(_, from, data)| Event::Signal { from, data }));
+        self.events.extend(ready.into_iter().map(|(_, from, data)| FireEvent::Signal { from, data }));
     }
 
     fn expire_stash(&mut self, now: Time) {
