@@ -3,6 +3,8 @@
 //! sockets bound ([`bind`], [`UdpSockets`]), clocks read ([`Epoch`]), notices written to the log. Knows `fire`, `protocol` and tokio; knows
 //! nothing of links, tunnels or clusters.
 
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
+#![deny(clippy::too_many_lines)]
 #![forbid(unsafe_code)]
 
 mod epoch;

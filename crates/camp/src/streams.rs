@@ -280,9 +280,10 @@ async fn connect(remote: SocketAddr) -> io::Result<TcpStream> {
 }
 
 fn connect_error(remote: SocketAddr, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => format!("{remote} refuses connections: nothing listens there"),
-        _ => format!("{remote}: {error}"),
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        format!("{remote} refuses connections: nothing listens there")
+    } else {
+        format!("{remote}: {error}")
     }
 }
 

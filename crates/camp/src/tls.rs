@@ -126,10 +126,10 @@ impl ServerCertVerifier for Certificate {
 
 /// What went wrong, for people.
 pub fn explain(error: &std::io::Error, pinned: bool) -> String {
-    let certificate = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).and_then(|error| match error {
-        Error::InvalidCertificate(why) => Some(why),
-        _ => None,
-    });
+    let certificate = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>())
+        .and_then(|error| if let Error::InvalidCertificate(why) = error { Some(why) } else { None });
     match certificate {
         Some(CertificateError::ApplicationVerificationFailure) if pinned => {
             "TLS: the server's certificate is not the one that cert= names: somebody stands in between, or it was renewed (then change cert=)".into()

@@ -107,7 +107,7 @@ impl Conversation {
                     self.camp(hearth, now, room, via);
                 }
             }
-            _ => {}
+            Purpose::Watch | Purpose::Look | Purpose::Observe(_) => {}
         }
     }
 
@@ -385,7 +385,7 @@ impl Conversation {
                     code => self.unreachable(hearth, now, room, to, code),
                 }
             }
-            _ => {}
+            Ask::Bind { release: true, .. } | Ask::Binding(_) | Ask::Camp { .. } | Ask::Find { .. } => {}
         }
         if failure.code == 404
             && let Some(seating) = self.seatings.get_mut(&room)

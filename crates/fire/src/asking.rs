@@ -213,7 +213,7 @@ impl Conversation {
                     binding.state = Bound::Wanted(now + Duration::from_secs(1));
                 }
             }
-            _ => {}
+            Ask::Bind { release: true, .. } | Ask::Binding(_) | Ask::Camp { .. } | Ask::Find { .. } => {}
         }
     }
 

@@ -233,7 +233,7 @@ impl Connecting {
         self.attempts.iter_mut().find(|attempt| match attempt.state {
             State::Asked(asked) => asked == via,
             State::Opening(stream, _) => Via::Stream(stream) == via,
-            _ => false,
+            State::Planned(_) | State::Failed => false,
         })
     }
 
@@ -267,7 +267,7 @@ impl Connecting {
     pub(crate) fn due(&self) -> Option<Time> {
         let times = self.attempts.iter().filter_map(|attempt| match attempt.state {
             State::Planned(at) | State::Opening(_, at) => Some(at),
-            _ => None,
+            State::Asked(_) | State::Failed => None,
         });
         times.min()
     }

@@ -154,10 +154,10 @@ impl Conversation {
         let state = match &self.phase {
             Phase::Plain(_) => ServerState::PlainTurn,
             Phase::Active(_) if seated().next().is_some() => ServerState::Camped,
-            _ if !self.wanted() => ServerState::Idle,
+            Phase::Idle | Phase::Waiting(_) | Phase::Connecting(_) | Phase::Active(_) if !self.wanted() => ServerState::Idle,
             Phase::Waiting(_) => ServerState::Lost,
             Phase::Connecting(_) if self.failures > 0 => ServerState::Lost,
-            _ => ServerState::Connecting,
+            Phase::Idle | Phase::Connecting(_) | Phase::Active(_) => ServerState::Connecting,
         };
         let active = self.active();
         let refused = self.seatings.values().filter(|seating| seating.wanted).find_map(|seating| seating.problem.clone());
@@ -213,7 +213,7 @@ impl Conversation {
         match self.phase {
             Phase::Idle if !rooms.is_empty() => self.connect(hearth, now),
             Phase::Connecting(_) | Phase::Waiting(_) | Phase::Plain(_) if rooms.is_empty() => self.hang_up(hearth),
-            _ => {}
+            Phase::Idle | Phase::Connecting(_) | Phase::Waiting(_) | Phase::Plain(_) | Phase::Active(_) => {}
         }
     }
 
@@ -364,7 +364,7 @@ impl Conversation {
                 self.failures = 0;
                 self.connect(hearth, now);
             }
-            _ => {}
+            Phase::Idle | Phase::Waiting(_) | Phase::Active(_) | Phase::Plain(_) => {}
         }
     }
 
@@ -403,7 +403,7 @@ impl Conversation {
                 self.drop_vias_but(hearth, via);
                 (transport, remote)
             }
-            _ => return,
+            Phase::Idle | Phase::Waiting(_) | Phase::Plain(_) => return,
         };
         if transport == Transport::Udp {
             self.udp_failed = false;
@@ -500,9 +500,9 @@ impl Conversation {
         let via = match &self.phase {
             Phase::Connecting(connecting) => connecting.attempts.iter().find_map(|attempt| match attempt.state {
                 connect::State::Asked(via) => Some(via),
-                _ => None,
+                connect::State::Planned(_) | connect::State::Opening(..) | connect::State::Failed => None,
             }),
-            _ => None,
+            Phase::Idle | Phase::Waiting(_) | Phase::Active(_) | Phase::Plain(_) => None,
         };
         self.problem = Some(format!("plain TURN server: {why}"));
         self.exchanges.clear();

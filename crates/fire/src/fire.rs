@@ -139,7 +139,7 @@ impl Fire {
                     None => hearth.counters.drop_unexpected += 1,
                 }
             }
-            _ => hearth.counters.drop_unexpected += 1,
+            Class::Request | Class::Indication => hearth.counters.drop_unexpected += 1,
         }
         self.settle(now);
     }

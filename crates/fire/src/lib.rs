@@ -4,6 +4,9 @@
 //! [`Fire`] is all of it: its documentation says what to call after what. [`io`] is what it is told and what it asks for; `campfire-camp`
 //! carries that out.
 
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
+#![deny(clippy::too_many_lines)]
+
 mod answers;
 mod asking;
 mod channels;

@@ -100,7 +100,7 @@ impl Conversation {
                 self.watch(hearth, now);
                 self.upgrade(hearth, now);
             }
-            _ => {}
+            Phase::Idle | Phase::Waiting(_) | Phase::Plain(_) => {}
         }
         let (closing, kept) = std::mem::take(&mut self.old_streams).into_iter().partition(|(at, _)| *at <= now);
         self.old_streams = kept;
@@ -185,7 +185,7 @@ impl Conversation {
             Phase::Connecting(_) => {
                 self.ask(hearth, now, via, Ask::Binding(Purpose::Look), 0);
             }
-            _ => {}
+            Phase::Idle | Phase::Waiting(_) | Phase::Active(_) | Phase::Plain(_) => {}
         }
     }
 
@@ -222,7 +222,7 @@ impl Conversation {
         let silent = self.heard.is_none_or(|heard| heard < exchange.sent);
         match &exchange.ask {
             Ask::Binding(Purpose::Watch) | Ask::Camp { leave: true, .. } => {}
-            _ if silent => {
+            Ask::Binding(_) | Ask::Camp { .. } | Ask::Find { .. } | Ask::Signal { .. } | Ask::Bind { .. } if silent => {
                 self.give_up(hearth, now, exchange, 408);
                 self.lost(hearth, now, "no answer");
             }
@@ -233,7 +233,7 @@ impl Conversation {
                 }
                 hearth.dirty = true;
             }
-            _ => self.give_up(hearth, now, exchange, 408),
+            Ask::Binding(_) | Ask::Find { .. } | Ask::Signal { .. } | Ask::Bind { .. } => self.give_up(hearth, now, exchange, 408),
         }
     }
 
@@ -248,9 +248,9 @@ impl Conversation {
             Phase::Active(active) => {
                 let seats = self.seatings.values().filter(|seating| seating.wanted);
                 let seats = seats.flat_map(|seating| [seating.refresh_at, seating.catch_up_at]).flatten().min();
-                let bindings = self.channels.iter().filter_map(|(member, binding)| match binding.state {
-                    Bound::Wanted(at) if self.seatings.get(&member.0).is_some_and(|s| s.until.is_some()) => Some(at),
-                    _ => None,
+                let bindings = self.channels.iter().filter_map(|((room, _), binding)| {
+                    let sits = self.seatings.get(&room).is_some_and(|seating| seating.until.is_some());
+                    if let Bound::Wanted(at) = binding.state { sits.then_some(at) } else { None }
                 });
                 let upgrade = active.upgrade.map(|(at, _)| at);
                 [seats, bindings.min(), self.watch_due(), upgrade].into_iter().flatten().min()

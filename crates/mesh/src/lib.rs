@@ -3,6 +3,9 @@
 //! A [`Mesh`] is told what happens ([`io::Input`]), says what is to be done ([`io::Output`]) and when it wants to be woken,
 //! and publishes the [`Table`] that the data plane reads. It owns no socket, no clock and no randomness but its seed's.
 
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
+#![deny(clippy::too_many_lines)]
+
 use std::collections::VecDeque;
 
 use campfire_datapath::table::Table;

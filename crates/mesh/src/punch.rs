@@ -193,7 +193,7 @@ impl Punch {
         match self.phase {
             Phase::Paused { until } => Some(until),
             Phase::Due { at } => Some(at),
-            _ => None,
+            Phase::Rest | Phase::Asked { .. } | Phase::Owes { .. } | Phase::Armed { .. } | Phase::Probing { .. } => None,
         }
     }
 

@@ -290,10 +290,7 @@ const DOUBTFUL: u8 = 2;
 const UNUSABLE: u8 = 4;
 
 fn path_of(relay: &Relay) -> Option<Path> {
-    match relay.state {
-        State::Bound { path } => Some(path),
-        _ => None,
-    }
+    if let State::Bound { path } = relay.state { Some(path) } else { None }
 }
 
 #[cfg(test)]

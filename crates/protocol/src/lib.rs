@@ -15,6 +15,9 @@
 //! | [`control`] | what peers say to each other inside the tunnel |
 //! | [`carrier`] | the names of sockets, streams, servers and paths |
 
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
+#![deny(clippy::too_many_lines)]
+
 pub mod announce;
 pub mod carrier;
 mod cbor;

@@ -385,7 +385,7 @@ impl SignalRequest {
     pub fn decode(message: &Message) -> Result<Self, StunError> {
         let most = match message.class() {
             Class::Request => MAX_SIGNAL,
-            _ => MAX_RELAYED_SIGNAL,
+            Class::Indication | Class::Success | Class::Error => MAX_RELAYED_SIGNAL,
         };
         if message.method() != Method::SIGNAL || !matches!(message.class(), Class::Request | Class::Indication) {
             return Err(StunError::Unexpected);

@@ -19,6 +19,7 @@ const TRANSACTION: TransactionId = TransactionId(*b"transaction!");
 const TOKEN: MemberToken = MemberToken(*b"token of member1");
 const OTHER: MemberId = MemberId(*b"another member's");
 
+#[expect(clippy::too_many_lines, reason = "a list of messages")]
 pub fn messages() -> Value {
     let keys = secret();
     let name = user_name(1_893_456_000, keys.fingerprint);
