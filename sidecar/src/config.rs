@@ -13,7 +13,7 @@ pub use campfire_protocol::key::MAX_KEYS;
 use campfire_protocol::key::{Keys, Psk};
 use campfire_protocol::server::{Server, merge};
 use campfire_protocol::uri::CampUri;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use crate::cli::{KeySource, LogFormat, Options, Up, UriArgs};
 use crate::secrets::{self, EnvironmentSecrets, OwnIdentity};
@@ -404,11 +404,4 @@ fn system_bundle() -> Result<PathBuf, BadConfig> {
     BUNDLES.iter().map(PathBuf::from).find(|path| path.is_file()).ok_or_else(|| {
         BadConfig(format!("--ca-file: this system has no certificates at {}; install ca-certificates, or name a file", BUNDLES.join(", ")))
     })
-}
-
-/// The pool of IPv4, for the interface's prefix.
-pub fn prefixes(network: NetworkId, pool: Option<Ipv4Net>) -> Vec<IpNet> {
-    let mut prefixes = vec![IpNet::V6(network.prefix())];
-    prefixes.extend(pool.map(IpNet::V4));
-    prefixes
 }

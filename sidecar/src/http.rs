@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as BlockingUnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -16,8 +17,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::metrics::{self, Snapshot};
 use crate::report::Report;
@@ -64,34 +65,41 @@ pub fn bind_unix(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves the control socket until the task is dropped.
-pub async fn serve_unix(listener: UnixListener, asker: Asker) {
-    let clients = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CLIENTS));
-    loop {
-        let Ok(permit) = clients.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let asker = asker.clone();
-                tokio::spawn(async move {
-                    serve(stream, asker, true).await;
-                    drop(permit);
-                });
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
+/// Takes clients.
+pub trait Listener: Send {
+    /// One of them.
+    type Client: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next one.
+    fn client(&self) -> impl Future<Output = io::Result<Self::Client>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Client = TcpStream;
+
+    async fn client(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
     }
 }
 
-/// Serves probes and metrics.
-pub async fn serve_tcp(listener: TcpListener, asker: Asker) {
-    let clients = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CLIENTS));
+impl Listener for UnixListener {
+    type Client = UnixStream;
+
+    async fn client(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+/// Has each client served in a task of its own, [`MAX_CLIENTS`] at the same time, until this is dropped.
+pub async fn each_client<L: Listener, F: Future<Output = ()> + Send + 'static>(listener: L, serve: impl Fn(L::Client) -> F) {
+    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
         let Ok(permit) = clients.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let asker = asker.clone();
+        match listener.client().await {
+            Ok(client) => {
+                let serving = serve(client);
                 tokio::spawn(async move {
-                    serve(stream, asker, false).await;
+                    serving.await;
                     drop(permit);
                 });
             }
@@ -101,10 +109,24 @@ pub async fn serve_tcp(listener: TcpListener, asker: Asker) {
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, asker: Asker, full: bool) {
+/// What is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Probes and metrics.
+    Probes,
+    /// Those and the status: for the control socket.
+    All,
+}
+
+/// Serves HTTP until the task is dropped.
+pub async fn listen(listener: impl Listener, asker: Asker, pages: Pages) {
+    each_client(listener, move |client| serve(client, asker.clone(), pages)).await;
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, asker: Asker, pages: Pages) {
     let service = service_fn(move |request: Request<Incoming>| {
         let asker = asker.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &asker, full).await) }
+        async move { Ok::<_, Infallible>(answer(&request, &asker, pages).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -115,7 +137,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ask
     let _ = tokio::time::timeout(Duration::from_mins(1), connection).await;
 }
 
-async fn answer(request: &Request<Incoming>, asker: &Asker, full: bool) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, asker: &Asker, pages: Pages) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET");
     }
@@ -124,7 +146,7 @@ async fn answer(request: &Request<Incoming>, asker: &Asker, full: bool) -> Respo
         // That this is answered at all is what is asked.
         return plain(StatusCode::OK, "ok\n");
     }
-    let known = matches!(path, "/readyz" | "/metrics") || (full && path == "/v1/status");
+    let known = matches!(path, "/readyz" | "/metrics") || (pages == Pages::All && path == "/v1/status");
     if !known {
         return plain(StatusCode::NOT_FOUND, "not here\n");
     }
@@ -154,10 +176,11 @@ fn respond(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Fu
     response
 }
 
-/// Asks a running peer by its control socket.
-pub async fn fetch(socket: &Path) -> Result<Report> {
+/// Why a control socket cannot be asked, and what to do.
+#[cfg_attr(not(test), expect(clippy::wildcard_enum_match_arm, reason = "the system's kinds of errors, an open list"))]
+fn explain_socket(socket: &Path, error: &io::Error) -> anyhow::Error {
     let shown = socket.display();
-    let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+    match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             anyhow::anyhow!(
                 "no campfire runs here (nothing listens on {shown}): start it with `campfire up`, or name its --interface or --run-dir"
@@ -167,7 +190,13 @@ pub async fn fetch(socket: &Path) -> Result<Report> {
             anyhow::anyhow!("{shown} may not be used by this user: ask as the user that runs campfire, or as root")
         }
         _ => anyhow::anyhow!("{shown}: {error}"),
-    })?;
+    }
+}
+
+/// Asks a running peer by its control socket.
+pub async fn fetch(socket: &Path) -> Result<Report> {
+    let shown = socket.display();
+    let stream = UnixStream::connect(socket).await.map_err(|error| explain_socket(socket, &error))?;
     let ask = async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);

@@ -9,6 +9,9 @@
 //! | [`report`], [`show`], [`graph`], [`why`] | what a peer tells of itself, for people |
 //! | [`http`], [`uapi`], [`metrics`] | and for programs |
 
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
+#![deny(clippy::too_many_lines)]
+
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -111,6 +111,7 @@ pub fn parse_uri(text: &str, from: &str) -> Result<CampUri, BadConfig> {
 
 /// Reads a file that must not be readable by everybody; what a group may read is the business of who made the group
 /// (a pod's secret volume).
+#[cfg_attr(not(test), expect(clippy::wildcard_enum_match_arm, reason = "the system's kinds of errors, an open list"))]
 pub fn read_secret_file(path: &Path, option: &str) -> Result<Zeroizing<String>, BadConfig> {
     let shown = path.display();
     let bad = |why: String| BadConfig(format!("{option}: {why}"));

@@ -3,7 +3,6 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,19 +10,17 @@ use base64::engine::general_purpose::STANDARD;
 use campfire_camp::unix_millis;
 use campfire_mesh::status::PathKind;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
-
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
 
-use crate::http::Asker;
+use crate::http::{Asker, each_client};
 use crate::report::Report;
 
 /// The longest line that is read, in bytes. The protocol's own are below 100.
 pub const MAX_LINE: usize = 512;
 /// The most lines of one request.
 pub const MAX_LINES: usize = 100_000;
-/// Clients served at the same time.
-const MAX_CLIENTS: usize = 16;
+/// How long one client may hold its place.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,21 +130,14 @@ fn errno(code: i32) -> String {
     format!("errno={}\n\n", -code)
 }
 
-/// Serves the socket that `wg` asks, one client after the other being few, until the task is dropped.
+/// Serves the socket that `wg` asks until the task is dropped.
 pub async fn listen(listener: UnixListener, asker: Asker) {
-    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
-    loop {
-        let Ok(permit) = clients.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let asker = asker.clone();
-                tokio::spawn(async move {
-                    let report = || async { asker.ask().await.map(|snapshot| (snapshot.report, unix_millis().0)) };
-                    let _ = tokio::time::timeout(Duration::from_secs(30), serve(stream, report)).await;
-                    drop(permit);
-                });
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+    each_client(listener, move |client| {
+        let asker = asker.clone();
+        async move {
+            let report = || async { asker.ask().await.map(|snapshot| (snapshot.report, unix_millis().0)) };
+            let _ = tokio::time::timeout(PATIENCE, serve(client, report)).await;
         }
-    }
+    })
+    .await;
 }

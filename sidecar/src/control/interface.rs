@@ -269,10 +269,7 @@ fn report(name: &str, fixed: &mut bool, what: &str, done: Result<(), Error>) {
 }
 
 fn os_error(error: &Error) -> Option<i32> {
-    match error {
-        Error::NetlinkError(message) => message.code.map(|code| -code.get()),
-        _ => None,
-    }
+    if let Error::NetlinkError(message) = error { message.code.map(|code| -code.get()) } else { None }
 }
 
 async fn link(handle: &Handle, name: &str) -> Result<Option<LinkMessage>> {

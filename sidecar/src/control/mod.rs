@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 use self::driver::Driver;
 use crate::cli::Options;
 use crate::config::{BadConfig, PeerSettings, Reloaded};
-use crate::http::{self, Asker};
+use crate::http::{self, Asker, Pages};
 use crate::metrics::Snapshot;
 use crate::pod;
 use crate::report::Report;
@@ -55,9 +55,9 @@ pub async fn run(
 
     let (mut driver, mut inbox) = Driver::start(&settings).await?;
     let (asker, mut requests) = asker();
-    tokio::spawn(http::serve_unix(control_socket, asker.clone()));
+    tokio::spawn(http::listen(control_socket, asker.clone(), Pages::All));
     if let Some(listener) = metrics {
-        tokio::spawn(http::serve_tcp(listener, asker.clone()));
+        tokio::spawn(http::listen(listener, asker.clone(), Pages::Probes));
     }
     serve_wg(&settings, asker, &mut files);
     files.0.extend(settings.ready_file.clone());

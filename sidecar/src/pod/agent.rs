@@ -39,14 +39,27 @@ pub enum Failure {
     /// It is to be asked again after so long.
     #[error("{1}")]
     Later(Duration, String),
-    /// It refuses, or cannot be reached.
+    /// It answers, and refuses.
+    #[error("{1}")]
+    Refused(StatusCode, String),
+    /// It cannot be asked, cannot be reached, or what it answers cannot be read.
     #[error("{0}")]
-    Refused(String),
+    Unreached(String),
+}
+
+impl Failure {
+    /// How long it wants to be left in peace, if it says so.
+    pub fn later(&self) -> Option<Duration> {
+        match self {
+            Self::Later(later, _) => Some(*later),
+            Self::Refused(..) | Self::Unreached(_) => None,
+        }
+    }
 }
 
 impl From<String> for Failure {
     fn from(why: String) -> Self {
-        Self::Refused(why)
+        Self::Unreached(why)
     }
 }
 
@@ -95,7 +108,7 @@ impl Agent {
                 .map(Some)
                 // Not the parser's own words: they may quote what they found.
                 .map_err(|error| {
-                    Failure::Refused(format!("its settings cannot be read (line {}, column {})", error.line(), error.column()))
+                    Failure::Unreached(format!("its settings cannot be read (line {}, column {})", error.line(), error.column()))
                 }),
         }
     }
@@ -109,18 +122,19 @@ impl Agent {
         let body = serde_json::to_vec(body).map_err(|error| error.to_string())?;
         match tokio::time::timeout(patience, self.exchange(path, body)).await {
             Ok(answer) => answer,
-            Err(_) => Err(Failure::Refused(format!("{}:{} does not answer in time", self.host, self.port))),
+            Err(_) => Err(Failure::Unreached(format!("{}:{} does not answer in time", self.host, self.port))),
         }
     }
 
     async fn exchange(&self, path: &str, body: Vec<u8>) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
         let authority = format!("{}:{}", self.host, self.port);
-        let said = |what: &str, error: &dyn std::fmt::Display| Failure::Refused(format!("{authority}: {what}: {error}"));
+        let said = |what: &str, error: &dyn std::fmt::Display| Failure::Unreached(format!("{authority}: {what}: {error}"));
         let token = self.token()?;
         let tls = TlsConnector::from(self.tls()?);
         let name = ServerName::try_from(self.host.clone()).map_err(|error| said("no host name", &error))?;
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| said("no connection", &error))?;
-        let stream = tls.connect(name, stream).await.map_err(|error| Failure::Refused(format!("{authority}: {}", self.explain(&error))))?;
+        let stream =
+            tls.connect(name, stream).await.map_err(|error| Failure::Unreached(format!("{authority}: {}", self.explain(&error))))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| said("no HTTP", &error))?;
         let connection = tokio::spawn(async move {
@@ -133,7 +147,7 @@ impl Agent {
             .header(CONTENT_TYPE, "application/json")
             .header(AUTHORIZATION, token.as_str())
             .body(Full::new(Bytes::from(body)))
-            .map_err(|_| Failure::Refused(format!("{}: holds no token", self.token_file.display())))?;
+            .map_err(|_| Failure::Unreached(format!("{}: holds no token", self.token_file.display())))?;
         let answer = sender.send_request(request).await;
         let result = match answer {
             Err(error) => Err(said("no answer", &error)),
@@ -151,7 +165,7 @@ impl Agent {
                     }
                     (StatusCode::NO_CONTENT, _) => Ok(None),
                     (_, Some(seconds)) => Err(Failure::Later(Duration::from_secs(seconds.min(300)), refusal(status, &text))),
-                    _ => Err(Failure::Refused(refusal(status, &text))),
+                    _ => Err(Failure::Refused(status, refusal(status, &text))),
                 }
             }
         };
@@ -187,7 +201,7 @@ impl Agent {
             roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok));
         }
         if roots.is_empty() {
-            return Err(Failure::Refused(format!("{}: no certificate in it, expected the operator's CA as PEM", self.ca_file.display())));
+            return Err(Failure::Unreached(format!("{}: no certificate in it, expected the operator's CA as PEM", self.ca_file.display())));
         }
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -272,7 +286,7 @@ pub async fn report(agent: Arc<Agent>, mut reports: watch::Receiver<Option<Repor
             Err(failure) => {
                 debug!("not reported: {failure}");
                 let later = if let Failure::Later(later, _) = &failure { Some(*later) } else { None };
-                if matches!(&failure, Failure::Refused(why) if why.contains("(4")) {
+                if matches!(&failure, Failure::Unreached(why) if why.contains("(4")) {
                     warn!("the operator refuses this pod's report: {failure}");
                 }
                 pause.wait(later).await;

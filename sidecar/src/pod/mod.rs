@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use self::agent::{Agent, Failure};
+use self::agent::Agent;
 use crate::cli::Options;
 use crate::config::{self, BadConfig, MAX_KEYS, MAX_SERVERS, Reloaded};
 use crate::control;
@@ -47,11 +47,10 @@ pub struct AgentLink {
     pub told: watch::Sender<Option<Report>>,
 }
 
-/// Longest pause between two tries to reach the operator.
 /// How long a peer that starts may try before it is a problem that no server answers.
 const STARTING: Duration = Duration::from_secs(3);
+/// Longest pause between two tries to reach the operator.
 const PATIENCE: Duration = Duration::from_secs(15);
-
 /// Least time between two questions.
 const BETWEEN: Duration = Duration::from_secs(1);
 
@@ -300,8 +299,7 @@ async fn follow(agent: Arc<Agent>, cache: Cache, mut held: Settings, changes: mp
                 if !std::mem::replace(&mut away, true) {
                     warn!("the operator does not answer ({failure}): going on with what it said before");
                 }
-                let later = if let Failure::Later(later, _) = &failure { Some(*later) } else { None };
-                pause.wait(later).await;
+                pause.wait(failure.later()).await;
                 continue;
             }
         }
