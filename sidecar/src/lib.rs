@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`cli`], [`config`], [`secrets`] | flags, environment, file; checked once |
-//! | [`control`] | the loop around [`campfire_mesh::Mesh`], streams to servers, the interface |
+//! | [`control`] | the loop around [`campfire_mesh::Mesh`], the interface |
 //! | [`pod`] | a peer in a pod: settings from the operator, reports to it, what its init container does |
 //! | [`plane`], [`data`] | the hot thread and the contract with it |
 //! | [`report`], [`show`], [`graph`], [`why`] | what a peer tells of itself, for people |
