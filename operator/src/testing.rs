@@ -103,6 +103,7 @@ impl Rig {
     pub fn campfire(&mut self, namespace: &str, name: &str, spec: &Value) {
         let campfire = json!({
             "apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": { "namespace": namespace, "name": name }, "spec": spec,
+            "status": { "prefix": "fd01:203:405::/48" },
         });
         self.campfires.apply_watcher_event(&Event::Apply(serde_json::from_value(campfire).unwrap()));
     }

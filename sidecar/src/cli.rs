@@ -1,6 +1,6 @@
 //! The command line. Every option of `campfire up` may also stand in the environment or in a file: see [`Options`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -116,10 +116,10 @@ pub enum Policy {
 #[command(after_long_help = "\
 Runs as root with the capabilities NET_ADMIN, MKNOD and CHOWN and no others; the operator's webhook puts it into pods. Makes, in the state
 directory (an emptyDir of medium Memory), the identity, a device node where the runtime gives none, and the interface with addresses, routes and
-MTU as the operator says. Doing it again changes nothing.
+MTU. Asks nobody. Doing it again changes nothing. What cannot be made is written into the file `problem` there, and it succeeds none the less.
 
 Example:
-  campfire pod-init --agent https://campfire-agent.campfire-system.svc:8443")]
+  campfire pod-init --network 0123456789 --ipv4-pool 100.80.0.0/16 --accept-route 10.8.0.0/16 --mtu 1280")]
 pub struct PodInit {
     #[allow(missing_docs)]
     #[command(flatten)]
@@ -127,12 +127,6 @@ pub struct PodInit {
     /// The user that the sidecar runs as [default: 65532]
     #[arg(long, value_name = "UID")]
     pub uid: Option<u32>,
-    /// Whether the pod may start without the mesh
-    #[arg(long, env = "CAMPFIRE_STARTUP_POLICY", value_name = "POLICY", default_value = "Wait")]
-    pub policy: Policy,
-    /// How long the operator is waited for with policy Wait, such as 10s
-    #[arg(long, env = "CAMPFIRE_STARTUP_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = seconds)]
-    pub timeout: u64,
 }
 
 /// `campfire ready`.
@@ -190,6 +184,9 @@ pub struct Options {
     /// In a pod: key, servers and all the rest come from the operator's agent API here, https://HOST:PORT
     #[arg(long, env = "CAMPFIRE_AGENT", value_name = "URL", help_heading = "Who to meet, and where")]
     pub agent: Option<String>,
+    /// In a pod: address of the agent API, for when its name is not known here
+    #[arg(long, env = "CAMPFIRE_AGENT_ADDRESS", value_name = "IP", help_heading = "Who to meet, and where")]
+    pub agent_address: Option<IpAddr>,
     /// In a pod: the projected token that shows who this is [default: /var/run/secrets/campfire.network/agent/token]
     #[arg(long, env = "CAMPFIRE_AGENT_TOKEN_FILE", value_name = "FILE", help_heading = "Who to meet, and where")]
     pub agent_token_file: Option<PathBuf>,
@@ -424,6 +421,7 @@ impl Options {
             psk_file: list(self.psk_file, other.psk_file),
             uri_file: self.uri_file.or(other.uri_file),
             agent: self.agent.or(other.agent),
+            agent_address: self.agent_address.or(other.agent_address),
             agent_token_file: self.agent_token_file.or(other.agent_token_file),
             agent_ca_file: self.agent_ca_file.or(other.agent_ca_file),
             network: self.network.or(other.network),

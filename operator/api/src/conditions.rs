@@ -312,6 +312,8 @@ named! {
         PodSecurityForbids,
         /// A container or volume of the pod has a name that the sidecar needs.
         NameTaken,
+        /// The Campfire has no network yet: it has just been made, or nothing has come of it.
+        CampfireNotReady,
         /// The operator has no CA yet, or has not seen the cluster yet.
         OperatorStarting,
     }

@@ -174,7 +174,8 @@ pub fn read_psk(secret: &Secret, prefix: Option<&str>) -> Result<Held, Said> {
     Ok(Held { keys, network, servers: Vec::new() })
 }
 
-fn network_of_prefix(prefix: &str) -> Option<NetworkId> {
+/// The id of the network whose addresses lie under this prefix, as a Campfire's status has it.
+pub fn network_of_prefix(prefix: &str) -> Option<NetworkId> {
     let ipnet::IpNet::V6(net) = prefix.parse().ok()? else { return None };
     let octets = net.addr().octets();
     Some(NetworkId(octets.get(1..6)?.try_into().ok()?))

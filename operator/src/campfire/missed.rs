@@ -49,6 +49,7 @@ impl Missed {
             image: ctx.settings.sidecar_image.clone(),
             pull_policy: ctx.settings.image_pull_policy.clone(),
             resources: serde_json::json!({}),
+            agent_address: None,
         };
         let mut counts: BTreeMap<ObjectKey, i32> = BTreeMap::new();
         let mut seen = BTreeSet::new();

@@ -23,7 +23,7 @@ mod error;
 mod fetch;
 #[cfg(test)]
 mod golden_tests;
-mod keys;
+pub mod keys;
 mod missed;
 mod peers;
 mod plan;
@@ -35,7 +35,7 @@ mod rotation;
 mod status;
 #[cfg(test)]
 mod tests;
-mod validate;
+pub mod validate;
 mod watch;
 
 use std::collections::HashMap;

@@ -187,15 +187,20 @@ pub fn known(campfire: &Campfire, settings: &OperatorSettings) -> Option<Valid> 
         cluster: cluster(campfire, settings),
         turn: Deployed::default(),
         servers: spec.turn.iter().flat_map(|turn| &turn.servers).filter_map(|text| text.parse().ok()).collect(),
-        network: MeshNetwork {
-            ipv4_pool: spec.network.ipv4_pool.as_deref().and_then(pool),
-            accept_routes: spec.network.accept_routes.iter().filter_map(|route| route.parse().ok()).collect(),
-            mtu: mtu(&spec.network),
-        },
+        network: readable(&spec.network),
         rotate: Ok(None),
         uid: campfire.uid().unwrap_or_default(),
         key,
     })
+}
+
+/// What can be read of a `spec.network`.
+pub fn readable(spec: &Network) -> MeshNetwork {
+    MeshNetwork {
+        ipv4_pool: spec.ipv4_pool.as_deref().and_then(pool),
+        accept_routes: spec.accept_routes.iter().filter_map(|route| route.parse().ok()).collect(),
+        mtu: mtu(spec),
+    }
 }
 
 fn network(spec: &Network) -> Result<MeshNetwork, Said> {

@@ -1,14 +1,17 @@
 //! What is put into a pod: two containers and two volumes.
 
+use std::net::IpAddr;
+
 use campfire_api::StartupPolicy;
 use campfire_api::names::{
     AGENT_AUDIENCE, AGENT_DIR, AGENT_PORT, AGENT_SERVICE, AGENT_VOLUME, CA_ANNOTATION, CA_FILE, INIT_CONTAINER, SIDECAR_CONTAINER,
     STATE_DIR, STATE_VOLUME, TOKEN_FILE, UID,
 };
+use campfire_protocol::identity::NetworkId;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::state::ObjectKey;
+use crate::state::{MeshNetwork, ObjectKey};
 
 /// What the chart says of all sidecars.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub struct Defaults {
     pub pull_policy: String,
     /// CPU and memory, as in a container.
     pub resources: Value,
+    /// Cluster IP of the agent API, for pods whose DNS does not know its name.
+    pub agent_address: Option<IpAddr>,
 }
 
 /// The settings of one pod's sidecar.
@@ -38,6 +43,12 @@ pub struct Settings {
     pub log: Option<String>,
     /// URL of the agent API.
     pub agent: String,
+    /// See [`Defaults::agent_address`].
+    pub agent_address: Option<IpAddr>,
+    /// The network's id.
+    pub network: NetworkId,
+    /// What the interface has beside its address, and of what its address is.
+    pub mesh: MeshNetwork,
 }
 
 /// What the app waits for.
@@ -70,23 +81,32 @@ pub fn containers(settings: &Settings) -> [Value; 2] {
     if let Some(log) = &settings.log {
         env.push(json!({ "name": "CAMPFIRE_LOG", "value": log }));
     }
-    let mounts = json!([
-        { "name": STATE_VOLUME, "mountPath": STATE_DIR },
-        { "name": AGENT_VOLUME, "mountPath": AGENT_DIR, "readOnly": true },
-    ]);
     let container = |name: &str, command: &str| {
         json!({
             "name": name,
             "image": settings.image,
             "imagePullPolicy": settings.pull_policy,
-            "args": [command, "--agent", settings.agent],
+            "args": [command],
             "env": env,
             "resources": settings.resources,
-            "volumeMounts": mounts,
+            "volumeMounts": [{ "name": STATE_VOLUME, "mountPath": STATE_DIR }],
         })
     };
 
     let mut init = container(INIT_CONTAINER, "pod-init");
+    // All that the interface is made of is public and known here: the init container asks nobody.
+    if let Some(env) = init["env"].as_array_mut() {
+        let MeshNetwork { ipv4_pool, accept_routes, mtu } = &settings.mesh;
+        let mut say = |name: &str, value: String| env.push(json!({ "name": name, "value": value }));
+        say("CAMPFIRE_NETWORK", settings.network.to_string());
+        say("CAMPFIRE_MTU", mtu.to_string());
+        if let Some(pool) = ipv4_pool {
+            say("CAMPFIRE_IPV4_POOL", pool.to_string());
+        }
+        if !accept_routes.is_empty() {
+            say("CAMPFIRE_ACCEPT_ROUTE", accept_routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+        }
+    }
     // Said in full, for the pod's own securityContext would hold otherwise.
     init["securityContext"] = json!({
         "runAsUser": 0,
@@ -101,8 +121,13 @@ pub fn containers(settings: &Settings) -> [Value; 2] {
 
     let mut sidecar = container(SIDECAR_CONTAINER, "up");
     sidecar["restartPolicy"] = json!("Always");
+    sidecar["args"] = json!(["up", "--agent", settings.agent]);
+    if let (Some(env), Some(address)) = (sidecar["env"].as_array_mut(), settings.agent_address) {
+        env.push(json!({ "name": "CAMPFIRE_AGENT_ADDRESS", "value": address.to_string() }));
+    }
     // `wg` looks for sockets there alone, and the root is read-only. The init container made the directory, for the sidecar's user.
     if let Some(mounts) = sidecar["volumeMounts"].as_array_mut() {
+        mounts.push(json!({ "name": AGENT_VOLUME, "mountPath": AGENT_DIR, "readOnly": true }));
         mounts.push(json!({ "name": STATE_VOLUME, "mountPath": "/var/run/wireguard", "subPath": "wireguard" }));
     }
     sidecar["securityContext"] = json!({
@@ -143,9 +168,11 @@ pub fn volumes() -> [Value; 2] {
     ]
 }
 
-/// Hash of what a pod was given: 16 hex digits. It changes with whatever [`containers`] and [`volumes`] put into a pod.
+/// Hash of what a pod was given: 16 hex digits. It changes with whatever [`containers`] and [`volumes`] put into a pod, but for the address
+/// of the agent API, which is a second way to it alone.
 pub fn hash(campfire: &ObjectKey, settings: &Settings) -> String {
-    let given = json!([campfire.to_string(), containers(settings), volumes()]);
+    let settings = Settings { agent_address: None, ..settings.clone() };
+    let given = json!([campfire.to_string(), containers(&settings), volumes()]);
     let digest = Sha256::digest(given.to_string());
     hex::encode(digest.get(..8).unwrap_or_default())
 }

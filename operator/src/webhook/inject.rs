@@ -8,12 +8,15 @@ use campfire_api::names::{
     INJECTED_LABEL, SETTINGS_HASH_ANNOTATION, SIDECAR_CONTAINER, STATE_VOLUME,
 };
 use campfire_api::{Campfire, SidecarMode, StartupPolicy};
+use campfire_protocol::identity::NetworkId;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::containers::{Defaults, Settings, Startup, agent_url, containers, hash, volumes};
+use crate::campfire::keys::network_of_prefix;
+use crate::campfire::validate::readable;
 use crate::members::{NamespaceMeta, NoPlace, Places, Unadmitted};
 use crate::state::ObjectKey;
 
@@ -98,8 +101,18 @@ pub fn decide(pod: &Pod, namespace: &NamespaceMeta, places: &Places, defaults: &
             ),
         );
     }
+    let network = campfire.status.as_ref().and_then(|status| network_of_prefix(status.prefix.as_deref()?));
+    let Some(network) = network else {
+        return skip(
+            SkipReason::CampfireNotReady,
+            format!(
+                "Campfire {} has no network yet (kubectl wait campfire --for=condition=Ready): make the pod anew then",
+                ObjectKey::of(campfire)
+            ),
+        );
+    };
     let mut warnings = Vec::new();
-    let settings = settings(pod, campfire, defaults, &mut warnings);
+    let settings = settings(pod, campfire, network, defaults, &mut warnings);
     patch(pod, campfire, &settings, ca, warnings)
 }
 
@@ -167,7 +180,7 @@ fn choose<'a>(pod: &Pod, namespace: &NamespaceMeta, places: &'a Places) -> Resul
 
 /// The sidecar's settings: the pod's annotations, else the Campfire's, else the chart's. What can't be read is left out, with a
 /// warning: a typing mistake must not keep a pod out of the mesh.
-fn settings(pod: &Pod, campfire: &Campfire, defaults: &Defaults, warnings: &mut Vec<String>) -> Settings {
+fn settings(pod: &Pod, campfire: &Campfire, network: NetworkId, defaults: &Defaults, warnings: &mut Vec<String>) -> Settings {
     let sidecar = &campfire.spec.sidecar;
     let mut settings = Settings {
         image: sidecar.image.clone().unwrap_or_else(|| defaults.image.clone()),
@@ -176,6 +189,9 @@ fn settings(pod: &Pod, campfire: &Campfire, defaults: &Defaults, warnings: &mut 
         log: None,
         pull_policy: defaults.pull_policy.clone(),
         agent: agent_url(&defaults.operator_namespace),
+        agent_address: defaults.agent_address,
+        network,
+        mesh: readable(&campfire.spec.network),
     };
     for (key, value) in pod.annotations() {
         let Some(name) = key.strip_prefix(CONFIG_PREFIX) else { continue };

@@ -13,14 +13,17 @@ mod server_tests;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use campfire_api::conditions::SkipReason;
-use campfire_api::names::INJECT_PATH;
+use campfire_api::names::{AGENT_SERVICE, INJECT_PATH};
+use campfire_http::Limits;
+use campfire_http::message::{self, Answer, Refusal};
 use hyper::body::{Body, Bytes};
 use hyper::{Method, Request, StatusCode};
-use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
+use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, Pod, Service};
 use kube::Api;
 use kube::core::PartialObjectMeta;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -35,8 +38,6 @@ use self::inject::{Decision, decide};
 use crate::certs::{Bundle, wire};
 use crate::context::Context;
 use crate::members::NamespaceMeta;
-use campfire_http::Limits;
-use campfire_http::message::{self, Answer, Refusal};
 
 /// Largest AdmissionReview, bytes: etcd takes objects of 1.5 MiB.
 const MAX_REVIEW: usize = 1_700_000;
@@ -58,6 +59,11 @@ const LIMITS: Limits = Limits {
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a review waits for the caches of an operator that has just started.
 const SYNC: Duration = Duration::from_secs(1);
+/// How long a review waits for a Campfire's network, and how often it looks.
+const NETWORK: Duration = Duration::from_millis(1_500);
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the address of the agent API is believed.
+const ADDRESS: Duration = Duration::from_mins(5);
 
 /// Serves until the program ends. All replicas do.
 pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener) {
@@ -82,6 +88,8 @@ pub struct Webhook {
     defaults: Defaults,
     events: Events,
     pods: Family<Outcome, Counter>,
+    /// When the address of the agent API was read, and what it was.
+    agent: Mutex<Option<(Instant, Option<IpAddr>)>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -97,6 +105,7 @@ impl Webhook {
             operator_namespace: settings.namespace.clone(),
             image: settings.sidecar_image.clone(),
             pull_policy: settings.image_pull_policy.clone(),
+            agent_address: None,
             resources: settings.sidecar_resources.as_ref().map_or_else(|| serde_json::json!({}), |resources| serde_json::json!(resources)),
         };
         let pods = Family::<Outcome, Counter>::default();
@@ -104,7 +113,7 @@ impl Webhook {
             let help = "Pods that the webhook was asked about, by result: Injected, or the reason why not";
             registry.register("admissions", help, pods.clone());
         });
-        Self { events: Events::new(ctx.clone()), ctx, certs, defaults, pods }
+        Self { events: Events::new(ctx.clone()), ctx, certs, defaults, pods, agent: Mutex::default() }
     }
 
     /// Answers one request.
@@ -138,7 +147,8 @@ impl Webhook {
         let synced = tokio::time::timeout(SYNC, self.ctx.cluster.synced()).await.is_ok();
         let namespace = self.namespace(&asked.namespace).await;
         let pem = if synced { self.certs.borrow().pem.clone() } else { String::new() };
-        let decision = decide(pod, &namespace, &self.ctx.cluster.places(), &self.defaults, &pem);
+        let defaults = Defaults { agent_address: self.agent_address().await, ..self.defaults.clone() };
+        let decision = self.decide(pod, &namespace, &defaults, &pem).await;
         let result = match &decision {
             Decision::Patch { .. } => "Injected",
             Decision::Skip { reason, .. } => reason.name(),
@@ -159,6 +169,36 @@ impl Webhook {
             }
         };
         Ok(message::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &ops, &warnings))))
+    }
+
+    /// What becomes of the pod. A Campfire that was made together with it has a network in a moment: that long it is waited for.
+    async fn decide(&self, pod: &Pod, namespace: &NamespaceMeta, defaults: &Defaults, pem: &str) -> Decision {
+        let begun = Instant::now();
+        loop {
+            let decision = decide(pod, namespace, &self.ctx.cluster.places(), defaults, pem);
+            let waits = matches!(decision, Decision::Skip { reason: SkipReason::CampfireNotReady, .. });
+            if !waits || begun.elapsed() >= NETWORK {
+                return decision;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The cluster IP of the agent API, read again now and then. `None`: not known, or the Service has none.
+    async fn agent_address(&self) -> Option<IpAddr> {
+        let known = *self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((read, address)) = known
+            && read.elapsed() < ADDRESS
+        {
+            return address;
+        }
+        let services = Api::<Service>::namespaced(self.ctx.cluster.client.clone(), &self.ctx.settings.namespace);
+        let address = match tokio::time::timeout(Duration::from_millis(500), services.get_opt(AGENT_SERVICE)).await {
+            Ok(Ok(service)) => service.and_then(|service| service.spec?.cluster_ip?.parse().ok()),
+            Ok(Err(_)) | Err(_) => known.and_then(|(_, address)| address),
+        };
+        *self.agent.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), address));
+        address
     }
 
     /// A namespace that was made this very moment may not have been seen yet: then it is asked for.

@@ -237,6 +237,41 @@ fn settings_come_from_the_pod_then_the_campfire_then_the_chart() {
 }
 
 #[test]
+fn the_init_container_is_told_all_that_it_makes_and_asks_nobody() {
+    let network = json!({ "network": { "ipv4Pool": "100.80.0.0/16", "acceptRoutes": ["10.8.0.0/16", "fd00:8::/32"], "mtu": 1400 } });
+    let (after, _) = injected(&pod(json!({})), &namespace("shop"), &[campfire("shop", "home", network.clone())]);
+    let (init, sidecar) = (&after["spec"]["initContainers"][0], &after["spec"]["initContainers"][1]);
+    assert_eq!(env(init, "CAMPFIRE_NETWORK"), "0102030405");
+    assert_eq!((env(init, "CAMPFIRE_IPV4_POOL"), env(init, "CAMPFIRE_MTU")), ("100.80.0.0/16", "1400"));
+    assert_eq!(env(init, "CAMPFIRE_ACCEPT_ROUTE"), "10.8.0.0/16,fd00:8::/32");
+    assert_eq!(init["args"], json!(["pod-init"]));
+    let mounts =
+        |container: &Value| container["volumeMounts"].as_array().unwrap().iter().map(|mount| mount["name"].clone()).collect::<Vec<_>>();
+    assert_eq!(mounts(init), [STATE_VOLUME], "no token: it has nobody to show it to");
+    assert!(mounts(sidecar).contains(&json!("campfire-agent")));
+    // A network that changes changes what a pod would be given; a second way to the agent API does not.
+    let hash = |after: &Value| after["metadata"]["annotations"][SETTINGS_HASH_ANNOTATION].clone();
+    let (plain, _) = injected(&pod(json!({})), &namespace("shop"), &[campfire("shop", "home", json!({}))]);
+    assert_ne!(hash(&after), hash(&plain));
+    let defaults = Defaults { agent_address: Some("10.96.0.77".parse().unwrap()), ..defaults() };
+    let Decision::Patch { ops, .. } = decide(&pod(json!({})), &namespace("shop"), &[campfire("shop", "home", network)], &defaults, CA)
+    else {
+        panic!("no patch");
+    };
+    let ops = serde_json::to_value(ops).unwrap().to_string();
+    assert!(ops.contains(hash(&after).as_str().unwrap()) && ops.matches("10.96.0.77").count() == 1, "{ops}");
+}
+
+#[test]
+fn a_pod_whose_campfire_has_no_network_yet_is_not_injected() {
+    let mut new = campfire("shop", "home", json!({}));
+    new.status = None;
+    let decision = decide(&pod(json!({})), &namespace("shop"), &[new], &defaults(), CA);
+    let Decision::Skip { reason: SkipReason::CampfireNotReady, message } = decision else { panic!("{decision:?}") };
+    assert!(message.contains("kubectl wait") && message.contains("make the pod anew"), "{message}");
+}
+
+#[test]
 fn a_setting_that_cannot_be_read_is_warned_of_and_the_default_holds() {
     let wrong = annotated_pod(&[
         ("config.campfire.network/image", "no image; rm -rf /"),
@@ -405,12 +440,14 @@ fn defaults() -> Defaults {
         image: "registry.example.org/campfire:0.1.0".into(),
         pull_policy: "IfNotPresent".into(),
         resources: json!({ "requests": { "cpu": "10m", "memory": "24Mi" }, "limits": { "memory": "128Mi" } }),
+        agent_address: None,
     }
 }
 
 fn campfire(namespace: &str, name: &str, spec: Value) -> Campfire {
     serde_json::from_value(json!({
         "apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": { "namespace": namespace, "name": name }, "spec": spec,
+        "status": { "prefix": "fd01:203:405::/48" },
     }))
     .unwrap()
 }
@@ -532,6 +569,7 @@ fn red_10_a_campfire_of_another_namespace_brings_its_image_as_root_or_turns_the_
         image: "campfire:1".into(),
         pull_policy: "IfNotPresent".into(),
         resources: json!({}),
+        agent_address: None,
     };
     let made: Pod = pod(json!({}));
     let decision = decide(&made, &namespace("shop"), &[main, games], &defaults, CA);

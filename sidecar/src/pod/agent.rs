@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,8 +27,10 @@ use zeroize::Zeroizing;
 use crate::cli::Options;
 use crate::config::BadConfig;
 
-/// For connecting, and for an answer that need not wait.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// For an answer that need not wait. Short: what answers nothing now is better asked anew than waited for.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// For a connection by the name, before the address is tried too: DNS may not know it, or somebody on the way may hold it.
+const BY_NAME: Duration = Duration::from_millis(1_500);
 /// Least time between two reports.
 const BETWEEN: Duration = Duration::from_secs(5);
 /// Largest token or CA file that is read, bytes.
@@ -67,6 +70,7 @@ impl From<String> for Failure {
 pub struct Agent {
     host: String,
     port: u16,
+    address: Option<IpAddr>,
     token_file: PathBuf,
     ca_file: PathBuf,
     /// What the operator said last of its CA: a long-lived pod's own file does not change.
@@ -87,6 +91,7 @@ impl Agent {
         Ok(Self {
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port,
+            address: options.agent_address,
             token_file: file(&options.agent_token_file, TOKEN_FILE),
             ca_file: file(&options.agent_ca_file, CA_FILE),
             ca: Mutex::default(),
@@ -132,7 +137,7 @@ impl Agent {
         let token = self.token()?;
         let tls = TlsConnector::from(self.tls()?);
         let name = ServerName::try_from(self.host.clone()).map_err(|error| said("no host name", &error))?;
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| said("no connection", &error))?;
+        let stream = self.connect().await.map_err(|error| said("no connection", &error))?;
         let stream =
             tls.connect(name, stream).await.map_err(|error| Failure::Unreached(format!("{authority}: {}", self.explain(&error))))?;
         let (mut sender, connection) =
@@ -172,6 +177,16 @@ impl Agent {
         drop(sender);
         connection.abort();
         result
+    }
+
+    /// By name; and where that fails, or takes long, by the address that the webhook knew.
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let by_name = TcpStream::connect((self.host.as_str(), self.port));
+        let Some(address) = self.address else { return by_name.await };
+        match tokio::time::timeout(BY_NAME, by_name).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(_)) | Err(_) => TcpStream::connect((address, self.port)).await,
+        }
     }
 
     /// Why there is no TLS, and what to do.

@@ -1,6 +1,10 @@
 //! `campfire pod-init`: the init container of a pod. Makes all that needs rights, so that the sidecar needs none: identity,
 //! device node, and the interface with its addresses, routes and MTU. Doing it twice is doing it once.
 //!
+//! It asks nobody: what the interface is made of is public, and the webhook wrote it into the pod. So no operator, DNS or other mesh on the
+//! way decides whether the pod has a mesh for as long as it lives; keys are the sidecar's to ask for. And it ends well whatever fails: what
+//! could not be made is written down ([`PROBLEM`]), for the sidecar to report, and the startup policy decides there whether the app waits.
+//!
 //! It runs as root with NET_ADMIN, MKNOD and CHOWN and nothing else. Without DAC_OVERRIDE root may not open what belongs to
 //! others, so things are made and opened first and given away last; what the sidecar writes stays readable by group
 //! (the directory is setgid), which root is in.
@@ -9,19 +13,17 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use campfire_api::agent::Settings;
 use campfire_api::names::UID;
-use campfire_protocol::identity::ipv4_in_pool;
+use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_sys::tun::{self, Tun};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::agent::{Agent, Backoff};
-use super::{Cache, Told, ready, state_dir};
-use crate::cli::{PodInit, Policy};
+use super::{ready, state_dir};
+use crate::cli::PodInit;
 use crate::config;
 use crate::control::interface::{Interface, explain_device, overlay_net};
 use crate::secrets::OwnIdentity;
@@ -30,70 +32,81 @@ use crate::secrets::OwnIdentity;
 pub const IDENTITY: &str = "identity";
 /// Name of the device node in the state directory.
 pub const TUN_NODE: &str = "tun";
-/// File that says that the interface got no addresses, for the operator did not answer in time.
-pub const UNCONFIGURED: &str = "unconfigured";
+/// File that says why there is no interface.
+pub const PROBLEM: &str = "problem";
+/// Longest problem that is written down, characters.
+const LONGEST: usize = 1_000;
 /// Directory, in the state directory, that is mounted where `wg` looks for sockets.
 const WIREGUARD: &str = "wireguard";
 
 /// Makes it all, unless it is told to stop before: as a container's first process it would not end of SIGTERM by itself.
+///
+/// # Errors
+/// Told to stop. What cannot be made is no error: see [`PROBLEM`].
 pub async fn run(arguments: &PodInit) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        done = make(arguments) => done,
+    let made = tokio::select! {
+        made = make(arguments) => made,
         _ = terminate.recv() => bail!("told to stop before all was made"),
+    };
+    let problem = state_dir(&arguments.options).join(PROBLEM);
+    let written = match &made {
+        Ok(()) => match fs::remove_file(&problem) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        },
+        Err(error) => {
+            let why: String = format!("{error:#}").chars().take(LONGEST).collect();
+            error!("{why}: this pod has no interface of the mesh, and its sidecar says so");
+            fs::write(&problem, why)
+        }
+    };
+    if let Err(error) = written {
+        warn!("{}: {error}", problem.display());
     }
+    Ok(())
 }
 
 async fn make(arguments: &PodInit) -> Result<()> {
     let begun = Instant::now();
-    let state = state_dir(&arguments.options);
+    let options = &arguments.options;
+    let state = state_dir(options);
     let owner = arguments.uid.unwrap_or_else(|| u32::try_from(UID).unwrap_or(65_532));
     directory(&state, owner)?;
     ready::forget(&state)?;
     let identity = identity(&state, owner)?;
+    let sockets = state.join(WIREGUARD);
+    if !sockets.exists() {
+        fs::create_dir(&sockets).with_context(|| format!("{} cannot be made", sockets.display()))?;
+        give(&sockets, owner)?;
+    }
 
-    let interface = arguments.options.interface.clone().unwrap_or_else(|| config::INTERFACE.to_owned());
+    let network: NetworkId = match options.network.as_deref().map(str::parse) {
+        Some(Ok(network)) => network,
+        Some(Err(_)) => bail!("CAMPFIRE_NETWORK is no network id (10 hex digits): the operator's webhook sets it, so make the pod anew"),
+        None => bail!("CAMPFIRE_NETWORK is not set: the operator's webhook sets it, so make the pod anew"),
+    };
+    let interface = options.interface.clone().unwrap_or_else(|| config::INTERFACE.to_owned());
     let node = node(&state)?;
     Tun::make_persistent(&node, &interface, owner).map_err(|error| match error.raw_os_error() {
         // Attached to by a sidecar that is running: made already.
         Some(libc::EBUSY) => anyhow!("interface {interface} is in use: the init container runs beside its own sidecar"),
         _ => explain_device(&interface, &error),
     })?;
-
-    let agent = Agent::new(&arguments.options)?;
-    let cache = Cache::new(&state);
-    let limit = (arguments.policy == Policy::Wait).then(|| Duration::from_secs(arguments.timeout));
-    if let Some(settings) = settings(&agent, &cache, limit).await {
-        let _ = fs::remove_file(state.join(UNCONFIGURED));
-        let told = Told::new(&settings)?;
-        let public = identity.identity.public();
-        let mut addresses = vec![overlay_net(told.network, None, told.network.address(&public).into())];
-        if let Some(pool) = told.ipv4_pool {
-            addresses.extend(ipv4_in_pool(pool, &public).map(|ipv4| overlay_net(told.network, Some(pool), ipv4.into())));
-        }
-        let mut made = Interface::set_up(&interface, settings.mtu.clamp(1280, 9000), &addresses).await?;
-        // The sidecar cannot make routes when peers offer some: what it may take is routed from the start.
-        made.sync(addresses.iter().copied().collect(), told.accepted_routes.iter().copied().collect()).await;
-        cache.store(&settings).with_context(|| cache.path().display().to_string())?;
-        give(cache.path(), owner)?;
-        let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        info!(interface, addresses = shown.join(" "), milliseconds = begun.elapsed().as_millis() as u64, "made");
-    } else {
-        fs::write(state.join(UNCONFIGURED), b"")?;
-        warn!(
-            "no settings within {} s: the app starts without the mesh (policy Wait); look at the operator, then make this pod anew",
-            arguments.timeout
-        );
-    }
-
-    let sockets = state.join(WIREGUARD);
-    if !sockets.exists() {
-        fs::create_dir(&sockets).with_context(|| format!("{} cannot be made", sockets.display()))?;
-        give(&sockets, owner)?;
-    }
     if node.starts_with(&state) {
         give(&node, owner)?;
     }
+    let public = identity.identity.public();
+    let mut addresses = vec![overlay_net(network, None, network.address(&public).into())];
+    if let Some(pool) = options.ipv4_pool.map(|pool| pool.trunc()) {
+        addresses.extend(ipv4_in_pool(pool, &public).map(|ipv4| overlay_net(network, Some(pool), ipv4.into())));
+    }
+    let mtu = options.mtu.and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(1280).clamp(1280, 9000);
+    let mut made = Interface::set_up(&interface, mtu, &addresses).await?;
+    // The sidecar cannot make routes when peers offer some: what it may take is routed from the start.
+    made.sync(addresses.iter().copied().collect(), options.accept_route.iter().copied().collect()).await;
+    let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    info!(interface, addresses = shown.join(" "), milliseconds = begun.elapsed().as_millis() as u64, "made");
     Ok(())
 }
 
@@ -151,36 +164,4 @@ fn node(state: &Path) -> Result<PathBuf> {
         ),
         Err(error) => bail!("TunDeniedByRuntime: {}: {error}; is the kernel's module `tun` loaded?", own.display()),
     }
-}
-
-/// What the operator says; what is kept, if it does not answer. `None` after `limit`.
-async fn settings(agent: &Agent, cache: &Cache, limit: Option<Duration>) -> Option<Settings> {
-    let kept = cache.load();
-    if let Some(kept) = &kept {
-        // The pod's own file is as old as the pod.
-        agent.trust(&kept.agent_ca);
-    }
-    let kept_is_there = kept.is_some();
-    let asking = async {
-        let mut pause = Backoff::new(Duration::from_secs(2));
-        loop {
-            let failure = match agent.settings("", 0).await {
-                Ok(Some(settings)) => return Some(settings),
-                Ok(None) => "it has none for this pod yet".to_owned(),
-                Err(failure) => failure.to_string(),
-            };
-            if kept_is_there {
-                info!("the operator does not answer ({failure}): its settings from before are used");
-                return None;
-            }
-            info!("waiting for settings from the operator: {failure}");
-            pause.wait(None).await;
-        }
-    };
-    // The limit holds for a try as well: a dropped connection would hold the app for longer than it is to wait.
-    let said = match limit {
-        Some(limit) => tokio::time::timeout(limit, asking).await.unwrap_or_default(),
-        None => asking.await,
-    };
-    said.or(kept)
 }

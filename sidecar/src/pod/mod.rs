@@ -203,10 +203,10 @@ pub async fn up(options: &Options) -> Result<()> {
     agent.trust(&settings.agent_ca);
 
     let peer = complete(options, &state, &settings)?;
-    if state.join(init::UNCONFIGURED).exists() {
-        // The interface cannot be given its addresses any more, and to end would keep the app from starting.
-        error!("{UNCONFIGURED}");
-        let (_told, reports) = watch::channel(Some(unconfigured(&peer, &settings)));
+    if let Ok(problem) = fs::read_to_string(state.join(init::PROBLEM)) {
+        // There is no interface and will be none, and to end would keep the app from starting.
+        error!("{problem}: the app runs without the mesh; mend that and make the pod anew");
+        let (_told, reports) = watch::channel(Some(unconfigured(&peer, &settings, &problem)));
         tokio::select! {
             () = agent::report(agent, reports) => {}
             _ = terminate.recv() => {}
@@ -324,7 +324,7 @@ pub fn report(own: &Own, before: Option<&Report>) -> Report {
     if !camped && (own.ready || Duration::from_millis(own.uptime_ms) > STARTING) {
         let why = own.status.servers.iter().find_map(|server| server.problem.as_ref().map(|problem| format!("{}: {problem}", server.id)));
         let message = why.unwrap_or_else(|| "no TURN server answers: look at the Campfire's endpoints and at network policies".into());
-        problems.push(Problem { reason: ProblemReason::FireUnreachable, message: message.chars().take(256).collect() });
+        problems.push(Problem { reason: ProblemReason::FireUnreachable, message: clipped(&message) });
     }
     problems.truncate(MAX_PROBLEMS);
     Report {
@@ -350,18 +350,22 @@ pub fn report(own: &Own, before: Option<&Report>) -> Report {
     }
 }
 
-const UNCONFIGURED: &str = "the operator did not answer when this pod was made, so its interface has no addresses: the app runs without the mesh; make the pod anew";
-
 /// What a peer reports that has no interface.
-fn unconfigured(peer: &config::PeerSettings, settings: &Settings) -> Report {
+fn unconfigured(peer: &config::PeerSettings, settings: &Settings, problem: &str) -> Report {
+    let message = format!("{problem}: the app runs without the mesh; mend that and make the pod anew");
     Report {
         public_key: STANDARD.encode(peer.mesh.fire.identity.public().x25519()),
         identity: peer.mesh.fire.identity.public().to_string(),
         settings_version: settings.version.clone(),
-        problems: vec![Problem { reason: ProblemReason::InterfaceUnconfigured, message: UNCONFIGURED.into() }],
+        problems: vec![Problem { reason: ProblemReason::InterfaceUnconfigured, message: clipped(&message) }],
         sidecar_version: env!("CARGO_PKG_VERSION").into(),
         ..Report::default()
     }
+}
+
+/// As long as a problem's message may be.
+fn clipped(message: &str) -> String {
+    message.chars().take(256).collect()
 }
 
 /// The most common reason of the links that are not direct.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::cli::{Policy, ReadyArgs};
 use crate::config;
 use crate::http;
-use crate::pod::init::UNCONFIGURED;
+use crate::pod::init::PROBLEM;
 
 /// File whose age is that of the sidecar's first start in this pod.
 const STARTED: &str = "started";
@@ -34,9 +34,12 @@ pub fn forget(state: &Path) -> Result<()> {
 
 /// Succeeds when the peer is ready, or, with policy `Wait`, the timeout is over.
 pub async fn check(arguments: &ReadyArgs) -> Result<()> {
-    if arguments.policy == Policy::Wait && arguments.run_dir.join(UNCONFIGURED).exists() {
-        println!("the interface has no addresses: the init container waited for the operator already, the app need not");
-        return Ok(());
+    if let Ok(problem) = fs::read_to_string(arguments.run_dir.join(PROBLEM)) {
+        if arguments.policy == Policy::Wait {
+            println!("there is no interface ({problem}): the app need not wait for it");
+            return Ok(());
+        }
+        bail!("there is no interface: {problem}");
     }
     let interface = arguments.interface.clone().unwrap_or_else(|| config::INTERFACE.to_owned());
     let asked = tokio::time::timeout(Duration::from_secs(2), http::fetch(&http::socket_path(&arguments.run_dir, &interface))).await;
