@@ -341,8 +341,16 @@ impl Operator {
         spec["turn"] = json!({ "exposure": { "type": "ClusterIP" } });
         let campfire =
             json!({ "apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": { "name": "home" }, "spec": spec });
-        apply(&Api::<Campfire>::namespaced(self.client.clone(), namespace), "home", &campfire).await;
-        self.until("the Campfire is seen", async || !self.ctx.cluster.campfires.state().is_empty()).await;
+        let campfires = Api::<Campfire>::namespaced(self.client.clone(), namespace);
+        apply(&campfires, "home", &campfire).await;
+        // No controller runs here that would say it.
+        let status = json!({ "status": { "prefix": "fd01:203:405::/48" } });
+        campfires.patch_status("home", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+        self.until("the Campfire and its network are seen", async || {
+            let seen = self.ctx.cluster.campfires.state();
+            seen.iter().any(|campfire| campfire.status.as_ref().is_some_and(|status| status.prefix.is_some()))
+        })
+        .await;
     }
 
     /// A pod that looks as if it had been injected.
