@@ -265,7 +265,7 @@ fn without_the_device_node_it_says_what_to_do() {
     let ada = lab.host("ada");
     let mut command = ada.command("sh");
     command
-        .args(["-c", "mount -t tmpfs none /dev && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_campfire"), "up", "--psk-file"])
+        .args(["-c", "mount -t tmpfs none /dev/net && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_campfire"), "up", "--psk-file"])
         .arg(&lab.keys.psk);
     command.args(["--server", &lab.server, "--identity-file", &lab.path("identity")]);
     let output = command.stdin(Stdio::null()).output().unwrap();
