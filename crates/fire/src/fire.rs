@@ -378,7 +378,7 @@ fn seated_anywhere(conversations: &Conversations, room: u8) -> bool {
 /// Whether a member looked for by this address or name is known.
 fn is_known(hearth: &Hearth, network: NetworkId, what: &str) -> bool {
     hearth.roster.seated().any(|announcement| {
-        let names = [announcement.name.to_lowercase(), announcement.ipv4.map(|ip| ip.to_string()).unwrap_or_default()];
+        let names = [announcement.name.to_lowercase(), hearth.own.ipv4_of(announcement).map(|ip| ip.to_string()).unwrap_or_default()];
         names.iter().any(|name| name == what) || network.address(&announcement.public_key).to_string() == what
     })
 }

@@ -196,7 +196,7 @@ impl Hearth {
     /// What an announcement means for ourselves.
     fn look_at(&mut self, announcement: &Announcement) {
         if let Some(ours) = self.own.ipv4()
-            && announcement.ipv4 == Some(ours)
+            && self.own.ipv4_of(announcement) == Some(ours)
             && announcement.session < self.own.session()
         {
             self.own.yield_ipv4();

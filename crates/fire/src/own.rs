@@ -57,6 +57,7 @@ pub(crate) struct Own {
     routes: Vec<IpNet>,
     record: Option<ServerRecord>,
     features: u32,
+    pool: Option<Ipv4Net>,
     ipv4: Option<Ipv4Addr>,
     session: Session,
     begun: Time,
@@ -82,7 +83,8 @@ impl Own {
             routes: config.routes.iter().copied().take(MAX_ROUTES).collect(),
             record: config.record.clone(),
             features: if config.tunnel { 0 } else { NO_TUNNEL },
-            ipv4: config.ipv4_pool.and_then(|pool: Ipv4Net| ipv4_in_pool(pool, &config.identity.public())),
+            pool: config.ipv4_pool,
+            ipv4: config.ipv4_pool.and_then(|pool| ipv4_in_pool(pool, &config.identity.public())),
             session: Session { started: wall, nonce: rng.next_u64() },
             begun: now,
             anchored: false,
@@ -101,6 +103,11 @@ impl Own {
 
     pub(crate) fn ipv4(&self) -> Option<Ipv4Addr> {
         self.ipv4
+    }
+
+    /// The IPv4 address that a member has: the one that follows from its key, if it claims that. No other can be claimed.
+    pub(crate) fn ipv4_of(&self, announcement: &Announcement) -> Option<Ipv4Addr> {
+        announcement.ipv4.filter(|address| self.pool.is_some_and(|pool| ipv4_in_pool(pool, &announcement.public_key) == Some(*address)))
     }
 
     /// Orders what we say.
