@@ -220,6 +220,8 @@ impl Fire {
     /// A wall clock reading.
     pub fn on_wall(&mut self, now: Time, wall: UnixMillis) {
         self.hearth.clock.set_own(now, wall);
+        self.hearth.clock_told(now);
+        self.settle(now);
     }
 
     /// Servers, keys, routes or the record are replaced.
@@ -284,6 +286,9 @@ impl Fire {
             self.choice.take_records(hearth, &mut self.conversations, now);
         }
         self.note_udp();
+        if std::mem::take(&mut self.hearth.read_again) {
+            self.conversations.values_mut().for_each(|conversation| conversation.read_again(now));
+        }
         let hearth = &mut self.hearth;
         // Deciding may connect, and that may tell something: a second look is enough.
         for _ in 0..2 {

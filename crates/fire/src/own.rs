@@ -18,14 +18,27 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 
 use crate::Seat;
+use crate::clock::Support;
 use crate::config::{Config, KeyMode};
+use crate::hearth::AHEAD;
 use crate::roster::Version;
 
-/// A run that has not yet been accepted anywhere begins anew when the clock turns out to be this wrong.
+/// A run that no server has taken yet moves to the right time when the clock turns out to be this wrong.
 const WRONG_CLOCK: Duration = Duration::from_secs(30);
+/// One that was taken begins anew if it began this long before its time (a server takes a first Camp that is a minute off),
+const TOO_EARLY: Duration = Duration::from_secs(90);
+/// or if its session lies this far ahead: everybody drops it then ([`AHEAD`]), whose clock is right to two minutes.
+const TOO_LATE: Duration = Duration::from_mins(12);
+/// Sessions of ours that were taken, as far back as is remembered.
+const MAX_TAKEN: usize = 8;
 
 /// How many times a run of ours that seems later is outrun.
 const MAX_OUTRUNS: u32 = 3;
+
+/// A time some way after another.
+pub(crate) fn ahead(wall: UnixMillis, by: Duration) -> UnixMillis {
+    UnixMillis(wall.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+}
 
 /// A key's room.
 #[derive(Clone, Debug)]
@@ -61,7 +74,10 @@ pub(crate) struct Own {
     ipv4: Option<Ipv4Addr>,
     session: Session,
     begun: Time,
-    anchored: bool,
+    /// How well founded the clock was that agreed with this session.
+    support: Support,
+    /// Starts of sessions of ours that servers have taken: what comes after must be later to whoever saw them.
+    taken: Vec<UnixMillis>,
     sequence: u32,
     outruns: u32,
     /// When this run began, by the corrected clock. Its session may begin later ([`Own::outrun`]).
@@ -87,7 +103,8 @@ impl Own {
             ipv4: config.ipv4_pool.and_then(|pool| ipv4_in_pool(pool, &config.identity.public())),
             session: Session { started: wall, nonce: rng.next_u64() },
             begun: now,
-            anchored: false,
+            support: Support::default(),
+            taken: Vec::new(),
             sequence: 1,
             outruns: 0,
             woke: wall,
@@ -120,18 +137,46 @@ impl Own {
         self.network.address(&self.identity.public())
     }
 
-    /// A server took our announcement: this run keeps its start time for good.
-    pub(crate) fn anchor(&mut self) {
-        self.anchored = true;
+    /// A server took our announcement of this session. If it is later than the present one (the clock was corrected while it was
+    /// under way), others would take us for a replay: this run begins after it, unless everybody drops it anyway.
+    pub(crate) fn taken(&mut self, session: Session, wall: UnixMillis) {
+        self.remember(session);
+        if session > self.session && session.started <= ahead(wall, AHEAD) {
+            self.begin_after(session);
+        }
     }
 
-    /// The clock was corrected. If no server has taken our announcement yet, this run begins at the right time.
-    pub(crate) fn clock_corrected(&mut self, now: Time, wall: UnixMillis) {
+    fn remember(&mut self, session: Session) {
+        if !self.taken.contains(&session.started) {
+            if self.taken.len() >= MAX_TAKEN {
+                self.taken.remove(0);
+            }
+            self.taken.push(session.started);
+        }
+    }
+
+    /// The clock was corrected. If no server has taken our announcement yet, this run begins at the right time. One that was
+    /// taken begins anew if its start is wrong by a clock that is founded better than any that agreed with it: so what one
+    /// server says sticks no longer than until others are heard, and no server alone makes us begin anew again and again.
+    pub(crate) fn clock_corrected(&mut self, now: Time, wall: UnixMillis, support: Support) {
         let age = u64::try_from(now.since(self.begun).as_millis()).unwrap_or(u64::MAX);
-        let started = wall.0.saturating_sub(age);
-        if !self.anchored && u128::from(started.abs_diff(self.session.started.0)) > WRONG_CLOCK.as_millis() {
-            self.session.started = UnixMillis(started);
-            self.woke = self.session.started;
+        let started = UnixMillis(wall.0.saturating_sub(age));
+        let fresh = self.taken.is_empty();
+        let (early, late) = if fresh {
+            (ahead(self.session.started, WRONG_CLOCK) < started, self.session.started > ahead(started, WRONG_CLOCK))
+        } else {
+            (ahead(self.session.started, TOO_EARLY) < started, self.session.started > ahead(wall, TOO_LATE))
+        };
+        if !early && !late {
+            self.support = self.support.max(support);
+        } else if fresh || support > self.support {
+            self.support = support;
+            let seen = self.taken.iter().filter(|taken| **taken <= ahead(wall, AHEAD)).max();
+            self.session.started = seen.map_or(started, |seen| started.max(UnixMillis(seen.0.saturating_add(1))));
+            self.woke = started;
+            if !fresh {
+                self.changed();
+            }
         }
     }
 
@@ -164,7 +209,7 @@ impl Own {
 
     fn begin_after(&mut self, other: Session) {
         self.session.started = UnixMillis(other.started.0.saturating_add(1));
-        self.anchored = true;
+        self.remember(other);
         self.changed();
     }
 

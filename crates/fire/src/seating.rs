@@ -22,7 +22,7 @@ const MAX_HELD: usize = 16;
 
 /// How long an Ember that should have come may be late.
 const LATE: Duration = Duration::from_millis(50);
-/// Everything is read again because somebody was missed at most this often.
+/// Everything is read again at most this often.
 const READ_AGAIN: Duration = Duration::from_secs(30);
 
 /// User name and integrity key.
@@ -68,7 +68,7 @@ pub(crate) struct Seating {
     pub(crate) catch_up_at: Option<Time>,
     /// The next Camp asks for everything.
     pub(crate) read_again: bool,
-    /// Not before this time is everything read again because somebody was missed.
+    /// Not before this time is everything read again.
     read_again_at: Option<Time>,
     pub(crate) refresh_at: Option<Time>,
     /// The Camp in flight.
@@ -207,6 +207,14 @@ impl Seating {
             self.read_again = true;
         }
         self.catch_up_at = Some(self.catch_up_at.map_or(soon, |at| at.min(soon)));
+    }
+
+    /// Everything is read again, as soon as that is due.
+    pub(crate) fn read_all_again(&mut self, now: Time) {
+        let at = self.read_again_at.map_or(now, |at| at.max(now));
+        self.read_again_at = Some(at + READ_AGAIN);
+        self.read_again = true;
+        self.catch_up_at = Some(self.catch_up_at.map_or(at, |already| already.min(at)));
     }
 
     /// Sets when to ask for what is missing, if anything is.

@@ -388,7 +388,7 @@ impl Links {
             self.directory.insert(address, peer);
         }
         self.weigh(now, fire);
-        if self.left.get(&peer).is_some_and(|session| announcement.session <= *session) {
+        if self.left.get(&peer) == Some(&announcement.session) {
             return;
         }
         self.left.remove(&peer);
