@@ -214,7 +214,7 @@ impl Fire {
             return Some(self.start_at);
         }
         let conversations = self.conversations.values().filter_map(Conversation::due).min();
-        [conversations, self.choice.due, self.finds.due(), self.announce_at].into_iter().flatten().min()
+        [conversations, self.choice.due, self.finds.due(), self.announce_at, self.hearth.own.due()].into_iter().flatten().min()
     }
 
     /// A wall clock reading.
@@ -341,6 +341,7 @@ impl Fire {
 
     /// Tells the servers what has changed of what we say.
     fn say(&mut self, now: Time) {
+        self.hearth.own.begin_if_due(now);
         let version = self.hearth.own.version();
         if version != self.said && self.announce_at.is_none() {
             self.announce_at = Some(now + SAY + self.hearth.jitter(SAY_JITTER));

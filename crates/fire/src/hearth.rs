@@ -186,7 +186,7 @@ impl Hearth {
         }
         if announcement.public_key == self.own.identity.public() {
             self.counters.drop_own_key += 1;
-            if self.own.outrun(&announcement, seat) == Some(Outrun::InVain) {
+            if self.own.outrun(now, &announcement, seat) == Some(Outrun::InVain) {
                 self.problem("another process uses this peer's identity: give each its own, or end one of them".to_owned());
             }
             return;
@@ -230,7 +230,7 @@ impl Hearth {
 
     /// A seat is gone.
     pub(crate) fn depart(&mut self, now: Time, seat: &Seat) {
-        self.own.outlive(seat);
+        self.own.outlive(now, seat);
         if let Some(peer) = self.roster.depart(now, seat) {
             self.dirty = true;
             self.events.push_back(FireEvent::Departed { peer, seat: *seat });

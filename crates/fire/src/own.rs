@@ -34,6 +34,8 @@ const MAX_TAKEN: usize = 8;
 
 /// How many times a run of ours that seems later is outrun.
 const MAX_OUTRUNS: u32 = 3;
+/// Because of what is said under our key this run begins anew at most this often: it costs everybody a handshake.
+const REST: Duration = Duration::from_mins(1);
 
 /// A time some way after another.
 pub(crate) fn ahead(wall: UnixMillis, by: Duration) -> UnixMillis {
@@ -54,10 +56,19 @@ pub(crate) struct Room {
 /// Whether this run is later than another now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outrun {
-    /// It is.
+    /// It is, or will be within a minute.
     Done,
     /// The other one comes after us again and again: it is no earlier run, it runs too.
     InVain,
+}
+
+/// Another process under our identity, that speaks while this one runs.
+#[derive(Clone, Copy, Debug)]
+struct Twin {
+    session: Session,
+    sent_at: UnixMillis,
+    /// One of its seats.
+    seat: Seat,
 }
 
 /// Who we are and what we say.
@@ -82,8 +93,14 @@ pub(crate) struct Own {
     outruns: u32,
     /// When this run began, by the corrected clock. Its session may begin later ([`Own::outrun`]).
     woke: UnixMillis,
-    /// Another run under our identity that spoke after we began, and one of its seats.
-    twin: Option<(Session, Seat)>,
+    /// Another run under our identity that spoke after we began.
+    twin: Option<Twin>,
+    /// People were told of it.
+    told: bool,
+    /// When this run last began anew because of another.
+    anew: Option<Time>,
+    /// After which it will begin anew when [`REST`] is over.
+    later: Option<Session>,
     servers: BTreeMap<u8, Vec<ServerTag>>,
     fingerprints: Vec<Fingerprint>,
 }
@@ -109,6 +126,9 @@ impl Own {
             outruns: 0,
             woke: wall,
             twin: None,
+            told: false,
+            anew: None,
+            later: None,
             servers: BTreeMap::new(),
             fingerprints: Vec::new(),
         }
@@ -142,7 +162,7 @@ impl Own {
     pub(crate) fn taken(&mut self, session: Session, wall: UnixMillis) {
         self.remember(session);
         if session > self.session && session.started <= ahead(wall, AHEAD) {
-            self.begin_after(session);
+            self.begin(session);
         }
     }
 
@@ -181,36 +201,70 @@ impl Own {
     }
 
     /// An earlier run of ours is still known, and seems to be later than this one (the clock was set back, or wrong): others
-    /// would take us for a replay. This run begins after it, then.
-    pub(crate) fn outrun(&mut self, other: &Announcement, seat: Seat) -> Option<Outrun> {
+    /// would take us for a replay. This run begins after it, then. What this run said itself is an echo, whoever shows it where.
+    pub(crate) fn outrun(&mut self, now: Time, other: &Announcement, seat: Seat) -> Option<Outrun> {
+        if other.session.nonce == self.session.nonce {
+            return None;
+        }
         if other.sent_at > self.woke {
-            self.twin = Some((other.session, seat));
+            self.twin = Some(Twin { session: other.session, sent_at: other.sent_at, seat });
         }
         let other = other.session;
-        if other < self.session {
+        if other < self.session || self.later.is_some_and(|later| later >= other) {
             return None;
         }
         self.outruns += 1;
-        if self.outruns > MAX_OUTRUNS {
-            return (self.outruns == MAX_OUTRUNS + 1).then_some(Outrun::InVain);
+        let at_once = self.outruns <= MAX_OUTRUNS && self.begin_after(now, other);
+        let beside = self.twin.is_some() || self.outruns > MAX_OUTRUNS;
+        if at_once || !beside {
+            return Some(Outrun::Done);
         }
-        self.begin_after(other);
-        Some(Outrun::Done)
+        (!std::mem::replace(&mut self.told, true)).then_some(Outrun::InVain)
     }
 
     /// A seat is gone. If another process with our identity had it, its goodbye was taken for ours: we begin anew, after it,
-    /// so that others know us again.
-    pub(crate) fn outlive(&mut self, seat: &Seat) {
-        if let Some((other, _)) = self.twin.take_if(|(_, held)| held == seat) {
+    /// so that others know us again. What it had said until then makes no twin of it a second time.
+    pub(crate) fn outlive(&mut self, now: Time, seat: &Seat) {
+        if let Some(twin) = self.twin.take_if(|twin| twin.seat == *seat) {
             self.outruns = 0;
-            self.begin_after(other.max(self.session));
+            self.told = false;
+            self.woke = self.woke.max(twin.sent_at);
+            self.begin_after(now, twin.session.max(self.session));
         }
     }
 
-    fn begin_after(&mut self, other: Session) {
+    /// Begins anew, after this session: now (`true`), or when that is due.
+    fn begin_after(&mut self, now: Time, other: Session) -> bool {
+        let rests = self.anew.is_some_and(|at| now.since(at) < REST);
+        if rests {
+            self.later = self.later.max(Some(other));
+        } else {
+            self.anew = Some(now);
+            self.begin(other);
+        }
+        !rests
+    }
+
+    fn begin(&mut self, other: Session) {
         self.session.started = UnixMillis(other.started.0.saturating_add(1));
         self.remember(other);
         self.changed();
+    }
+
+    /// When [`begin_if_due`](Self::begin_if_due) is.
+    pub(crate) fn due(&self) -> Option<Time> {
+        self.later.and(self.anew).map(|at| at + REST)
+    }
+
+    /// Begins anew if that had to wait.
+    pub(crate) fn begin_if_due(&mut self, now: Time) {
+        if self.due().is_some_and(|due| due <= now)
+            && let Some(other) = self.later.take()
+            && other >= self.session
+        {
+            self.anew = Some(now);
+            self.begin(other);
+        }
     }
 
     pub(crate) fn set_routes(&mut self, routes: &[IpNet]) {
