@@ -25,6 +25,10 @@ const PROVE: Duration = Duration::from_millis(500);
 const MAX_CHALLENGES: u8 = 3;
 /// How long to wait for pages that were announced, beyond the round trip.
 const PAGE_PATIENCE: Duration = Duration::from_millis(150);
+/// In a large room what an Ember alone says is confirmed by a Camp within this much per member; at most, and for departures, within
+/// [`CONFIRM_MAX`].
+const CONFIRM: Duration = Duration::from_millis(1);
+const CONFIRM_MAX: Duration = Duration::from_secs(5);
 /// Retries where the server refuses.
 const REFUSED: Duration = Duration::from_secs(8);
 
@@ -213,10 +217,10 @@ impl Conversation {
             seating.forget_early();
             hearth.refind |= success.large;
         }
-        seating.head = seating.head.max(success.head);
+        seating.ends(exchange.sent, success.head);
         let tell = !std::mem::replace(&mut seating.told, true) || !kept || moved;
         let outdated = seating.held != Some(hearth.own.version());
-        self.leaving(hearth, success.leaving, !same_server);
+        self.leaving(hearth, success.leaving);
         if tell {
             hearth.events.push_back(FireEvent::Camped { server: self.slot, room, kept });
             self.channels.renew(now, room, kept);
@@ -231,8 +235,10 @@ impl Conversation {
         let learned = self.learned(room, success.cursor.sequence);
         self.take(hearth, now, room, &success.entries, learned);
         self.read_up_to(hearth, now, room, success.cursor);
+        let known = hearth.roster.seats_at(self.slot, room).count();
         if let Some(seating) = self.seatings.get_mut(&room) {
             seating.expect_more(now, patience);
+            seating.count(now, success.members, known);
             let more = seating.catch_up_at.is_some();
             // Nobody streams pages to a source that was not proven.
             if outdated || (more && !exchange.proven) {
@@ -254,18 +260,15 @@ impl Conversation {
         }
     }
 
-    /// The server says (or no longer says) that it is about to stop.
-    fn leaving(&mut self, hearth: &mut Hearth, says: bool, restarted: bool) {
-        if says && !self.leaving {
-            self.leaving = true;
-            hearth.dirty = true;
-            // Links move to other servers while this one still carries.
-            hearth.events.push_back(FireEvent::Suspect { server: self.slot });
-        } else if !says && self.leaving && restarted {
-            self.leaving = false;
-            hearth.dirty = true;
-            hearth.events.push_back(FireEvent::Trusted { server: self.slot });
+    /// The server says with a Camp (or no longer says) that it is about to stop.
+    fn leaving(&mut self, hearth: &mut Hearth, says: bool) {
+        if std::mem::replace(&mut self.leaving, says) == says {
+            return;
         }
+        hearth.dirty = true;
+        // Links move to other servers while this one still carries.
+        let server = self.slot;
+        hearth.events.push_back(if says { FireEvent::Suspect { server } } else { FireEvent::Trusted { server } });
     }
 
     /// Takes what a server says about members of a room.
@@ -461,22 +464,41 @@ impl Conversation {
         }
     }
 
-    fn on_ember(&mut self, hearth: &mut Hearth, now: Time, room: u8, ember: Ember) {
-        self.leaving(hearth, ember.leaving, false);
-        let patience = self.rtt.unwrap_or_default() * 2 + PAGE_PATIENCE;
+    /// Announcements prove themselves. All else that an Ember says could be made up by any member (decision 0005): the next Camp
+    /// tells, which an Ember can only bring forward.
+    fn confirm(&mut self, hearth: &mut Hearth, now: Time, room: u8, ember: &Ember) {
+        let slot = self.slot;
         let Some(seating) = self.seatings.get_mut(&room) else { return };
-        let unordered = ember.previous == ember.cursor;
-        if unordered {
+        let another_log = ember.previous != ember.cursor && ember.cursor.incarnation != seating.cursor.incarnation;
+        if ember.leaving && !self.leaving || another_log {
+            // Everybody is told so; not everybody asks at the same moment.
+            let most = if seating.large { (CONFIRM * seating.members).min(CONFIRM_MAX) } else { Duration::ZERO };
+            seating.hint(now, hearth.jitter(most));
+        }
+        if !seating.large && ember.entries.iter().any(|entry| entry.announcement.is_none() && hearth.knows(slot, room, entry)) {
+            seating.doubted = true;
+            let soon = now + hearth.jitter(CONFIRM_MAX);
+            seating.refresh_at = seating.refresh_at.map(|at| at.min(soon));
+        }
+    }
+
+    fn on_ember(&mut self, hearth: &mut Hearth, now: Time, room: u8, mut ember: Ember) {
+        self.confirm(hearth, now, room, &ember);
+        let patience = self.rtt.unwrap_or_default() * 2 + PAGE_PATIENCE;
+        let slot = self.slot;
+        let Some(seating) = self.seatings.get_mut(&room) else { return };
+        if ember.previous == ember.cursor {
             return self.take(hearth, now, room, &ember.entries, Learned::Ember);
         }
         if ember.cursor.incarnation != seating.cursor.incarnation {
-            seating.catch_up_at = Some(seating.catch_up_at.map_or(now, |at| at.min(now)));
             return;
         }
         if ember.cursor.sequence <= seating.cursor.sequence {
-            return;
+            // Late, or we were told of too high a cursor: what is newer than what we have of somebody is taken all the same.
+            ember.entries.retain(|entry| entry.announcement.is_some() && hearth.knows(slot, room, entry));
+            return self.take(hearth, now, room, &ember.entries, Learned::Ember);
         }
-        seating.head = seating.head.max(ember.cursor.sequence);
+        seating.pushed(now, ember.cursor.sequence);
         if ember.previous.sequence > seating.cursor.sequence {
             // What it says is true whatever was missed; what was missed is asked for, if it does not come by itself.
             let (entries, end) = (ember.entries.clone(), ember.cursor.sequence);

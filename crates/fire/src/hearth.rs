@@ -245,6 +245,11 @@ impl Hearth {
         }
     }
 
+    /// Whether it is known who sits at the seat that this entry is about.
+    pub(crate) fn knows(&self, server: ServerSlot, room: u8, entry: &wire::Entry) -> bool {
+        self.roster.peer_of(&Seat { server, room, member: entry.member }).is_some()
+    }
+
     /// A member signalled. If it is not known yet, the signal waits a moment for its announcement: the result says so.
     pub(crate) fn signalled(&mut self, now: Time, from: Seat, data: Vec<u8>) -> bool {
         let known: Option<PublicKey> = self.roster.peer_of(&from);
