@@ -78,6 +78,17 @@ fn who_said_goodbye_is_linked_again_only_when_it_comes_back() {
 }
 
 #[test]
+fn who_left_under_a_clock_that_was_ahead_is_linked_again_under_the_right_one() {
+    let mut bench = Bench::new();
+    bench.learn(1, Learned::Camp, 9_000);
+    bench.establish(LinkId(0));
+    let path = Path::Direct { socket: SocketId(0), remote: "192.0.2.9:1".parse().unwrap() };
+    bench.input(Input::Control { link: LinkId(0), path, payload: &Control::Goodbye.encode() });
+    bench.learn(1, Learned::Ember, 2);
+    assert_eq!(bench.links.iter().count(), 1, "which run is older is the fire's to know");
+}
+
+#[test]
 fn a_departure_never_closes_a_link_with_a_session() {
     let mut bench = Bench::new();
     bench.learn(1, Learned::Camp, 1);
