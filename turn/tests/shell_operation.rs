@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Camper, Link, Server, bound_pair, channel_data, keys, next_channel_data, secret_line, write_secret};
+use common::{Camper, Link, Server, bound_pair, channel_data, eventually, keys, next_channel_data, secret_line, write_secret};
 
 #[test]
 fn a_secret_put_into_the_directory_is_taken_without_a_restart_and_one_removed_is_dropped() {
@@ -69,6 +69,36 @@ fn health_and_metrics_are_served_and_nothing_else() {
         assert!(text.contains(&format!("\ncampfire_turn_{name} ")), "{name} is missing in\n{text}");
     }
     assert!(text.ends_with("# EOF\n"));
+}
+
+#[test]
+fn clients_that_take_all_descriptors_leave_some_to_probes_and_the_log_says_what_to_raise() {
+    let dir = tempfile::tempdir().unwrap();
+    write_secret(&dir.path().join("users"), "alice:secret\n");
+    let users = dir.path().join("users").to_str().unwrap().to_owned();
+    let mut server = Server::start_under(400, &["--users-file", &users, "--max-connections-per-source", "10000"]);
+    server.wait_for_log("fewer open files are allowed than");
+    let held: Vec<_> = (0..500).map(|_| std::net::TcpStream::connect(server.tcp[0]).unwrap()).collect();
+    for _ in 0..5 {
+        assert_eq!(server.get("/healthz").0, 200);
+    }
+    // 272 have a place; the rest is refused as it comes.
+    eventually(|| (server.metric("connections_refused_total{reason=\"descriptors\"}") == 228).then_some(())).expect("refusals");
+    assert_eq!(server.metric("connections{transport=\"tcp\"}"), 272);
+    drop(held);
+    server.wait_for_metric("connections{transport=\"tcp\"}", 0);
+    assert!(!server.log().contains("cannot accept"), "{}", server.log());
+}
+
+#[test]
+fn silent_connections_keep_no_probe_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = campfire(dir.path(), &[]);
+    let _silent: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(server.http.unwrap()).unwrap()).collect();
+    for _ in 0..5 {
+        assert_eq!(server.get("/healthz").0, 200);
+    }
+    assert!(server.metric("http_connections_closed_total{reason=\"silent\"}") >= 136);
 }
 
 #[test]

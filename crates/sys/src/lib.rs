@@ -9,11 +9,13 @@
 //! | --- | --- | --- |
 //! | [`udp`] | [`Socket`](udp::Socket), [`Receiver`](udp::Receiver), [`Sender`](udp::Sender) | what [`Receiver::receive`](udp::Receiver::receive) filled is read until the next one |
 //! | [`tun`] | [`Tun`](tun::Tun) | each packet with its `virtio_net_hdr`, whatever the device has |
+//! | [`process`] | [`conceal`](process::conceal), [`raise_descriptor_limit`](process::raise_descriptor_limit) | once, at the start |
 //! | [`epoll`] | [`Epoll`](epoll::Epoll), [`Wake`](epoll::Wake) | after [`Wake::clear`](epoll::Wake::clear) look at what others left |
 
 use std::io;
 
 pub mod epoll;
+pub mod process;
 pub mod tun;
 pub mod udp;
 

@@ -4,6 +4,7 @@
 //! 3. timers. After each batch everything that it caused is sent.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -277,7 +278,7 @@ impl Engine {
                 Forward::Client { via } => self.send_client(via, bytes, now),
                 Forward::Peer { relay, to, length } => {
                     let payload = bytes.get(HEADER..HEADER + length).unwrap_or_default();
-                    self.send_copy(relay_route(relay, to), payload);
+                    self.send_copy(self.sockets.relay_route(relay, to), payload);
                 }
                 Forward::Slow => {
                     self.server.handle(now.time, now.wall, Input::Message { via, bytes });
@@ -331,7 +332,7 @@ impl Engine {
                         self.forward_client(via, offset, length, now);
                     }
                     Forward::Peer { relay, to, length } => {
-                        self.outbox.push_slab(relay_route(relay, to), offset + HEADER, length);
+                        self.outbox.push_slab(self.sockets.relay_route(relay, to), offset + HEADER, length);
                     }
                     Forward::Slow => self.message(via, offset, length, now),
                     Forward::Drop => tracing::trace!(?via, length, "ChannelData dropped"),
@@ -385,7 +386,8 @@ impl Engine {
     }
 
     /// Datagrams of a peer; how many they were.
-    fn peer_datagrams(&mut self, relay: RelayId, received: Received, now: Now) -> u64 {
+    fn peer_datagrams(&mut self, relay: RelayId, mut received: Received, now: Now) -> u64 {
+        received.from = self.sockets.seen_from(received.from);
         let end = received.offset + received.length;
         let mut offset = received.offset;
         let mut datagrams = 0;
@@ -445,12 +447,13 @@ impl Engine {
         while let Some(output) = self.server.poll() {
             match output {
                 Output::Send { via, bytes } => self.send_client(via, &bytes, now),
-                Output::SendRelay { relay, to, payload } => self.send_copy(relay_route(relay, to), &payload),
+                Output::SendRelay { relay, to, payload } => self.send_copy(self.sockets.relay_route(relay, to), &payload),
                 Output::OpenRelay { relay, ipv6, even } => self.open_relay(relay, ipv6, even, now),
                 Output::CloseRelay { relay } => {
                     // What is still to go out of it goes first.
                     self.flush();
                     self.sockets.close_relay(relay.0);
+                    self.counters.relay_sockets.set(self.sockets.relays() as u64);
                 }
                 Output::CloseStream { via: Via::Stream { stream, .. } } => {
                     if let Some(stream) = self.streams.get(&stream) {
@@ -463,7 +466,11 @@ impl Engine {
     }
 
     fn open_relay(&mut self, relay: RelayId, ipv6: bool, even: bool, now: Now) {
-        let opened = self.sockets.open_relay(relay.0, ipv6, even, &self.relay_settings, &mut self.rng);
+        let opened = if self.relay_settings.descriptors.left() {
+            self.sockets.open_relay(relay.0, ipv6, even, &self.relay_settings, &mut self.rng)
+        } else {
+            Err(io::Error::other("as many files are open as the system allows; raise the hard limit (ulimit -Hn, LimitNOFILE=)"))
+        };
         let opened = opened.and_then(|address| {
             if let Some(socket) = self.sockets.socket(SocketKey::Relay(relay.0)) {
                 self.epoll.add(socket, RELAY_TOKEN | relay.0)?;
@@ -473,12 +480,13 @@ impl Engine {
         let input = match opened {
             Ok(address) => Input::RelayOpened { relay, address },
             Err(error) => {
-                tracing::warn!(%error, ipv6, "no relay socket could be bound (see --relay-address and --relay-ports)");
+                tracing::debug!(%error, ipv6, "no relay socket could be bound (see --relay-address and --relay-ports)");
                 self.counters.relay_failed.add(1);
                 self.sockets.close_relay(relay.0);
                 Input::RelayFailed { relay }
             }
         };
+        self.counters.relay_sockets.set(self.sockets.relays() as u64);
         self.server.handle(now.time, now.wall, input);
     }
 
@@ -525,10 +533,6 @@ fn is_channel_data(frame: &[u8]) -> bool {
 /// Length of a ChannelData frame that the core has checked, without what may pad it.
 fn channel_data_length(frame: &[u8]) -> usize {
     frame.get(2..4).map_or(0, |field| HEADER + (usize::from(field[0]) << 8 | usize::from(field[1]))).min(frame.len())
-}
-
-fn relay_route(relay: RelayId, to: SocketAddr) -> Route {
-    Route { socket: SocketKey::Relay(relay.0), to, from: None }
 }
 
 fn queue_frame(streams: &HashMap<StreamId, Stream>, counters: &Counters, stream: StreamId, frame: &[u8], now: Now) {

@@ -80,6 +80,7 @@ counters! {
     accepted: Counter "connections_accepted_total", "Client connections accepted.";
     over_limit: Counter "connections_refused_total" ["reason" = "limit"], "Client connections closed at once because there were too many.";
     over_source_limit: Counter "connections_refused_total" ["reason" = "source_limit"], "Client connections closed at once because there were too many.";
+    over_descriptors: Counter "connections_refused_total" ["reason" = "descriptors"], "Client connections closed at once because there were too many.";
     tls_failed: Counter "connections_ended_total" ["reason" = "tls"], "Client connections that ended early.";
     malformed: Counter "connections_ended_total" ["reason" = "malformed"], "Client connections that ended early.";
     timed_out: Counter "connections_ended_total" ["reason" = "timeout"], "Client connections that ended early.";
@@ -88,6 +89,7 @@ counters! {
     stream_received: Counter "stream_frames_total" ["direction" = "received"], "Frames on TCP and TLS connections.";
     stream_sent: Counter "stream_frames_total" ["direction" = "sent"], "Frames on TCP and TLS connections.";
     stream_dropped: Counter "stream_frames_dropped_total", "Frames not queued for a connection that reads too slowly.";
+    relay_sockets: Gauge "relay_sockets", "Relay sockets open.";
     relay_failed: Counter "relay_bind_failures_total", "Relay sockets that could not be bound.";
     campfires: Gauge "secrets" ["kind" = "campfire"], "Secrets and users loaded.";
     rest_secrets: Gauge "secrets" ["kind" = "rest"], "Secrets and users loaded.";

@@ -1,6 +1,6 @@
 //! Everything around the core: sockets, files, time, threads and signals.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 
 mod config;
+mod descriptors;
 mod engine;
 mod framing;
 mod http;
@@ -21,14 +22,17 @@ mod logging;
 mod metrics;
 mod outbox;
 mod queue;
+mod refusals;
 mod secrets;
 mod sockets;
 mod streams;
 mod tls;
 
 use config::{ConfigError, Listen, Options, Settings, TlsFiles};
+use descriptors::Descriptors;
 use engine::{Command, Engine, Handle};
 use metrics::Counters;
+use refusals::Refusals;
 use secrets::{Loaded, Signature};
 use sockets::{Listener, RelaySettings, UdpSockets};
 use tls::Identity;
@@ -52,6 +56,9 @@ pub fn main() -> u8 {
             };
         }
     };
+    if let Err(error) = campfire_sys::process::conceal() {
+        eprintln!("campfire-turn: other processes of this user can read its memory: {error}");
+    }
     let check = options.check;
     let prepared = options.with_file().and_then(Options::validate).and_then(Prepared::new);
     match prepared {
@@ -172,11 +179,18 @@ impl Prepared {
             http: http.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?,
         };
 
+        if udp.is_empty() && tcp.is_empty() && tls.is_empty() {
+            anyhow::bail!(
+                "nothing is left to listen on: this kernel has no IPv6, so name IPv4 addresses with --listen, such as 0.0.0.0:3478"
+            );
+        }
         let (handle, inbox) = engine::channel()?;
         count_loaded(&counters, &loaded);
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness from the system: {error}"))?;
-        let (core, relays) = (settings.core.clone(), RelaySettings::new(&settings));
+        let relay_sockets = if settings.core.allocations { 2 * settings.core.limits.allocations } else { 0 };
+        let descriptors = Descriptors::raise((settings.streams.connections + relay_sockets) as u64, Arc::clone(&counters));
+        let (core, relays) = (settings.core.clone(), RelaySettings::new(&settings, descriptors.clone()));
         let (secrets, engine_counters) = (loaded.secrets, Arc::clone(&counters));
         let (done, mut ended) = tokio::sync::oneshot::channel();
         std::thread::Builder::new().name("packets".into()).spawn(move || {
@@ -185,7 +199,7 @@ impl Prepared {
             let _ = done.send(engine.and_then(Engine::run));
         })?;
 
-        let streams = streams::Streams::new(handle.clone(), settings.streams, Arc::clone(&counters));
+        let streams = streams::Streams::new(handle.clone(), settings.streams, Arc::clone(&counters), descriptors);
         for listener in tcp {
             tokio::spawn(Arc::clone(&streams).accept(listener, None));
         }
@@ -205,12 +219,18 @@ impl Prepared {
 
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut refusals = Refusals::default();
+        let mut minute = tokio::time::interval(Duration::from_mins(1));
+        minute.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 result = &mut ended => return result.context("the packet thread panicked")?.context("the packet thread failed"),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => files.reload(&handle, &counters),
+                _ = minute.tick() => if let Some(report) = handle.report().await {
+                    refusals.say(report.metrics.into_iter().chain(counters.metrics()));
+                },
                 _ = look.tick() => files.reload_if_changed(&handle, &counters),
             }
         }
@@ -396,12 +416,18 @@ fn listen_tcp(address: SocketAddr, only_v6: bool) -> std::io::Result<TcpListener
     TcpListener::from_std(socket.into())
 }
 
+/// Whether the kernel has no IPv6 at all.
+fn no_ipv6(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
 /// A listener that was not asked for by name may be missing; another one's failure says what to do.
 fn optional<T>(what: &str, listen: Listen, result: std::io::Result<T>) -> anyhow::Result<Option<T>> {
     let Listen { address, optional } = listen;
     match result {
         Ok(listener) => Ok(Some(listener)),
-        Err(error) if optional => {
+        // `[::]` of a kernel without IPv6 is as good as not asked for: who writes it means all addresses.
+        Err(error) if optional || (address == SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port()) && no_ipv6(&error)) => {
             tracing::warn!(%error, "not listening on {what} {address}");
             Ok(None)
         }

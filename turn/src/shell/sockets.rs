@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use campfire_sys::udp::{BATCH, Buffers, Socket};
-use campfire_turn::io::ListenerId;
+use campfire_turn::io::{ListenerId, RelayId};
 use rand_core::RngCore;
 
 use super::config::Settings;
+use super::descriptors::Descriptors;
 use super::outbox::{Route, SocketKey};
 
 /// Buffers of a listening socket: what arrives while the packet thread is not scheduled for some ten milliseconds.
@@ -75,12 +76,44 @@ pub struct UdpSockets {
     /// answers leave from where the request came to, and the core tells the 5-tuples apart.
     origins: Vec<Origin>,
     relays: HashMap<u64, Socket>,
+    own: OwnAddresses,
+}
+
+/// Relay sockets whose clients are told another address than theirs, behind a one-to-one NAT: by both. What one of our clients sends to
+/// another's is delivered here, for few NATs turn such packets round.
+#[derive(Default)]
+struct OwnAddresses {
+    by_relay: HashMap<u64, (SocketAddr, SocketAddr)>,
+    inside: HashMap<SocketAddr, SocketAddr>,
+    outside: HashMap<SocketAddr, SocketAddr>,
+}
+
+impl OwnAddresses {
+    fn add(&mut self, relay: u64, told: SocketAddr, local: SocketAddr) {
+        let local = match local.ip() {
+            IpAddr::V4(any) if any.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), local.port()),
+            IpAddr::V6(any) if any.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), local.port()),
+            IpAddr::V4(_) | IpAddr::V6(_) => local,
+        };
+        if told != local {
+            self.by_relay.insert(relay, (told, local));
+            self.inside.insert(told, local);
+            self.outside.insert(local, told);
+        }
+    }
+
+    fn remove(&mut self, relay: u64) {
+        if let Some((told, local)) = self.by_relay.remove(&relay) {
+            self.inside.remove(&told);
+            self.outside.remove(&local);
+        }
+    }
 }
 
 impl UdpSockets {
     /// These listeners and no relay sockets.
     pub fn new(listeners: Vec<Listener>) -> Self {
-        Self { listeners, origins: Vec::new(), relays: HashMap::new() }
+        Self { listeners, origins: Vec::new(), relays: HashMap::new(), own: OwnAddresses::default() }
     }
 
     /// How many listeners there are.
@@ -156,7 +189,9 @@ impl UdpSockets {
             match bind(SocketAddr::new(local, port), RELAY_BUFFER) {
                 Ok(socket) => {
                     self.relays.insert(relay, socket);
-                    return Ok(SocketAddr::new(external, port));
+                    let told = SocketAddr::new(external, port);
+                    self.own.add(relay, told, SocketAddr::new(local, port));
+                    return Ok(told);
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::AddrInUse => error = cause,
                 Err(cause) => return Err(cause),
@@ -168,6 +203,23 @@ impl UdpSockets {
     /// Closes a relay socket.
     pub fn close_relay(&mut self, relay: u64) {
         self.relays.remove(&relay);
+        self.own.remove(relay);
+    }
+
+    /// How many relay sockets are open.
+    pub fn relays(&self) -> usize {
+        self.relays.len()
+    }
+
+    /// The way from a relay socket to a peer.
+    pub fn relay_route(&self, relay: RelayId, to: SocketAddr) -> Route {
+        let to = self.own.inside.get(&to).copied().unwrap_or(to);
+        Route { socket: SocketKey::Relay(relay.0), to, from: None }
+    }
+
+    /// As which peer clients know who sent from there.
+    pub fn seen_from(&self, from: SocketAddr) -> SocketAddr {
+        self.own.outside.get(&from).copied().unwrap_or(from)
     }
 }
 
@@ -178,12 +230,15 @@ pub struct RelaySettings {
     /// IPv6.
     v6: Option<(IpAddr, IpAddr)>,
     ports: RangeInclusive<u16>,
+    /// What is left for relay sockets.
+    pub descriptors: Descriptors,
 }
 
 impl RelaySettings {
     /// Out of the settings.
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings, descriptors: Descriptors) -> Self {
         Self {
+            descriptors,
             v4: settings.relay_v4.map(|address| (address.bind, address.external)),
             v6: settings.relay_v6.map(|address| (address.bind, address.external)),
             ports: settings.relay_ports.clone(),
@@ -193,6 +248,8 @@ impl RelaySettings {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -210,7 +267,12 @@ mod tests {
         let mut rng = <rand_chacha::ChaCha8Rng as rand_core::SeedableRng>::from_seed([7; 32]);
         let mut sockets = UdpSockets::new(Vec::new());
         let local: IpAddr = "127.0.0.77".parse().unwrap();
-        let settings = RelaySettings { v4: Some((local, "192.0.2.1".parse().unwrap())), v6: None, ports: 50_000..=50_007 };
+        let settings = RelaySettings {
+            v4: Some((local, "192.0.2.1".parse().unwrap())),
+            v6: None,
+            ports: 50_000..=50_007,
+            descriptors: Descriptors::new(u64::MAX, Arc::default()),
+        };
         let mut ports: Vec<u16> = Vec::new();
         for relay in 0..8 {
             let address = sockets.open_relay(relay, false, relay < 2, &settings, &mut rng).unwrap();

@@ -15,6 +15,7 @@ use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::config::StreamLimits;
+use super::descriptors::Descriptors;
 use super::engine::{Handle, StreamEvent};
 use super::framing::{self, MAX_FRAME};
 use super::metrics::Counters;
@@ -29,6 +30,7 @@ const SMALL_BUFFER: usize = 2048;
 
 /// What all connections share.
 pub struct Streams {
+    descriptors: Descriptors,
     handle: Handle,
     limits: StreamLimits,
     counters: Arc<Counters>,
@@ -45,8 +47,8 @@ struct Place {
 
 impl Streams {
     /// No connections yet.
-    pub fn new(handle: Handle, limits: StreamLimits, counters: Arc<Counters>) -> Arc<Self> {
-        Arc::new(Self { handle, limits, counters, sources: Mutex::default(), next: AtomicU64::new(0) })
+    pub fn new(handle: Handle, limits: StreamLimits, counters: Arc<Counters>, descriptors: Descriptors) -> Arc<Self> {
+        Arc::new(Self { handle, limits, counters, descriptors, sources: Mutex::default(), next: AtomicU64::new(0) })
     }
 
     /// Accepts connections for ever, with TLS if an acceptor is given.
@@ -71,6 +73,10 @@ impl Streams {
         let Ok(mut sources) = self.sources.lock() else { return None };
         if self.counters.tcp_connections.get() + self.counters.tls_connections.get() >= self.limits.connections as u64 {
             self.counters.over_limit.add(1);
+            return None;
+        }
+        if !self.descriptors.left() {
+            self.counters.over_descriptors.add(1);
             return None;
         }
         let count = sources.entry(source).or_insert(0);

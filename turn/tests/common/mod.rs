@@ -53,7 +53,18 @@ impl Server {
 
     /// Starts it with these arguments alone.
     pub fn start_with(arguments: &[&str]) -> Self {
-        let mut command = program();
+        Self::spawn(program(), arguments)
+    }
+
+    /// Starts it as [`Self::start`] does, with so many open files allowed.
+    pub fn start_under(files: u32, arguments: &[&str]) -> Self {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={files}:{files}")).arg(program().get_program());
+        let listen = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+        Self::spawn(command, &[&listen, arguments].concat())
+    }
+
+    fn spawn(mut command: Command, arguments: &[&str]) -> Self {
         command.args(["--log-format", "json"]).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
