@@ -31,6 +31,9 @@ fn main() -> ExitCode {
             }))
         }
         Command::Run(run) => {
+            if let Err(error) = campfire_sys::process::conceal() {
+                eprintln!("campfire-operator: other processes of this user can read its memory: {error}");
+            }
             let settings = match start_log(&run.log, run.log_format).and_then(|()| run.settings()) {
                 Ok(settings) => settings,
                 Err(error) => {

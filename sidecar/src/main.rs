@@ -69,6 +69,10 @@ fn up(arguments: &Up) -> Result<()> {
         environment.hide().context("the keys cannot be taken out of the environment (is /proc there?); use --psk-file or --uri-file")?;
         environment
     };
+    // From here on it holds keys.
+    if let Err(error) = campfire_sys::process::conceal() {
+        eprintln!("campfire: other processes of this user can read its memory: {error}");
+    }
     let options = config::options(arguments)?;
     let (filter, format) = config::logging(&options);
     logging::start(filter, format)?;

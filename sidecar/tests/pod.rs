@@ -121,6 +121,15 @@ async fn inside() {
             && reports.iter().any(|report| report.problems.iter().any(|problem| problem.reason == ProblemReason::InterfaceUnconfigured))
     });
 
+    // An app of the same user in a pod whose containers share their processes sees nothing of it.
+    let spied = Command::new("setpriv")
+        .args(["--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all", "--no-new-privs"])
+        .args(["sh", "-c", "cat /proc/$0/environ || cat /proc/$0/maps || ls /proc/$0/root/ || ls /proc/$0/fd"])
+        .arg(second.0.id().to_string())
+        .output()
+        .unwrap();
+    assert!(!spied.status.success() && spied.stdout.is_empty(), "{spied:?}");
+
     // Rotation, told by the operator: both keys are held, and the session lives.
     agent.say(|settings| settings.keys.insert(0, Key { psk: NEXT.to_owned().into(), mode: KeyMode::Accept }));
     wait_for("both keys held", || [&one, &two].iter().all(|pod| pod.status().matches(&fingerprint(NEXT)).count() >= 1));

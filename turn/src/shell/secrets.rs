@@ -128,7 +128,7 @@ fn read(path: &Path, exposed: &mut Vec<PathBuf>) -> Result<Zeroizing<String>, Lo
         return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 4 MiB")));
     }
     // A pod's volume gives its files to the group that the pod runs as, and makes them readable for it.
-    let own_group = || fs::metadata("/proc/self").is_ok_and(|process| process.gid() == metadata.gid());
+    let own_group = || rustix::process::getegid().as_raw() == metadata.gid();
     if metadata.mode() & 0o007 != 0 || (metadata.mode() & 0o070 != 0 && (metadata.mode() & 0o020 != 0 || !own_group())) {
         exposed.push(path.to_owned());
     }
