@@ -170,7 +170,8 @@ impl Named {
         if [namespace, name].iter().any(|part| part.is_empty() || part.len() > MAX_NAME) {
             return None;
         }
-        let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let plain = |part: &str| part.bytes().all(inside) && !part.starts_with('-') && !part.ends_with('-');
         Some(Self { plain: plain(namespace) && plain(name), campfire: ObjectKey::new(namespace, name) })
     }
 }

@@ -101,7 +101,7 @@ async fn a_campfire_that_is_invalid_says_what_to_change() {
     let annotation = json!({ "metadata": { "annotations": { ROTATE_ANNOTATION: "Now" } } });
     world.campfires().patch("rotates", &PatchParams::default(), &Patch::Merge(annotation)).await.unwrap();
     let message = campfire_says(&world.campfires(), "rotates", "Rotated", "InvalidAnnotation").await;
-    assert_eq!(message, "False: annotation campfire.network/rotate: expected Distribute, Activate or Retire");
+    assert_eq!(message, "False: annotation campfire.network/rotate: expected Distribute, Activate, Retire, ActivateNow or RetireNow");
     assert!(campfire_says(&world.campfires(), "rotates", "Ready", "Ready").await.starts_with("True: "));
 }
 

@@ -154,12 +154,17 @@ pub fn peers(ctx: &Context, key: &ObjectKey) -> Peers {
             if said.report.camped {
                 let holds = said.report.fingerprints.iter().copied().collect();
                 peers.here.insert(said.report.identity);
-                peers.known.insert(said.report.identity, Holder { cluster: cluster.clone(), holds });
+                // What a peer itself said, signed, is better than what a pod reports: of whom it likes.
+                peers.known.entry(said.report.identity).or_insert_with(|| Holder { cluster: cluster.clone(), holds });
             }
         }
     });
     let silent = ctx.cluster.pods.state_filter(|pod| {
-        Claim::of(&pod.metadata).is_some_and(|claim| claim.campfire == *key) && !reported.contains(&ObjectKey::of(pod))
+        let claims = Claim::of(&pod.metadata).is_some_and(|claim| claim.campfire == *key);
+        // Whoever makes pods may write a claim on them.
+        claims
+            && !reported.contains(&ObjectKey::of(pod))
+            && ctx.cluster.admit(key, pod.metadata.namespace.as_deref().unwrap_or_default()).is_ok()
     });
     peers.silent = silent.len();
     peers

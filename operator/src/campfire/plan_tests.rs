@@ -140,7 +140,8 @@ fn a_rotation_waits_for_all_that_may_lack_the_new_key_and_names_them() {
         assert_eq!(said.reason, Reason::WaitingForPeers);
         said.message
     };
-    let message = |of: &str| format!("not all hold the new key {new} yet: {of}; a joined cluster needs the new join Secret");
+    let on = "to go on without them: annotate campfire.network/rotate=ActivateNow or RetireNow";
+    let message = |of: &str| format!("not all hold the new key {new} yet: {of}; a joined cluster needs the new join Secret; {on}");
     let peer = |found: &mut Found| {
         found.peers.known.insert(testing::identity(1), Holder { cluster: "west".into(), holds: [old].into() });
         found.peers.known.insert(testing::identity(2), Holder { cluster: String::new(), holds: [old].into() });

@@ -39,10 +39,20 @@ pub enum Next {
     Wait,
 }
 
+/// The step that a person asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Up to this one.
+    pub step: Rotation,
+    /// Whoever lacks the newest key: one is to be removed, or does not come back.
+    pub now: bool,
+}
+
 /// Decides on the next step: `asked` by annotation, `stands` in the Secret, `all` known peers hold the newest key. One that asks
 /// for a later step than the next gets them one after the other.
-pub fn next_step(asked: Option<Rotation>, stands: Option<Rotation>, all: bool) -> Next {
-    match (asked, stands) {
+pub fn next_step(asked: Option<Asked>, stands: Option<Rotation>, all: bool) -> Next {
+    let all = all || asked.is_some_and(|asked| asked.now);
+    match (asked.map(|asked| asked.step), stands) {
         // Retire is asked for until something else is: with one key left it is done.
         (None, _)
         | (Some(Rotation::Retire), None)
@@ -150,7 +160,11 @@ pub fn look(valid: &Valid, held: &Held, lacking: &Lacking, stepped: bool) -> Sta
         Next::Take(step) if !stepped => Standing::Due(step),
         Next::Wait if !stepped => Standing::Said(Some(Said::of(
             Reason::WaitingForPeers,
-            format!("not all hold the new key {} yet: {lacking}; a joined cluster needs the new join Secret", lacking.newest),
+            format!(
+                "not all hold the new key {} yet: {lacking}; a joined cluster needs the new join Secret; to go on without them: annotate {}=ActivateNow or RetireNow",
+                lacking.newest,
+                names::ROTATE_ANNOTATION
+            ),
         ))),
         Next::Nothing | Next::Take(_) | Next::Wait => Standing::Said(Some(stage(stands))),
     }

@@ -16,7 +16,7 @@ use super::endpoints::{self, shown};
 use super::fetch::{Found, peers};
 use super::keys::{Held, parse_keys, read_join, read_psk};
 use super::peers::{Holder, Peers};
-use super::rotation::{Next, Step, next_step};
+use super::rotation::{Asked, Next, Step, next_step};
 use super::status;
 use super::validate::{Valid, validate};
 use crate::conditions::{Said, merged};
@@ -237,16 +237,17 @@ fn a_secret_that_lost_its_network_id_keeps_the_network_that_status_knows() {
 #[test]
 fn a_rotation_goes_step_by_step_and_only_when_all_are_ready() {
     use Rotation::{Activate, Distribute, Retire};
+    let asks = |step| Some(Asked { step, now: false });
     assert_eq!(next_step(None, None, true), Next::Nothing);
-    assert_eq!(next_step(Some(Distribute), None, false), Next::Take(Step::Distribute));
-    assert_eq!(next_step(Some(Distribute), Some(Distribute), true), Next::Nothing);
-    assert_eq!(next_step(Some(Activate), Some(Distribute), false), Next::Wait);
-    assert_eq!(next_step(Some(Activate), Some(Distribute), true), Next::Take(Step::Activate));
-    assert_eq!(next_step(Some(Activate), Some(Activate), true), Next::Nothing);
-    assert_eq!(next_step(Some(Retire), Some(Distribute), true), Next::Take(Step::Activate));
-    assert_eq!(next_step(Some(Retire), Some(Activate), false), Next::Wait);
-    assert_eq!(next_step(Some(Retire), Some(Activate), true), Next::Take(Step::Retire));
-    assert_eq!(next_step(Some(Retire), None, true), Next::Nothing, "done");
+    assert_eq!(next_step(asks(Distribute), None, false), Next::Take(Step::Distribute));
+    assert_eq!(next_step(asks(Distribute), Some(Distribute), true), Next::Nothing);
+    assert_eq!(next_step(asks(Activate), Some(Distribute), false), Next::Wait);
+    assert_eq!(next_step(asks(Activate), Some(Distribute), true), Next::Take(Step::Activate));
+    assert_eq!(next_step(asks(Activate), Some(Activate), true), Next::Nothing);
+    assert_eq!(next_step(asks(Retire), Some(Distribute), true), Next::Take(Step::Activate));
+    assert_eq!(next_step(asks(Retire), Some(Activate), false), Next::Wait);
+    assert_eq!(next_step(asks(Retire), Some(Activate), true), Next::Take(Step::Retire));
+    assert_eq!(next_step(asks(Retire), None, true), Next::Nothing, "done");
 }
 
 #[test]
@@ -367,7 +368,7 @@ fn a_joined_cluster_holds_the_old_key_until_nobody_at_the_fire_lacks_the_new_one
 }
 
 #[tokio::test]
-async fn red_6_a_pod_of_a_namespace_that_is_not_admitted_holds_up_a_rotation() {
+async fn red_6_a_pod_of_a_namespace_that_is_not_admitted_holds_up_no_rotation() {
     let mut rig = Rig::new(|_, _, _| (404, json!({})));
     rig.campfire("default", "main", &json!({"members": {"namespaces": {"from": "Same"}}}));
     rig.namespace("stranger", &json!({}));
@@ -375,28 +376,36 @@ async fn red_6_a_pod_of_a_namespace_that_is_not_admitted_holds_up_a_rotation() {
     assert_eq!(peers(&rig.ctx, &key).silent, 0);
     // What any user of any namespace may write on a pod of its own (with label campfire.network/injected=enabled): it need not even start.
     rig.pod("stranger", "x", "uid-of-x", &json!({"campfire.network/campfire": "default/main"}));
-    let silent = peers(&rig.ctx, &key).silent;
-    println!("pods that have not reported: {silent}");
-    assert_eq!(silent, 1);
-    // Rotation goes on only if `silent == 0`.
-    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Distribute), false), Next::Wait);
-    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Activate), false), Next::Wait);
+    assert_eq!(peers(&rig.ctx, &key).silent, 0);
+    rig.namespace("default", &json!({}));
+    rig.pod("default", "y", "uid-of-y", &json!({"campfire.network/campfire": "default/main"}));
+    assert_eq!(peers(&rig.ctx, &key).silent, 1, "one that is admitted is waited for");
 }
 
 #[test]
-fn red_6_who_is_to_be_removed_holds_up_its_removal() {
+fn red_6_who_is_to_be_removed_holds_up_its_removal_only_as_long_as_one_waits_for_it() {
     let mut known = Peers::default();
     // At the fire under the old key, as anybody who holds it may: says that it holds the old key alone.
     known.known.insert(testing::identity(66), holding("", &[1]));
     known.known.insert(testing::identity(1), holding("", &[2, 1]));
     let lacking = known.lacking(fingerprint(2));
-    println!("lack the new key: {lacking:?}");
     assert!(!lacking.is_empty());
-    assert_eq!(next_step(Some(Rotation::Retire), Some(Rotation::Distribute), lacking.is_empty()), Next::Wait);
+    let asked = |step: &str| {
+        let mut campfire = campfire(json!({"turn": {"exposure": {"type": "ClusterIP"}}}));
+        campfire.metadata.annotations = Some([("campfire.network/rotate".to_owned(), step.to_owned())].into());
+        validate(&campfire, &settings()).unwrap().rotate.unwrap()
+    };
+    for stands in [Rotation::Distribute, Rotation::Activate] {
+        assert_eq!(next_step(asked("Retire"), Some(stands), lacking.is_empty()), Next::Wait);
+    }
+    assert_eq!(next_step(asked("ActivateNow"), Some(Rotation::Distribute), lacking.is_empty()), Next::Take(Step::Activate));
+    assert_eq!(next_step(asked("RetireNow"), Some(Rotation::Distribute), lacking.is_empty()), Next::Take(Step::Activate));
+    assert_eq!(next_step(asked("RetireNow"), Some(Rotation::Activate), lacking.is_empty()), Next::Take(Step::Retire));
+    assert_eq!(next_step(asked("RetireNow"), None, lacking.is_empty()), Next::Nothing, "done");
 }
 
 #[tokio::test]
-async fn red_16_a_report_of_one_pod_speaks_for_another_peer() {
+async fn red_16_a_report_of_one_pod_does_not_speak_for_another_peer() {
     use crate::state::{Sighting, View};
     let mut rig = Rig::new(|_, _, _| (404, json!({})));
     let fire = ObjectKey::new("default", "fire");
@@ -410,6 +419,5 @@ async fn red_16_a_report_of_one_pod_speaks_for_another_peer() {
     rig.pod("default", "evil", "1", &json!({ campfire_api::names::CAMPFIRE_ANNOTATION: "default/fire" }));
     says(&rig, "evil", "1", PeerReport { identity: victim, fingerprints: vec![new, old], ..testing::report(1) });
     let known = peers(&rig.ctx, &fire);
-    println!("lacking {:?}, silent {}, total {}: Retire goes on", known.lacking(new), known.silent, known.total());
-    assert!(known.lacking(new).is_empty() && known.silent == 0);
+    assert_eq!((known.lacking(new).len(), known.silent), (1, 0));
 }

@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
 
+use super::rotation::Asked;
 use crate::conditions::Said;
 use crate::settings::OperatorSettings;
 use crate::state::{MeshNetwork, ObjectKey};
@@ -34,7 +35,7 @@ pub struct Valid {
     /// Addresses and routes.
     pub network: MeshNetwork,
     /// The rotation's step that is asked for. One that does not exist stops nothing else.
-    pub rotate: Result<Option<Rotation>, Said>,
+    pub rotate: Result<Option<Asked>, Said>,
 }
 
 /// Where the key comes from.
@@ -166,16 +167,22 @@ pub fn source(campfire: &Campfire) -> Result<KeySource, Said> {
 }
 
 /// The step of a rotation that is asked for.
-fn rotation(campfire: &Campfire) -> Result<Option<Rotation>, Said> {
-    match campfire.annotations().get(names::ROTATE_ANNOTATION).map(|step| step.trim()) {
-        None | Some("") => Ok(None),
-        Some("Distribute") => Ok(Some(Rotation::Distribute)),
-        Some("Activate") => Ok(Some(Rotation::Activate)),
-        Some("Retire") => Ok(Some(Rotation::Retire)),
+fn rotation(campfire: &Campfire) -> Result<Option<Asked>, Said> {
+    let (step, now) = match campfire.annotations().get(names::ROTATE_ANNOTATION).map(|step| step.trim()) {
+        None | Some("") => return Ok(None),
+        Some("Distribute") => (Rotation::Distribute, false),
+        Some("Activate") => (Rotation::Activate, false),
+        Some("ActivateNow") => (Rotation::Activate, true),
+        Some("Retire") => (Rotation::Retire, false),
+        Some("RetireNow") => (Rotation::Retire, true),
         Some(_) => {
-            invalid(Reason::InvalidAnnotation, format!("annotation {}: expected Distribute, Activate or Retire", names::ROTATE_ANNOTATION))
+            return invalid(
+                Reason::InvalidAnnotation,
+                format!("annotation {}: expected Distribute, Activate, Retire, ActivateNow or RetireNow", names::ROTATE_ANNOTATION),
+            );
         }
-    }
+    };
+    Ok(Some(Asked { step, now }))
 }
 
 /// What can be understood of a Campfire that is invalid, for members that are there already: no servers here, whose children are left

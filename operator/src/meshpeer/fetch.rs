@@ -91,7 +91,8 @@ impl KnownPod {
 
 /// The pod of a name, if it has a sidecar and a Campfire.
 pub(super) fn pod_seen(pod: &PartialObjectMeta<Pod>) -> Option<PodSeen> {
-    let campfire = Claim::of(&pod.metadata)?.campfire;
+    // What no object may be called would be refused as a label's value, again and again.
+    let campfire = Claim::of(&pod.metadata).filter(|claim| claim.plain)?.campfire;
     if campfire.name.len() > MAX_CAMPFIRE {
         return None;
     }

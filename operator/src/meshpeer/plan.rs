@@ -319,15 +319,30 @@ mod tests {
     }
 
     #[test]
-    fn red_18a_an_annotation_that_no_label_can_hold_is_taken() {
-        let pod: kube::api::PartialObjectMeta<Pod> = serde_json::from_value(serde_json::json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"namespace": "stranger", "name": "p", "uid": "u", "annotations": {"campfire.network/campfire": "not a label!/neither;"}},
-        }))
-        .unwrap();
-        let peer = super::pod_peer(&crate::meshpeer::fetch::pod_seen(&pod).unwrap());
-        println!("{:?}", peer.metadata.labels);
-        assert!(peer.metadata.labels.unwrap().values().any(|value| value.contains('!')));
+    fn red_18a_an_annotation_that_no_label_can_hold_makes_no_object() {
+        let seen = |named: &str| {
+            let pod: kube::api::PartialObjectMeta<Pod> = serde_json::from_value(serde_json::json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"namespace": "stranger", "name": "p", "uid": "u", "annotations": {"campfire.network/campfire": named}},
+            }))
+            .unwrap();
+            crate::meshpeer::fetch::pod_seen(&pod)
+        };
+        for odd in [
+            "not a label!/neither;",
+            "default/-main",
+            "default/main-",
+            "-/main",
+            "default/Main",
+            "default/a.b",
+            "a/b/c",
+            "",
+            "/",
+            "default/",
+        ] {
+            assert!(seen(odd).is_none(), "{odd}");
+        }
+        assert!(seen("default/main").is_some() && seen("main").is_some());
     }
 
     fn status_of(action: Option<Action>) -> Option<MeshPeerStatus> {
