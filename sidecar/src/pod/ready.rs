@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -32,7 +32,13 @@ pub fn forget(state: &Path) -> Result<()> {
     }
 }
 
-/// Succeeds when the peer is ready, or, with policy `Wait`, the timeout is over.
+/// How long one call waits for the peer to be ready: less than the probe's own timeout of 3 s. A kubelet asks once a second; who answers as soon
+/// as it is so saves the app what is left of that second.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Succeeds when the peer is ready, or, with policy `Wait`, the timeout is over. Waits for that, a little.
 pub async fn check(arguments: &ReadyArgs) -> Result<()> {
     if let Ok(problem) = fs::read_to_string(arguments.run_dir.join(PROBLEM)) {
         if arguments.policy == Policy::Wait {
@@ -41,23 +47,33 @@ pub async fn check(arguments: &ReadyArgs) -> Result<()> {
         }
         bail!("there is no interface: {problem}");
     }
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let Some(why) = lacking(arguments, until).await else { return Ok(()) };
+        let running = fs::metadata(arguments.run_dir.join(STARTED)).and_then(|metadata| metadata.modified());
+        let running = running.ok().and_then(|since| SystemTime::now().duration_since(since).ok());
+        if arguments.policy == Policy::Wait && running.is_some_and(|running| running >= Duration::from_secs(arguments.timeout)) {
+            println!("not ready ({why}), but the app need not wait any longer");
+            return Ok(());
+        }
+        if Instant::now() + LOOK >= until {
+            bail!("not ready: {why}");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What the peer lacks to be ready; `None`: nothing.
+async fn lacking(arguments: &ReadyArgs, until: Instant) -> Option<String> {
     let interface = arguments.interface.clone().unwrap_or_else(|| config::INTERFACE.to_owned());
-    let asked = tokio::time::timeout(Duration::from_secs(2), http::fetch(&http::socket_path(&arguments.run_dir, &interface))).await;
-    let why = match asked {
-        Ok(Ok(report)) if report.ready => return Ok(()),
+    let socket = http::socket_path(&arguments.run_dir, &interface);
+    match tokio::time::timeout_at(until.into(), http::fetch(&socket)).await {
+        Ok(Ok(report)) if report.ready => None,
         Ok(Ok(report)) if report.camped() => {
             let (connected, known) = report.connected();
-            format!("camped; {connected} of {known} peers answer")
+            Some(format!("camped; {connected} of {known} peers answer"))
         }
-        Ok(Ok(_)) => "no TURN server answers yet".into(),
-        Ok(Err(_)) | Err(_) => "waits for its settings from the operator".into(),
-    };
-    let running = fs::metadata(arguments.run_dir.join(STARTED)).and_then(|metadata| metadata.modified());
-    let running = running.ok().and_then(|since| SystemTime::now().duration_since(since).ok());
-    let timeout = Duration::from_secs(arguments.timeout);
-    if arguments.policy == Policy::Wait && running.is_some_and(|running| running >= timeout) {
-        println!("not ready ({why}), but the app need not wait any longer");
-        return Ok(());
+        Ok(Ok(_)) => Some("no TURN server answers yet".into()),
+        Ok(Err(_)) | Err(_) => Some("waits for its settings from the operator".into()),
     }
-    bail!("not ready: {why}")
 }
