@@ -155,6 +155,12 @@ impl Places {
     }
 }
 
+/// Whether this can be a namespace's name (an RFC 1123 label), and a Campfire's.
+pub fn is_label(name: &str) -> bool {
+    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(inside) && !name.starts_with('-') && !name.ends_with('-')
+}
+
 /// A Campfire that a text names: `[namespace/]name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Named {
@@ -170,9 +176,7 @@ impl Named {
         if [namespace, name].iter().any(|part| part.is_empty() || part.len() > MAX_NAME) {
             return None;
         }
-        let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let plain = |part: &str| part.bytes().all(inside) && !part.starts_with('-') && !part.ends_with('-');
-        Some(Self { plain: plain(namespace) && plain(name), campfire: ObjectKey::new(namespace, name) })
+        Some(Self { plain: is_label(namespace) && is_label(name), campfire: ObjectKey::new(namespace, name) })
     }
 }
 

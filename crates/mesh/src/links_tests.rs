@@ -175,8 +175,6 @@ fn a_path_that_moves_copies_no_address_and_an_address_that_comes_no_path() {
     }
     bench.links.publish(&bench.fire);
     let links: Vec<LinkId> = bench.links.iter().map(|link| link.id).collect();
-    #[expect(clippy::disallowed_methods, reason = "says what it costs on this machine")]
-    let start = std::time::Instant::now();
     for round in 0..300 {
         let held = bench.links.table().clone();
         let (link, port) = (links[round * 7 % links.len()], 1_000 + round as u16);
@@ -186,7 +184,6 @@ fn a_path_that_moves_copies_no_address_and_an_address_that_comes_no_path() {
         assert!(table.version > held.version && table.way(link) != held.way(link));
         assert!(Arc::ptr_eq(&table.addressing, &held.addressing) && Arc::ptr_eq(&table.servers, &held.servers));
     }
-    println!("a path that moves among {} links: {:?}", links.len(), start.elapsed() / 300);
 
     let held = bench.links.table().clone();
     let change = Reconfigure { accepted_routes: Some(vec!["10.0.0.0/8".parse().unwrap()]), ..Reconfigure::default() };

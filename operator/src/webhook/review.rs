@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::inject::Op;
+use crate::members::is_label;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 
@@ -25,8 +26,6 @@ const API_VERSION: &str = "admission.k8s.io/v1";
 const MOST: usize = 1_000;
 /// Names of volumes that are read of a container's mounts: those of ours, and one that is not.
 const MOUNTS: usize = 3;
-/// Characters of a namespace's name (RFC 1123).
-const NAMESPACE: usize = 63;
 
 /// What the API server asks about a pod.
 #[derive(Debug)]
@@ -87,7 +86,7 @@ pub fn read(body: &[u8]) -> Result<Asked, Refusal> {
         return Err(bad("the AdmissionReview's request has no uid of at most 128 bytes".into()));
     }
     // It becomes part of a path at the API server.
-    if !is_namespace(&request.namespace) {
+    if !is_label(&request.namespace) {
         return Err(bad("the AdmissionReview's request is of no namespace".into()));
     }
     let creates = request.operation == "CREATE"
@@ -103,12 +102,6 @@ pub fn read(body: &[u8]) -> Result<Asked, Refusal> {
         }
     };
     Ok(Asked { uid: request.uid, namespace: request.namespace, dry_run: request.dry_run.unwrap_or(false), pod })
-}
-
-/// Whether this can be a namespace's name (an RFC 1123 label).
-fn is_namespace(name: &str) -> bool {
-    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=NAMESPACE).contains(&name.len()) && name.bytes().all(inside) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 /// A pod, as far as it is read.
