@@ -88,11 +88,14 @@ async fn make(arguments: &PodInit) -> Result<()> {
     };
     let interface = options.interface.clone().unwrap_or_else(|| config::INTERFACE.to_owned());
     let node = node(&state)?;
-    Tun::make_persistent(&node, &interface, owner).map_err(|error| match error.raw_os_error() {
-        // Attached to by a sidecar that is running: made already.
-        Some(libc::EBUSY) => anyhow!("interface {interface} is in use: the init container runs beside its own sidecar"),
-        _ => explain_device(&interface, &error),
-    })?;
+    match Tun::make_persistent(&node, &interface, owner) {
+        // Its sidecar runs already, attached to what an earlier run of this container made.
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            info!(interface, "is in use: made before");
+            return Ok(());
+        }
+        made => made.map_err(|error| explain_device(&interface, &error))?,
+    }
     if node.starts_with(&state) {
         give(&node, owner)?;
     }
