@@ -30,8 +30,12 @@ fn the_commands_of_the_documentation_work_as_they_stand() {
     let kubernetes = read("docs/kubernetes.md");
     let operations = read("docs/operations.md");
 
-    // Quickstart, in both.
+    // Quickstart, in both. The README has the same commands, with a word beside each.
     let quickstart = commands(&kubernetes, "Quickstart");
+    for line in commands(&read("README.md"), "Use it on Kubernetes").iter().flat_map(|block| block.lines()) {
+        let command = line.split("  #").next().unwrap().trim();
+        assert!(quickstart[0].lines().any(|typed| typed == command), "in the README and not in the quickstart: {command}");
+    }
     let (install, talk) = (&quickstart[0], &quickstart[1]);
     let install: Vec<&str> = install.lines().filter(|line| !DONE_ALREADY.iter().any(|done| line.starts_with(done))).collect();
     assert_eq!(install.iter().filter(|line| !line.is_empty()).count(), 6, "{install:?}");
