@@ -92,6 +92,7 @@ pub fn reason(why: WhyNotDirect) -> &'static str {
         WhyNotDirect::NoReflexiveAddress => "NoReflexiveAddress",
         WhyNotDirect::ProbeTimeout => "ProbeTimeout",
         WhyNotDirect::Policy => "Policy",
+        WhyNotDirect::SlowerThanRelay => "SlowerThanRelay",
         WhyNotDirect::Pending => "Pending",
     }
 }

@@ -87,6 +87,10 @@ fn not_direct(out: &mut String, report: &Report, peer: &Peer) {
             "Let UDP in on one side (a forwarded port: --listen-port), or IPv6 on both.",
         ),
         WhyNotDirect::Policy => ("Direct paths are switched off, here or at the other peer.", "Leave out --no-direct on both."),
+        WhyNotDirect::SlowerThanRelay => (
+            "A direct path was found, and packets take much longer on it than through the server. It is asked again now and then, and used when that changes.",
+            "Look what lies between: a VPN, a long way round, a full line, a machine without time to answer.",
+        ),
         WhyNotDirect::Pending => ("It has not been tried to the end yet.", "Wait some seconds and ask again."),
     };
     let _ = writeln!(out, "{what}\nWhat would help: {help}");

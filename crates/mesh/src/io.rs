@@ -80,6 +80,8 @@ pub enum WhyNotDirect {
     ProbeTimeout,
     /// Configuration forbids it.
     Policy,
+    /// There is a direct path, much slower than the relay.
+    SlowerThanRelay,
     /// Not tried to the end yet.
     Pending,
 }
@@ -94,6 +96,7 @@ impl WhyNotDirect {
             Self::NoReflexiveAddress => "no server told us an outside address",
             Self::ProbeTimeout => "probes were sent and none came through",
             Self::Policy => "our configuration forbids direct paths",
+            Self::SlowerThanRelay => "there is a direct path, much slower than the relay",
             Self::Pending => "not tried to the end yet",
         }
     }

@@ -656,22 +656,22 @@ impl Link {
         cx.shared.changed.ways.push(self.id);
     }
 
+    /// Whether the direct path is much slower than the relay, with some distance between going and coming back.
+    fn is_slower_than_relay(&mut self, now: Time, pair: Pair) -> bool {
+        let Some(relay) = self.relays.current().and_then(|live| live.rtt.least()) else { return false };
+        let bound = if self.slow { relay * 3 / 2 + Duration::from_millis(15) } else { relay * 2 + Duration::from_millis(30) };
+        self.paths.get(pair).is_some_and(|direct| direct.live.takes_longer(now, bound))
+    }
+
     /// Puts the path in force that the state of things asks for.
     pub(crate) fn update_path(&mut self, cx: &mut Cx<'_>) {
         let relay = self.relays.path();
         let (path, also) = match self.paths.current() {
             Some(direct) if direct.live.in_doubt() => (Some(direct.pair.path()), relay),
             Some(direct) => {
-                let times = direct.live.rtt.get().zip(self.relays.rtt());
-                self.slow = relay.is_some()
-                    && times.is_some_and(|(direct, relay)| {
-                        if self.slow {
-                            direct > relay * 3 / 2 + Duration::from_millis(15)
-                        } else {
-                            direct > relay * 2 + Duration::from_millis(30)
-                        }
-                    });
-                (if self.slow { relay } else { Some(direct.pair.path()) }, None)
+                let pair = direct.pair;
+                self.slow = relay.is_some() && self.is_slower_than_relay(cx.now, pair);
+                (if self.slow { relay } else { Some(pair.path()) }, None)
             }
             None => (relay, self.relays.spare(cx.now, &cx.shared.doubts)),
         };

@@ -16,19 +16,35 @@ const DEAD: u8 = 6;
 /// Pings without an answer, while packets are heard all the same: the way there is broken, the way back works.
 const ONE_WAY: u8 = 3;
 
-/// A smoothed round trip time.
+/// So many round trips in a row have to be long before a path is called slow.
+const RECENT: usize = 4;
+/// A long round trip is looked at again after this: a machine that stood still for a moment makes one too.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// A round trip time: smoothed, and the last few as they were.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Rtt(Option<Duration>);
+pub(crate) struct Rtt {
+    smoothed: Option<Duration>,
+    /// The newest first.
+    recent: [Option<Duration>; RECENT],
+}
 
 impl Rtt {
     /// Takes a sample (RFC 6298's weights).
     pub(crate) fn sample(&mut self, sample: Duration) {
-        self.0 = Some(self.0.map_or(sample, |old| (old * 7 + sample) / 8));
+        self.smoothed = Some(self.smoothed.map_or(sample, |old| (old * 7 + sample) / 8));
+        self.recent.rotate_right(1);
+        self.recent[0] = Some(sample);
     }
 
     /// The estimate.
     pub(crate) fn get(self) -> Option<Duration> {
-        self.0
+        self.smoothed
+    }
+
+    /// The shortest of the last few.
+    pub(crate) fn least(self) -> Option<Duration> {
+        self.recent.into_iter().flatten().min()
     }
 }
 
@@ -93,6 +109,16 @@ impl Liveness {
         if at > self.heard && self.quiet_since.is_none() {
             self.quiet_since = Some(at);
         }
+    }
+
+    /// Whether every one of the last round trips took longer than this. If the newest did and it is not known of enough others,
+    /// the path is asked again soon.
+    pub(crate) fn takes_longer(&mut self, now: Time, bound: Duration) -> bool {
+        let longer = self.rtt.recent.iter().take_while(|rtt| rtt.is_some_and(|rtt| rtt > bound)).count();
+        if longer > 0 && longer < RECENT {
+            self.ask_at = Some(self.ask_at.map_or(now + LOOK_AGAIN, |at| at.min(now + LOOK_AGAIN)));
+        }
+        longer == RECENT
     }
 
     /// Applications' packets went or came.
@@ -246,6 +272,22 @@ mod tests {
             now = live.due();
         }
         assert!(live.is_dead());
+    }
+
+    #[test]
+    fn one_long_round_trip_is_asked_about_and_only_several_in_a_row_are_believed() {
+        let mut live = Liveness::new(at(0), Duration::from_secs(20), false);
+        let bound = Duration::from_millis(50);
+        for (now, rtt, slow, due) in [(0, 300, false, 200), (300, 300, false, 500), (600, 300, false, 800), (900, 300, true, 20_900)] {
+            live.answered(at(now), Duration::from_millis(rtt));
+            assert_eq!((live.takes_longer(at(now), bound), live.due()), (slow, at(due)), "at {now}");
+            if due < 20_000 {
+                assert!(live.ping(at(due)));
+            }
+        }
+        live.answered(at(20_900), Duration::from_millis(2));
+        assert!(!live.takes_longer(at(20_900), bound), "the first short one shows what the path can do");
+        assert_eq!(live.due(), at(40_900));
     }
 
     #[test]

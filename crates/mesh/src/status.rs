@@ -229,7 +229,6 @@ fn reason(link: &Link, why: Option<WhyNotDirect>, connected: bool) -> Option<Str
     }
     let told = link.told.as_ref();
     let sentence = match why {
-        None if link.slow => "there is a direct path, much slower than the relay",
         None => return None,
         Some(WhyNotDirect::Policy) if told.is_some_and(|told| told.forbidden) => "the other side's configuration forbids direct paths",
         Some(WhyNotDirect::UDPBlocked) if told.is_some_and(|told| told.udp_blocked) => "no UDP gets out at the other side",

@@ -55,7 +55,7 @@ impl Link {
     /// Why packets do not go straight; `None` if they do, or could.
     pub(crate) fn why(&self, ours: Standing) -> Option<WhyNotDirect> {
         if self.paths.current().is_some() {
-            return None;
+            return self.slow.then_some(WhyNotDirect::SlowerThanRelay);
         }
         let theirs = |what: fn(&Told) -> bool| self.told.as_ref().is_some_and(what);
         Some(if ours.forbidden || theirs(|told| told.forbidden) {

@@ -328,4 +328,5 @@ pub const NOT_DIRECT: &[(&str, &str)] = &[
     ("NoReflexiveAddress", "no server could say which address is seen from outside"),
     ("ProbeTimeout", "probes were lost: a firewall or NetworkPolicy between both"),
     ("Policy", "direct paths are forbidden, here or there"),
+    ("SlowerThanRelay", "there is a direct path, and packets take much longer on it than on the relay"),
 ];
