@@ -25,6 +25,10 @@ const PROVE: Duration = Duration::from_millis(500);
 const MAX_CHALLENGES: u8 = 3;
 /// How long to wait for pages that were announced, beyond the round trip.
 const PAGE_PATIENCE: Duration = Duration::from_millis(150);
+/// In a large room what an Ember alone says is confirmed by a Camp within this much per member; at most, and for departures, within
+/// [`CONFIRM_MAX`].
+const CONFIRM: Duration = Duration::from_millis(1);
+const CONFIRM_MAX: Duration = Duration::from_secs(5);
 /// Retries where the server refuses.
 const REFUSED: Duration = Duration::from_secs(8);
 
@@ -42,12 +46,17 @@ impl Conversation {
     /// An answer to something asked.
     pub(crate) fn on_answer(&mut self, hearth: &mut Hearth, now: Time, message: &Message) {
         let id = message.transaction();
-        let Some(exchange) = self.exchanges.get(&id) else { return };
-        let right =
-            message.class() == Class::Error || exchange.key.as_ref().is_none_or(|key| message.verify_sha256(key.as_slice()).is_ok());
-        if !right {
+        let Some(exchange) = self.exchanges.get_mut(&id) else { return };
+        if exchange.key.as_ref().is_some_and(|key| message.verify_sha256(key.as_slice()).is_err()) {
             // Whoever sent this does not know the key: the request stays open.
-            hearth.counters.drop_integrity += 1;
+            let Some(failure) = hint(message) else {
+                hearth.counters.drop_integrity += 1;
+                return;
+            };
+            exchange.refused = Some(failure);
+            if exchange.is_refused() {
+                self.believe_refusal(hearth, now, id);
+            }
             return;
         }
         let Some(exchange) = self.exchanges.remove(&id) else { return };
@@ -59,11 +68,13 @@ impl Conversation {
             // More than the round trip, if an answer to the second sending; but without it all would be sent twice.
             self.rtt = self.rtt.or(Some(sample));
         }
-        if self.active().is_none_or(|active| active.via == exchange.via) {
-            self.hear(hearth, now);
-        }
+        self.hear_on(hearth, now, exchange.via);
         if message.class() == Class::Error {
-            return self.on_failure(hearth, now, exchange, message);
+            let Ok(failure) = Failure::decode(message) else {
+                hearth.counters.drop_malformed += 1;
+                return self.give_up(hearth, now, &exchange, 400);
+            };
+            return self.on_failure(hearth, now, exchange, &failure);
         }
         match exchange.ask {
             Ask::Binding(purpose) => self.on_binding(hearth, now, purpose, exchange.via, message),
@@ -89,18 +100,48 @@ impl Conversation {
         }
     }
 
+    /// Anything came from there, and it is where we speak to the server.
+    fn hear_on(&mut self, hearth: &mut Hearth, now: Time, via: Via) {
+        if self.active().is_none_or(|active| active.via == via) {
+            self.hear(hearth, now);
+        }
+    }
+
+    /// Nobody who knows the key has answered, but somebody has refused.
+    pub(crate) fn believe_refusal(&mut self, hearth: &mut Hearth, now: Time, id: TransactionId) {
+        let Some(mut exchange) = self.exchanges.remove(&id) else { return };
+        self.forget_camp(&exchange, id);
+        self.hear_on(hearth, now, exchange.via);
+        match (exchange.refused.take(), &exchange.ask) {
+            (Some(failure), Ask::Camp { room, leave: false, .. }) => {
+                let (room, via) = (*room, exchange.via);
+                self.on_refusal(hearth, now, room, via, &failure);
+            }
+            (Some(failure), Ask::Find { .. } | Ask::Signal { .. } | Ask::Bind { .. }) => {
+                self.give_up(hearth, now, &exchange, failure.code);
+            }
+            (Some(_) | None, _) => {}
+        }
+    }
+
     fn on_binding(&mut self, hearth: &mut Hearth, now: Time, purpose: Purpose, via: Via, message: &Message) {
         let Ok(Some(observed)) = message.xor_address(Attribute::XOR_MAPPED_ADDRESS) else {
             hearth.counters.drop_malformed += 1;
             return;
         };
-        let moved = self.observed(hearth, via, observed);
+        // Anybody on the path could have said so: where we camp, the answer to a Camp is believed alone.
+        let camps_here = self.active().is_some_and(|active| active.via == via);
+        let moved = if camps_here {
+            matches!(via, Via::Udp { socket, .. } if self.mapped.get(&socket) != Some(&observed))
+        } else {
+            self.observed(hearth, via, observed)
+        };
         if let Phase::Connecting(connecting) = &mut self.phase {
             connecting.binding_answered = true;
         }
         match purpose {
             // Our NAT gave us another address: the server has to learn it from a Camp.
-            Purpose::Watch | Purpose::Look if moved && self.active().is_some_and(|active| active.via == via) => self.camp_all(hearth, now),
+            Purpose::Watch | Purpose::Look if moved && camps_here => self.camp_all(hearth, now),
             Purpose::Upgrade => {
                 let rooms: Vec<u8> = self.seatings.iter().filter(|(_, seating)| seating.wanted).map(|(room, _)| *room).collect();
                 for room in rooms {
@@ -132,11 +173,11 @@ impl Conversation {
         self.failures = 0;
         self.problem = None;
         let rtt = if exchange.clean() { now.since(exchange.sent) } else { Duration::ZERO };
-        if version.is_some() {
-            // Others have seen this session: one that began earlier, by a better clock, would look like a replay to them.
-            hearth.own.anchor();
+        hearth.clock.learn(now, self.slot, UnixMillis(success.unix_millis), rtt);
+        if let Some((session, _)) = version {
+            hearth.own.taken(session, hearth.clock.now(now));
         }
-        self.learn_time(hearth, now, success.unix_millis, rtt);
+        hearth.clock_told(now);
         self.observed(hearth, via, success.observed);
         let jitter = hearth.jitter(REFRESH_JITTER);
         let patience = self.rtt.unwrap_or_default() * 2 + PAGE_PATIENCE;
@@ -176,10 +217,10 @@ impl Conversation {
             seating.forget_early();
             hearth.refind |= success.large;
         }
-        seating.head = seating.head.max(success.head);
+        seating.ends(exchange.sent, success.head);
         let tell = !std::mem::replace(&mut seating.told, true) || !kept || moved;
         let outdated = seating.held != Some(hearth.own.version());
-        self.leaving(hearth, success.leaving, !same_server);
+        self.leaving(hearth, success.leaving);
         if tell {
             hearth.events.push_back(FireEvent::Camped { server: self.slot, room, kept });
             self.channels.renew(now, room, kept);
@@ -194,8 +235,10 @@ impl Conversation {
         let learned = self.learned(room, success.cursor.sequence);
         self.take(hearth, now, room, &success.entries, learned);
         self.read_up_to(hearth, now, room, success.cursor);
+        let known = hearth.roster.seats_at(self.slot, room).count();
         if let Some(seating) = self.seatings.get_mut(&room) {
             seating.expect_more(now, patience);
+            seating.count(now, success.members, known);
             let more = seating.catch_up_at.is_some();
             // Nobody streams pages to a source that was not proven.
             if outdated || (more && !exchange.proven) {
@@ -217,24 +260,15 @@ impl Conversation {
         }
     }
 
-    fn learn_time(&mut self, hearth: &mut Hearth, now: Time, unix_millis: u64, rtt: Duration) {
-        hearth.clock.learn(now, self.slot, UnixMillis(unix_millis), rtt);
-        let corrected = hearth.clock.now(now);
-        hearth.own.clock_corrected(now, corrected);
-    }
-
-    /// The server says (or no longer says) that it is about to stop.
-    fn leaving(&mut self, hearth: &mut Hearth, says: bool, restarted: bool) {
-        if says && !self.leaving {
-            self.leaving = true;
-            hearth.dirty = true;
-            // Links move to other servers while this one still carries.
-            hearth.events.push_back(FireEvent::Suspect { server: self.slot });
-        } else if !says && self.leaving && restarted {
-            self.leaving = false;
-            hearth.dirty = true;
-            hearth.events.push_back(FireEvent::Trusted { server: self.slot });
+    /// The server says with a Camp (or no longer says) that it is about to stop.
+    fn leaving(&mut self, hearth: &mut Hearth, says: bool) {
+        if std::mem::replace(&mut self.leaving, says) == says {
+            return;
         }
+        hearth.dirty = true;
+        // Links move to other servers while this one still carries.
+        let server = self.slot;
+        hearth.events.push_back(if says { FireEvent::Suspect { server } } else { FireEvent::Trusted { server } });
     }
 
     /// Takes what a server says about members of a room.
@@ -295,38 +329,24 @@ impl Conversation {
         hearth.dirty = true;
     }
 
-    fn on_failure(&mut self, hearth: &mut Hearth, now: Time, exchange: Exchange, message: &Message) {
-        let Ok(failure) = Failure::decode(message) else {
-            hearth.counters.drop_malformed += 1;
-            return self.give_up(hearth, now, &exchange, 400);
-        };
+    /// An error from one who knows the key.
+    fn on_failure(&mut self, hearth: &mut Hearth, now: Time, exchange: Exchange, failure: &Failure) {
         let (via, sent) = (exchange.via, exchange.sent);
         let Some(room) = exchange.room() else { return };
+        self.campfire = true;
         if let Some(unix_millis) = failure.unix_millis {
-            self.campfire = true;
-            self.learn_time(hearth, now, unix_millis, now.since(sent));
+            hearth.clock.learn(now, self.slot, UnixMillis(unix_millis), now.since(sent));
+            hearth.clock_told(now);
         }
         if let (Some(nonce), Some(seating)) = (&failure.nonce, self.seatings.get_mut(&room)) {
             seating.set_nonce(via, nonce.clone());
         }
         let Ask::Camp { leave, version, .. } = exchange.ask else {
-            return self.on_member_failure(hearth, now, exchange, &failure);
+            return self.on_member_failure(hearth, now, exchange, failure);
         };
         if leave {
             if matches!(failure.code, 401 | 438) && exchange.challenges < MAX_CHALLENGES {
                 self.ask(hearth, now, via, exchange.ask, exchange.challenges + 1);
-            }
-            return;
-        }
-        let foreign = match failure.code {
-            400 | 420 => true,
-            401 => failure.unix_millis.is_none(),
-            _ => false,
-        };
-        if foreign && !self.campfire {
-            let why = format!("Camp is answered with {} {}", failure.code, failure.reason);
-            if matches!(self.phase, Phase::Connecting(_)) {
-                self.found_plain(hearth, now, &why);
             }
             return;
         }
@@ -348,7 +368,28 @@ impl Conversation {
             }
             return self.camp(hearth, now, room, via);
         }
-        let new = seating.problem.is_none();
+        self.refused(hearth, now, room, failure);
+    }
+
+    /// A Camp was refused without integrity: the server does not know our key, or speaks no campfire.
+    fn on_refusal(&mut self, hearth: &mut Hearth, now: Time, room: u8, via: Via, failure: &Failure) {
+        let foreign = failure.code != 401 || failure.unix_millis.is_none();
+        if foreign && !self.campfire {
+            let why = format!("Camp is answered with {} {}", failure.code, failure.reason);
+            if matches!(self.phase, Phase::Connecting(_)) {
+                self.found_plain(hearth, now, &why);
+            }
+            return;
+        }
+        self.settle_on(hearth, now, via, room);
+        if self.seatings.get(&room).is_some_and(|seating| seating.wanted) {
+            self.refused(hearth, now, room, failure);
+        }
+    }
+
+    /// The server does not let us sit there: said once, and tried again in a while.
+    fn refused(&mut self, hearth: &mut Hearth, now: Time, room: u8, failure: &Failure) {
+        let new = self.seatings.get(&room).is_some_and(|seating| seating.problem.is_none());
         let problem = match (failure.code, hearth.room(room)) {
             (401, Some(known)) => format!("the server does not know key {} (give it the relay secret)", known.keys.fingerprint),
             (508 | 486, _) => format!("the server is full ({} {})", failure.code, failure.reason),
@@ -423,22 +464,41 @@ impl Conversation {
         }
     }
 
-    fn on_ember(&mut self, hearth: &mut Hearth, now: Time, room: u8, ember: Ember) {
-        self.leaving(hearth, ember.leaving, false);
-        let patience = self.rtt.unwrap_or_default() * 2 + PAGE_PATIENCE;
+    /// Announcements prove themselves. All else that an Ember says could be made up by any member (decision 0005): the next Camp
+    /// tells, which an Ember can only bring forward.
+    fn confirm(&mut self, hearth: &mut Hearth, now: Time, room: u8, ember: &Ember) {
+        let slot = self.slot;
         let Some(seating) = self.seatings.get_mut(&room) else { return };
-        let unordered = ember.previous == ember.cursor;
-        if unordered {
+        let another_log = ember.previous != ember.cursor && ember.cursor.incarnation != seating.cursor.incarnation;
+        if ember.leaving && !self.leaving || another_log {
+            // Everybody is told so; not everybody asks at the same moment.
+            let most = if seating.large { (CONFIRM * seating.members).min(CONFIRM_MAX) } else { Duration::ZERO };
+            seating.hint(now, hearth.jitter(most));
+        }
+        if !seating.large && ember.entries.iter().any(|entry| entry.announcement.is_none() && hearth.knows(slot, room, entry)) {
+            seating.doubted = true;
+            let soon = now + hearth.jitter(CONFIRM_MAX);
+            seating.refresh_at = seating.refresh_at.map(|at| at.min(soon));
+        }
+    }
+
+    fn on_ember(&mut self, hearth: &mut Hearth, now: Time, room: u8, mut ember: Ember) {
+        self.confirm(hearth, now, room, &ember);
+        let patience = self.rtt.unwrap_or_default() * 2 + PAGE_PATIENCE;
+        let slot = self.slot;
+        let Some(seating) = self.seatings.get_mut(&room) else { return };
+        if ember.previous == ember.cursor {
             return self.take(hearth, now, room, &ember.entries, Learned::Ember);
         }
         if ember.cursor.incarnation != seating.cursor.incarnation {
-            seating.catch_up_at = Some(seating.catch_up_at.map_or(now, |at| at.min(now)));
             return;
         }
         if ember.cursor.sequence <= seating.cursor.sequence {
-            return;
+            // Late, or we were told of too high a cursor: what is newer than what we have of somebody is taken all the same.
+            ember.entries.retain(|entry| entry.announcement.is_some() && hearth.knows(slot, room, entry));
+            return self.take(hearth, now, room, &ember.entries, Learned::Ember);
         }
-        seating.head = seating.head.max(ember.cursor.sequence);
+        seating.pushed(now, ember.cursor.sequence);
         if ember.previous.sequence > seating.cursor.sequence {
             // What it says is true whatever was missed; what was missed is asked for, if it does not come by itself.
             let (entries, end) = (ember.entries.clone(), ember.cursor.sequence);
@@ -460,6 +520,13 @@ impl Conversation {
             seating.expect_more(now, patience);
         }
     }
+}
+
+/// What a server says that does not know our key, or speaks no campfire. All other errors have integrity.
+fn hint(message: &Message) -> Option<Failure> {
+    let unsigned = message.class() == Class::Error && message.get(Attribute::MESSAGE_INTEGRITY_SHA256).is_none();
+    let failure = unsigned.then(|| Failure::decode(message).ok()).flatten()?;
+    matches!(failure.code, 400 | 401 | 420).then_some(failure)
 }
 
 /// The sockets whose outside address tells something about our NAT.

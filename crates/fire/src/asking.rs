@@ -27,6 +27,13 @@ impl Conversation {
         }
     }
 
+    /// Asks every server that we sit at for everything.
+    pub(crate) fn read_again(&mut self, now: Time) {
+        for seating in self.seatings.values_mut().filter(|seating| seating.until.is_some() && !seating.large) {
+            seating.read_all_again(now);
+        }
+    }
+
     /// Camps in a room by this via, unless that is under way. The announcement goes along if the server does not hold it.
     pub(crate) fn camp(&mut self, hearth: &mut Hearth, now: Time, number: u8, via: Via) {
         let Some(seating) = self.seatings.get_mut(&number) else { return };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::key::Tag;
 use campfire_protocol::time::Time;
-use campfire_protocol::wire::MemberId;
+use campfire_protocol::wire::{Failure, MemberId};
 use zeroize::Zeroizing;
 
 use crate::roster::Version;
@@ -73,6 +73,8 @@ pub(crate) struct Exchange {
     pub(crate) proven: bool,
     /// Challenges answered so far.
     pub(crate) challenges: u8,
+    /// A refusal without integrity: anybody on the path could have sent it.
+    pub(crate) refused: Option<Failure>,
     pub(crate) sent: Time,
     pub(crate) due: Time,
     sends: u8,
@@ -95,7 +97,7 @@ impl Exchange {
             (_, Via::Stream(_)) => (SENDS, STREAM_PATIENCE),
             (_, Via::Udp { .. }) => (1, RTO.max(rtt.unwrap_or_default() * 3 / 2).min(RTO_MAX)),
         };
-        Self { ask, via, bytes, key: None, proven: false, challenges: 0, sent: now, due: now + rto, sends, rto }
+        Self { ask, via, bytes, key: None, proven: false, challenges: 0, refused: None, sent: now, due: now + rto, sends, rto }
     }
 
     /// Its time has come.
@@ -107,6 +109,11 @@ impl Exchange {
         self.rto = (self.rto * 2).min(RTO_MAX);
         self.due = now + self.rto;
         Due::Resend(self.sends)
+    }
+
+    /// A refusal without integrity is all that came, though the question was sent twice: it is believed. On a stream at once.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.is_some() && (self.sends >= 2 || matches!(self.via, Via::Stream(_)))
     }
 
     /// Whether the answer's round trip is that of one packet (not retransmitted).

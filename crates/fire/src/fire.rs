@@ -214,12 +214,14 @@ impl Fire {
             return Some(self.start_at);
         }
         let conversations = self.conversations.values().filter_map(Conversation::due).min();
-        [conversations, self.choice.due, self.finds.due(), self.announce_at].into_iter().flatten().min()
+        [conversations, self.choice.due, self.finds.due(), self.announce_at, self.hearth.own.due()].into_iter().flatten().min()
     }
 
     /// A wall clock reading.
     pub fn on_wall(&mut self, now: Time, wall: UnixMillis) {
         self.hearth.clock.set_own(now, wall);
+        self.hearth.clock_told(now);
+        self.settle(now);
     }
 
     /// Servers, keys, routes or the record are replaced.
@@ -284,6 +286,9 @@ impl Fire {
             self.choice.take_records(hearth, &mut self.conversations, now);
         }
         self.note_udp();
+        if std::mem::take(&mut self.hearth.read_again) {
+            self.conversations.values_mut().for_each(|conversation| conversation.read_again(now));
+        }
         let hearth = &mut self.hearth;
         // Deciding may connect, and that may tell something: a second look is enough.
         for _ in 0..2 {
@@ -336,6 +341,7 @@ impl Fire {
 
     /// Tells the servers what has changed of what we say.
     fn say(&mut self, now: Time) {
+        self.hearth.own.begin_if_due(now);
         let version = self.hearth.own.version();
         if version != self.said && self.announce_at.is_none() {
             self.announce_at = Some(now + SAY + self.hearth.jitter(SAY_JITTER));
@@ -378,7 +384,7 @@ fn seated_anywhere(conversations: &Conversations, room: u8) -> bool {
 /// Whether a member looked for by this address or name is known.
 fn is_known(hearth: &Hearth, network: NetworkId, what: &str) -> bool {
     hearth.roster.seated().any(|announcement| {
-        let names = [announcement.name.to_lowercase(), announcement.ipv4.map(|ip| ip.to_string()).unwrap_or_default()];
+        let names = [announcement.name.to_lowercase(), hearth.own.ipv4_of(announcement).map(|ip| ip.to_string()).unwrap_or_default()];
         names.iter().any(|name| name == what) || network.address(&announcement.public_key).to_string() == what
     })
 }

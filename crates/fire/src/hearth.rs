@@ -10,7 +10,7 @@ use campfire_protocol::carrier::{ServerSlot, StreamId, Via};
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::server::ServerTag;
 use campfire_protocol::stun::TransactionId;
-use campfire_protocol::time::Time;
+use campfire_protocol::time::{Time, UnixMillis};
 use campfire_protocol::wire;
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
@@ -20,12 +20,12 @@ use crate::config::KeyMode;
 use crate::connect::Sockets;
 use crate::counters::Counters;
 use crate::io::{Notice, Output};
-use crate::own::{Outrun, Own, Room};
+use crate::own::{Outrun, Own, Room, ahead};
 use crate::roster::{Refusal, Roster, SeatInfo};
 use crate::{FireEvent, Learned, Seat};
 
 /// An announcement from further ahead is dropped.
-const AHEAD: u64 = 600_000;
+pub(crate) const AHEAD: Duration = Duration::from_mins(10);
 /// How long a signal from an unknown seat waits for its announcement.
 const STASH: Duration = Duration::from_secs(3);
 const MAX_STASH: usize = 64;
@@ -54,6 +54,10 @@ pub(crate) struct Hearth {
     pub(crate) refind: bool,
     /// Server records that came with announcements.
     pub(crate) records: Vec<Announcement>,
+    /// The soonest time of what was dropped as from the future.
+    future: Option<UnixMillis>,
+    /// It is not the future any more: everything is to be read again, for nobody says it a second time.
+    pub(crate) read_again: bool,
     next_stream: u32,
     stash: VecDeque<(Time, Seat, Vec<u8>)>,
 }
@@ -78,6 +82,8 @@ impl Hearth {
             dirty: true,
             refind: false,
             records: Vec::new(),
+            future: None,
+            read_again: false,
             next_stream,
             stash: VecDeque::new(),
         }
@@ -125,6 +131,15 @@ impl Hearth {
         self.notice(Notice::Problem { text });
     }
 
+    /// What our own clock or a server's says has changed.
+    pub(crate) fn clock_told(&mut self, now: Time) {
+        let wall = self.clock.now(now);
+        self.own.clock_corrected(now, wall, self.clock.support(now));
+        if self.future.take_if(|soonest| *soonest <= ahead(wall, AHEAD)).is_some() {
+            self.read_again = true;
+        }
+    }
+
     pub(crate) fn add_via(&mut self, via: Via, server: ServerSlot) {
         // Two servers of the list may be one (known by two ids): whoever came first keeps it.
         if let Entry::Vacant(vacant) = self.vias.entry(via) {
@@ -162,20 +177,22 @@ impl Hearth {
                 return;
             }
         };
-        let ahead = self.clock.now(now).0.saturating_add(AHEAD);
-        if announcement.sent_at.0 > ahead || announcement.session.started.0 > ahead {
+        let latest = ahead(self.clock.now(now), AHEAD);
+        let said = announcement.sent_at.max(announcement.session.started);
+        if said > latest {
             self.counters.drop_future += 1;
+            self.future = Some(self.future.map_or(said, |soonest| soonest.min(said)));
             return;
         }
         if announcement.public_key == self.own.identity.public() {
             self.counters.drop_own_key += 1;
-            if self.own.outrun(&announcement, seat) == Some(Outrun::InVain) {
+            if self.own.outrun(now, &announcement, seat) == Some(Outrun::InVain) {
                 self.problem("another process uses this peer's identity: give each its own, or end one of them".to_owned());
             }
             return;
         }
         let info = SeatInfo { sequence: announcement.sequence, settled: announcement.servers.contains(&tag), digest };
-        match self.roster.admit(now, seat, info, &announcement, cache) {
+        match self.roster.admit(now, seat, info, &announcement, latest, cache) {
             Ok(change) => {
                 self.dirty |= change.news || !change.gone.is_empty();
                 if change.news {
@@ -196,7 +213,7 @@ impl Hearth {
     /// What an announcement means for ourselves.
     fn look_at(&mut self, announcement: &Announcement) {
         if let Some(ours) = self.own.ipv4()
-            && announcement.ipv4 == Some(ours)
+            && self.own.ipv4_of(announcement) == Some(ours)
             && announcement.session < self.own.session()
         {
             self.own.yield_ipv4();
@@ -213,7 +230,7 @@ impl Hearth {
 
     /// A seat is gone.
     pub(crate) fn depart(&mut self, now: Time, seat: &Seat) {
-        self.own.outlive(seat);
+        self.own.outlive(now, seat);
         if let Some(peer) = self.roster.depart(now, seat) {
             self.dirty = true;
             self.events.push_back(FireEvent::Departed { peer, seat: *seat });
@@ -226,6 +243,11 @@ impl Hearth {
         for seat in gone {
             self.depart(now, &seat);
         }
+    }
+
+    /// Whether it is known who sits at the seat that this entry is about.
+    pub(crate) fn knows(&self, server: ServerSlot, room: u8, entry: &wire::Entry) -> bool {
+        self.roster.peer_of(&Seat { server, room, member: entry.member }).is_some()
     }
 
     /// A member signalled. If it is not known yet, the signal waits a moment for its announcement: the result says so.

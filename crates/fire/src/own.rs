@@ -18,14 +18,29 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore as _;
 
 use crate::Seat;
+use crate::clock::Support;
 use crate::config::{Config, KeyMode};
+use crate::hearth::AHEAD;
 use crate::roster::Version;
 
-/// A run that has not yet been accepted anywhere begins anew when the clock turns out to be this wrong.
+/// A run that no server has taken yet moves to the right time when the clock turns out to be this wrong.
 const WRONG_CLOCK: Duration = Duration::from_secs(30);
+/// One that was taken begins anew if it began this long before its time (a server takes a first Camp that is a minute off),
+const TOO_EARLY: Duration = Duration::from_secs(90);
+/// or if its session lies this far ahead: everybody drops it then ([`AHEAD`]), whose clock is right to two minutes.
+const TOO_LATE: Duration = Duration::from_mins(12);
+/// Sessions of ours that were taken, as far back as is remembered.
+const MAX_TAKEN: usize = 8;
 
 /// How many times a run of ours that seems later is outrun.
 const MAX_OUTRUNS: u32 = 3;
+/// Because of what is said under our key this run begins anew at most this often: it costs everybody a handshake.
+const REST: Duration = Duration::from_mins(1);
+
+/// A time some way after another.
+pub(crate) fn ahead(wall: UnixMillis, by: Duration) -> UnixMillis {
+    UnixMillis(wall.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+}
 
 /// A key's room.
 #[derive(Clone, Debug)]
@@ -41,10 +56,19 @@ pub(crate) struct Room {
 /// Whether this run is later than another now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outrun {
-    /// It is.
+    /// It is, or will be within a minute.
     Done,
     /// The other one comes after us again and again: it is no earlier run, it runs too.
     InVain,
+}
+
+/// Another process under our identity, that speaks while this one runs.
+#[derive(Clone, Copy, Debug)]
+struct Twin {
+    session: Session,
+    sent_at: UnixMillis,
+    /// One of its seats.
+    seat: Seat,
 }
 
 /// Who we are and what we say.
@@ -57,16 +81,26 @@ pub(crate) struct Own {
     routes: Vec<IpNet>,
     record: Option<ServerRecord>,
     features: u32,
+    pool: Option<Ipv4Net>,
     ipv4: Option<Ipv4Addr>,
     session: Session,
     begun: Time,
-    anchored: bool,
+    /// How well founded the clock was that agreed with this session.
+    support: Support,
+    /// Starts of sessions of ours that servers have taken: what comes after must be later to whoever saw them.
+    taken: Vec<UnixMillis>,
     sequence: u32,
     outruns: u32,
     /// When this run began, by the corrected clock. Its session may begin later ([`Own::outrun`]).
     woke: UnixMillis,
-    /// Another run under our identity that spoke after we began, and one of its seats.
-    twin: Option<(Session, Seat)>,
+    /// Another run under our identity that spoke after we began.
+    twin: Option<Twin>,
+    /// People were told of it.
+    told: bool,
+    /// When this run last began anew because of another.
+    anew: Option<Time>,
+    /// After which it will begin anew when [`REST`] is over.
+    later: Option<Session>,
     servers: BTreeMap<u8, Vec<ServerTag>>,
     fingerprints: Vec<Fingerprint>,
 }
@@ -82,14 +116,19 @@ impl Own {
             routes: config.routes.iter().copied().take(MAX_ROUTES).collect(),
             record: config.record.clone(),
             features: if config.tunnel { 0 } else { NO_TUNNEL },
-            ipv4: config.ipv4_pool.and_then(|pool: Ipv4Net| ipv4_in_pool(pool, &config.identity.public())),
+            pool: config.ipv4_pool,
+            ipv4: config.ipv4_pool.and_then(|pool| ipv4_in_pool(pool, &config.identity.public())),
             session: Session { started: wall, nonce: rng.next_u64() },
             begun: now,
-            anchored: false,
+            support: Support::default(),
+            taken: Vec::new(),
             sequence: 1,
             outruns: 0,
             woke: wall,
             twin: None,
+            told: false,
+            anew: None,
+            later: None,
             servers: BTreeMap::new(),
             fingerprints: Vec::new(),
         }
@@ -103,6 +142,11 @@ impl Own {
         self.ipv4
     }
 
+    /// The IPv4 address that a member has: the one that follows from its key, if it claims that. No other can be claimed.
+    pub(crate) fn ipv4_of(&self, announcement: &Announcement) -> Option<Ipv4Addr> {
+        announcement.ipv4.filter(|address| self.pool.is_some_and(|pool| ipv4_in_pool(pool, &announcement.public_key) == Some(*address)))
+    }
+
     /// Orders what we say.
     pub(crate) fn version(&self) -> Version {
         (self.session, self.sequence)
@@ -113,52 +157,114 @@ impl Own {
         self.network.address(&self.identity.public())
     }
 
-    /// A server took our announcement: this run keeps its start time for good.
-    pub(crate) fn anchor(&mut self) {
-        self.anchored = true;
+    /// A server took our announcement of this session. If it is later than the present one (the clock was corrected while it was
+    /// under way), others would take us for a replay: this run begins after it, unless everybody drops it anyway.
+    pub(crate) fn taken(&mut self, session: Session, wall: UnixMillis) {
+        self.remember(session);
+        if session > self.session && session.started <= ahead(wall, AHEAD) {
+            self.begin(session);
+        }
     }
 
-    /// The clock was corrected. If no server has taken our announcement yet, this run begins at the right time.
-    pub(crate) fn clock_corrected(&mut self, now: Time, wall: UnixMillis) {
+    fn remember(&mut self, session: Session) {
+        if !self.taken.contains(&session.started) {
+            if self.taken.len() >= MAX_TAKEN {
+                self.taken.remove(0);
+            }
+            self.taken.push(session.started);
+        }
+    }
+
+    /// The clock was corrected. If no server has taken our announcement yet, this run begins at the right time. One that was
+    /// taken begins anew if its start is wrong by a clock that is founded better than any that agreed with it: so what one
+    /// server says sticks no longer than until others are heard, and no server alone makes us begin anew again and again.
+    pub(crate) fn clock_corrected(&mut self, now: Time, wall: UnixMillis, support: Support) {
         let age = u64::try_from(now.since(self.begun).as_millis()).unwrap_or(u64::MAX);
-        let started = wall.0.saturating_sub(age);
-        if !self.anchored && u128::from(started.abs_diff(self.session.started.0)) > WRONG_CLOCK.as_millis() {
-            self.session.started = UnixMillis(started);
-            self.woke = self.session.started;
+        let started = UnixMillis(wall.0.saturating_sub(age));
+        let fresh = self.taken.is_empty();
+        let (early, late) = if fresh {
+            (ahead(self.session.started, WRONG_CLOCK) < started, self.session.started > ahead(started, WRONG_CLOCK))
+        } else {
+            (ahead(self.session.started, TOO_EARLY) < started, self.session.started > ahead(wall, TOO_LATE))
+        };
+        if !early && !late {
+            self.support = self.support.max(support);
+        } else if fresh || support > self.support {
+            self.support = support;
+            let seen = self.taken.iter().filter(|taken| **taken <= ahead(wall, AHEAD)).max();
+            self.session.started = seen.map_or(started, |seen| started.max(UnixMillis(seen.0.saturating_add(1))));
+            self.woke = started;
+            if !fresh {
+                self.changed();
+            }
         }
     }
 
     /// An earlier run of ours is still known, and seems to be later than this one (the clock was set back, or wrong): others
-    /// would take us for a replay. This run begins after it, then.
-    pub(crate) fn outrun(&mut self, other: &Announcement, seat: Seat) -> Option<Outrun> {
+    /// would take us for a replay. This run begins after it, then. What this run said itself is an echo, whoever shows it where.
+    pub(crate) fn outrun(&mut self, now: Time, other: &Announcement, seat: Seat) -> Option<Outrun> {
+        if other.session.nonce == self.session.nonce {
+            return None;
+        }
         if other.sent_at > self.woke {
-            self.twin = Some((other.session, seat));
+            self.twin = Some(Twin { session: other.session, sent_at: other.sent_at, seat });
         }
         let other = other.session;
-        if other < self.session {
+        if other < self.session || self.later.is_some_and(|later| later >= other) {
             return None;
         }
         self.outruns += 1;
-        if self.outruns > MAX_OUTRUNS {
-            return (self.outruns == MAX_OUTRUNS + 1).then_some(Outrun::InVain);
+        let at_once = self.outruns <= MAX_OUTRUNS && self.begin_after(now, other);
+        let beside = self.twin.is_some() || self.outruns > MAX_OUTRUNS;
+        if at_once || !beside {
+            return Some(Outrun::Done);
         }
-        self.begin_after(other);
-        Some(Outrun::Done)
+        (!std::mem::replace(&mut self.told, true)).then_some(Outrun::InVain)
     }
 
     /// A seat is gone. If another process with our identity had it, its goodbye was taken for ours: we begin anew, after it,
-    /// so that others know us again.
-    pub(crate) fn outlive(&mut self, seat: &Seat) {
-        if let Some((other, _)) = self.twin.take_if(|(_, held)| held == seat) {
+    /// so that others know us again. What it had said until then makes no twin of it a second time.
+    pub(crate) fn outlive(&mut self, now: Time, seat: &Seat) {
+        if let Some(twin) = self.twin.take_if(|twin| twin.seat == *seat) {
             self.outruns = 0;
-            self.begin_after(other.max(self.session));
+            self.told = false;
+            self.woke = self.woke.max(twin.sent_at);
+            self.begin_after(now, twin.session.max(self.session));
         }
     }
 
-    fn begin_after(&mut self, other: Session) {
+    /// Begins anew, after this session: now (`true`), or when that is due.
+    fn begin_after(&mut self, now: Time, other: Session) -> bool {
+        let rests = self.anew.is_some_and(|at| now.since(at) < REST);
+        if rests {
+            self.later = self.later.max(Some(other));
+        } else {
+            self.anew = Some(now);
+            self.begin(other);
+        }
+        !rests
+    }
+
+    fn begin(&mut self, other: Session) {
         self.session.started = UnixMillis(other.started.0.saturating_add(1));
-        self.anchored = true;
+        self.remember(other);
         self.changed();
+    }
+
+    /// When [`begin_if_due`](Self::begin_if_due) is.
+    pub(crate) fn due(&self) -> Option<Time> {
+        self.later.and(self.anew).map(|at| at + REST)
+    }
+
+    /// Begins anew if that had to wait.
+    pub(crate) fn begin_if_due(&mut self, now: Time) {
+        if self.due().is_some_and(|due| due <= now)
+            && let Some(other) = self.later.take()
+            && other >= self.session
+        {
+            self.anew = Some(now);
+            self.begin(other);
+        }
     }
 
     pub(crate) fn set_routes(&mut self, routes: &[IpNet]) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use campfire_protocol::announce::{Announcement, Session};
 use campfire_protocol::carrier::ServerSlot;
 use campfire_protocol::identity::PublicKey;
-use campfire_protocol::time::Time;
+use campfire_protocol::time::{Time, UnixMillis};
 use campfire_protocol::wire::MemberId;
 
 use crate::Seat;
@@ -73,13 +73,15 @@ impl Roster {
     }
 
     /// Takes a verified announcement that was found at `seat`. `cache`: the room is large, whoever was not used for longest
-    /// and is not linked makes room.
+    /// and is not linked makes room. `latest`: no run can have begun after that; one that says so is known from a time when our
+    /// clock was wrong, and does not stand against an earlier one.
     pub(crate) fn admit(
         &mut self,
         now: Time,
         seat: Seat,
         info: SeatInfo,
         announcement: &Announcement,
+        latest: UnixMillis,
         cache: bool,
     ) -> Result<Change, Refusal> {
         let key = announcement.public_key;
@@ -97,10 +99,11 @@ impl Roster {
         let Some(known) = self.members.get_mut(&key) else { return Err(Refusal::Full) };
         let mut change = Change::default();
         let session = known.announcement.session;
-        if announcement.session < session {
+        if announcement.session < session && session.started <= latest {
             return Err(Refusal::Replayed);
         }
-        if announcement.session > session {
+        let another_run = announcement.session != session;
+        if another_run {
             change.gone.extend(known.seats.keys().filter(|old| **old != seat));
             known.seats.clear();
             change.news = true;
@@ -116,7 +119,7 @@ impl Roster {
         if known.seats.len() >= MAX_SEATS && !known.seats.contains_key(&seat) {
             return Err(Refusal::Full);
         }
-        if announcement.session > session || announcement.sequence > known.announcement.sequence {
+        if another_run || announcement.sequence > known.announcement.sequence {
             known.announcement = announcement.clone();
         }
         known.seats.insert(seat, info);
@@ -225,9 +228,10 @@ pub(crate) type Version = (Session, u32);
 #[cfg(test)]
 mod tests {
     use campfire_protocol::identity::Identity;
-    use campfire_protocol::time::UnixMillis;
 
     use super::*;
+
+    const LATEST: UnixMillis = UnixMillis(1_000);
 
     #[test]
     fn a_later_run_replaces_the_seats_of_the_earlier_one() {
@@ -240,6 +244,16 @@ mod tests {
         assert_eq!(later.gone, [seat(0, 1), seat(1, 2)]);
         assert_eq!(admit(&mut roster, seat(0, 1), &first), Err(Refusal::Replayed), "the earlier run is over");
         assert_eq!(roster.session(&first.public_key).unwrap().started, UnixMillis(20));
+    }
+
+    #[test]
+    fn a_run_from_the_future_does_not_stand_against_one_of_today() {
+        let mut roster = Roster::new(4);
+        admit(&mut roster, seat(0, 1), &announcement(1, LATEST.0 + 1, 9)).unwrap();
+        let today = admit(&mut roster, seat(1, 2), &announcement(1, 10, 1)).unwrap();
+        assert!(today.news);
+        assert_eq!(today.gone, [seat(0, 1)]);
+        assert_eq!(roster.session(&announcement(1, 10, 1).public_key).unwrap().started, UnixMillis(10));
     }
 
     #[test]
@@ -267,7 +281,7 @@ mod tests {
         admit(&mut roster, seat(0, 2), &two).unwrap();
         assert_eq!(admit(&mut roster, seat(0, 3), &three), Err(Refusal::Full));
         roster.set_linked(&one.public_key, true);
-        assert!(roster.admit(Time::default(), seat(0, 3), info(1), &three, true).is_ok());
+        assert!(roster.admit(Time::default(), seat(0, 3), info(1), &three, LATEST, true).is_ok());
         assert!(roster.announcement(&two.public_key).is_none());
         assert!(roster.announcement(&one.public_key).is_some());
         assert_eq!(roster.peer_of(&seat(0, 2)), None);
@@ -287,7 +301,7 @@ mod tests {
     }
 
     fn admit(roster: &mut Roster, seat: Seat, announcement: &Announcement) -> Result<Change, Refusal> {
-        roster.admit(Time::default(), seat, info(announcement.sequence), announcement, false)
+        roster.admit(Time::default(), seat, info(announcement.sequence), announcement, LATEST, false)
     }
 
     fn info(sequence: u32) -> SeatInfo {

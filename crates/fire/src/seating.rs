@@ -22,7 +22,7 @@ const MAX_HELD: usize = 16;
 
 /// How long an Ember that should have come may be late.
 const LATE: Duration = Duration::from_millis(50);
-/// Everything is read again because somebody was missed at most this often.
+/// Everything is read again at most this often.
 const READ_AGAIN: Duration = Duration::from_secs(30);
 
 /// User name and integrity key.
@@ -31,6 +31,9 @@ pub(crate) struct Credential {
     pub(crate) key: Zeroizing<[u8; 32]>,
     expiry: u64,
 }
+
+/// Pushes that a Camp alone can confirm make us camp at most this often.
+const HINTS: Duration = Duration::from_secs(1);
 
 /// What a server lists after a reset: who is not in it by the end is gone.
 #[derive(Debug, Default)]
@@ -57,8 +60,16 @@ pub(crate) struct Seating {
     /// What the server holds of us.
     pub(crate) held: Option<Version>,
     pub(crate) cursor: Cursor,
-    /// The log's end as last told.
+    /// The log's end as last told,
     pub(crate) head: u64,
+    /// and when it was last a push that told.
+    pushed: Option<Time>,
+    /// When a push last made us camp.
+    hinted: Option<Time>,
+    /// By how many the members that the server counts and those known here differed last.
+    unaccounted: i64,
+    /// A push said that somebody is gone, since everything was last read.
+    pub(crate) doubted: bool,
     /// The log's end when we came: what is beyond came later.
     pub(crate) joined_at: u64,
     pub(crate) listing: Option<Listing>,
@@ -68,7 +79,7 @@ pub(crate) struct Seating {
     pub(crate) catch_up_at: Option<Time>,
     /// The next Camp asks for everything.
     pub(crate) read_again: bool,
-    /// Not before this time is everything read again because somebody was missed.
+    /// Not before this time is everything read again.
     read_again_at: Option<Time>,
     pub(crate) refresh_at: Option<Time>,
     /// The Camp in flight.
@@ -102,6 +113,10 @@ impl Seating {
             held: None,
             cursor: Cursor::default(),
             head: 0,
+            pushed: None,
+            hinted: None,
+            unaccounted: 0,
+            doubted: false,
             joined_at: 0,
             listing: None,
             early: BTreeMap::new(),
@@ -207,6 +222,53 @@ impl Seating {
             self.read_again = true;
         }
         self.catch_up_at = Some(self.catch_up_at.map_or(soon, |at| at.min(soon)));
+    }
+
+    /// A push says what only a Camp can tell for certain: asked soon, within `spread`.
+    pub(crate) fn hint(&mut self, now: Time, spread: Duration) {
+        if self.catch_up_at.is_none() {
+            let at = self.hinted.map_or(now, |last| now.max(last + HINTS)) + spread;
+            self.hinted = Some(at);
+            self.catch_up_at = Some(at);
+        }
+    }
+
+    /// A push says that the log goes on to here.
+    pub(crate) fn pushed(&mut self, now: Time, head: u64) {
+        self.head = self.head.max(head);
+        self.pushed = Some(now);
+    }
+
+    /// The answer to a Camp that was sent then says where the log ends. What was pushed before it was sent is refuted by it.
+    pub(crate) fn ends(&mut self, sent: Time, head: u64) {
+        if self.pushed.is_some_and(|at| at >= sent) {
+            self.head = self.head.max(head);
+        } else {
+            self.head = head;
+            self.early.retain(|previous, _| *previous <= head);
+        }
+    }
+
+    /// The server counts so many members, we know so many beside us. If that differs in another way than before, or after
+    /// somebody was said to be gone, a push was wrong or was missed.
+    pub(crate) fn count(&mut self, now: Time, members: u32, known: usize) {
+        if self.large || self.listing.is_some() || self.cursor.sequence < self.head {
+            return;
+        }
+        let unaccounted = i64::from(members) - 1 - i64::try_from(known).unwrap_or(i64::MAX);
+        let differs = std::mem::replace(&mut self.unaccounted, unaccounted) != unaccounted;
+        if unaccounted != 0 && (differs || self.doubted) && !self.read_again {
+            self.doubted = false;
+            self.read_all_again(now);
+        }
+    }
+
+    /// Everything is read again, as soon as that is due.
+    pub(crate) fn read_all_again(&mut self, now: Time) {
+        let at = self.read_again_at.map_or(now, |at| at.max(now));
+        self.read_again_at = Some(at + READ_AGAIN);
+        self.read_again = true;
+        self.catch_up_at = Some(self.catch_up_at.map_or(at, |already| already.min(at)));
     }
 
     /// Sets when to ask for what is missing, if anything is.

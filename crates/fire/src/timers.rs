@@ -158,6 +158,10 @@ impl Conversation {
         let due: Vec<TransactionId> = self.exchanges.iter().filter(|(_, exchange)| exchange.due <= now).map(|(id, _)| *id).collect();
         for id in due {
             let Some(exchange) = self.exchanges.get_mut(&id) else { continue };
+            if exchange.is_refused() {
+                self.believe_refusal(hearth, now, id);
+                continue;
+            }
             match exchange.on_due(now) {
                 Due::Resend(nth) => {
                     let (via, bytes, sent) = (exchange.via, exchange.bytes.clone(), exchange.sent);

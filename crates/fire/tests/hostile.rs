@@ -10,11 +10,11 @@ use campfire_fire::io::Input;
 use campfire_fire::{FireEvent, Seat};
 use campfire_protocol::announce::{Announcement, Session};
 use campfire_protocol::carrier::{ServerSlot, SocketId, Via};
-use campfire_protocol::credential::push_key;
+use campfire_protocol::credential::{campfire_key, push_key};
 use campfire_protocol::identity::Identity;
 use campfire_protocol::stun::{Attribute, Builder, Class, Message, Method, TransactionId};
 use campfire_protocol::time::UnixMillis;
-use campfire_protocol::wire::{Cursor, Ember, Entry, MemberId, SignalRequest};
+use campfire_protocol::wire::{Cursor, Ember, Entry, Failure, MemberId, SignalRequest};
 
 use world::{World, address, identity, ms, psk, secs};
 
@@ -229,11 +229,11 @@ fn challenges_without_end_do_not_make_a_member_ask_without_end() {
     let a = world.join(&[0]);
     let via = Scene::via();
     for _ in 0..50 {
-        let transaction = world.last_transaction(0);
-        let challenge = Builder::new(Class::Error, Method::CAMP, transaction)
-            .error_code(438, "Stale Nonce")
-            .attribute(Attribute::NONCE, b"again")
-            .finish();
+        // By one who knows the key: others' are not even looked at.
+        let request = world.last_request(0);
+        let key = campfire_key(&psk(1).relay, request.text(Attribute::USERNAME).unwrap().unwrap());
+        let challenge = Failure { code: 438, reason: "Stale Nonce".into(), nonce: Some("again".into()), unix_millis: None };
+        let challenge = challenge.encode(&request, Some(&key));
         world.inject(a, via, &challenge);
     }
     assert!(world.peers[a].sent_messages < 10, "{}", world.peers[a].sent_messages);

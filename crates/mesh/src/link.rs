@@ -223,7 +223,7 @@ impl Link {
     pub(crate) fn announced(&mut self, cx: &mut Cx<'_>, seat: Seat, announcement: &Announcement, learned: Learned) {
         self.departed = false;
         self.relays.reconsider(seat);
-        if announcement.session > self.session {
+        if announcement.session != self.session {
             self.restarted = true;
             self.handshakes = 0;
             self.next_handshake = None;

@@ -382,13 +382,13 @@ impl Links {
             return;
         }
         let address = IpAddr::V6(self.shared.rules.network.address(&peer));
-        let wanted =
-            self.wanted.remove(&address).is_some() | announcement.ipv4.is_some_and(|ipv4| self.wanted.remove(&IpAddr::V4(ipv4)).is_some());
+        let ipv4 = self.shared.rules.claimed(&peer, announcement.ipv4).map(IpAddr::V4);
+        let wanted = self.wanted.remove(&address).is_some() | ipv4.is_some_and(|ipv4| self.wanted.remove(&ipv4).is_some());
         if self.directory.len() < self.config.fire.members.saturating_mul(2).max(64) {
             self.directory.insert(address, peer);
         }
         self.weigh(now, fire);
-        if self.left.get(&peer).is_some_and(|session| announcement.session <= *session) {
+        if self.left.get(&peer) == Some(&announcement.session) {
             return;
         }
         self.left.remove(&peer);

@@ -1,5 +1,6 @@
 //! The collection of links: who is linked, pacing, goodbyes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use campfire_fire::{Fire, FireEvent, Learned, Seat};
 use campfire_protocol::announce::{Announcement, NO_TUNNEL, Session};
 use campfire_protocol::carrier::{Path, ServerSlot, SocketId};
 use campfire_protocol::control::Control;
-use campfire_protocol::identity::Identity;
+use campfire_protocol::identity::{Identity, ipv4_in_pool};
 use campfire_protocol::key::Psk;
 use campfire_protocol::time::{Time, UnixMillis};
 use campfire_protocol::wire::MemberId;
@@ -74,6 +75,17 @@ fn who_said_goodbye_is_linked_again_only_when_it_comes_back() {
     assert_eq!(bench.links.iter().count(), 0, "the same run of it, said again by another server");
     bench.learn(1, Learned::Ember, 2);
     assert_eq!(bench.links.iter().count(), 1);
+}
+
+#[test]
+fn who_left_under_a_clock_that_was_ahead_is_linked_again_under_the_right_one() {
+    let mut bench = Bench::new();
+    bench.learn(1, Learned::Camp, 9_000);
+    bench.establish(LinkId(0));
+    let path = Path::Direct { socket: SocketId(0), remote: "192.0.2.9:1".parse().unwrap() };
+    bench.input(Input::Control { link: LinkId(0), path, payload: &Control::Goodbye.encode() });
+    bench.learn(1, Learned::Ember, 2);
+    assert_eq!(bench.links.iter().count(), 1, "which run is older is the fire's to know");
 }
 
 #[test]
@@ -202,6 +214,22 @@ fn a_run_that_begins_anew_is_weighed_anew() {
     bench.learn(1, Learned::Camp, 2);
     bench.links.publish(&bench.fire);
     assert!(!Arc::ptr_eq(&bench.links.table().addressing, &held.addressing), "of two that claim the same the older session keeps it");
+}
+
+#[test]
+fn red_8_who_is_looked_for_by_ipv4_is_not_found_in_a_made_up_claim() {
+    let mut bench = Bench::new();
+    let pool: ipnet::Ipv4Net = "100.80.0.0/16".parse().unwrap();
+    bench.links.shared.rules.pool = Some(pool);
+    bench.links.config.limits.eager_links = 0;
+    let (mut thief, mut sought) = (announcement(1, 1), announcement(2, 1));
+    sought.ipv4 = ipv4_in_pool(pool, &sought.public_key);
+    thief.ipv4 = sought.ipv4;
+    bench.links.want(bench.now, &mut bench.fire, IpAddr::V4(sought.ipv4.unwrap()));
+    for (n, said, links) in [(1, thief, 0), (2, sought, 1)] {
+        bench.fire_says(FireEvent::Member { seat: seat(n), learned: Learned::Find, announcement: Box::new(said) });
+        assert_eq!(bench.links.iter().count(), links);
+    }
 }
 
 struct Bench {

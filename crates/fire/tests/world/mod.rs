@@ -47,6 +47,8 @@ pub struct Host {
     pub keys: Vec<u8>,
     pub clock_error: i64,
     pub speaks: Speaks,
+    /// From there to everybody, beyond [`DELAY`].
+    pub delay: Duration,
     streams: BTreeSet<turn::StreamId>,
 }
 
@@ -102,7 +104,15 @@ impl World {
     }
 
     pub fn add_server(&mut self, config: ServerConfig) -> usize {
-        let host = Host { core: None, config, keys: vec![1, 2], clock_error: 0, speaks: Speaks::Campfire, streams: BTreeSet::new() };
+        let host = Host {
+            core: None,
+            config,
+            keys: vec![1, 2],
+            clock_error: 0,
+            speaks: Speaks::Campfire,
+            delay: Duration::ZERO,
+            streams: BTreeSet::new(),
+        };
         self.hosts.push(host);
         self.start(self.hosts.len() - 1);
         self.hosts.len() - 1
@@ -310,13 +320,18 @@ impl World {
         self.fire(peer, |fire, now| fire.handle(now, Input::Stun { via, message: bytes }));
     }
 
-    /// The transaction of the newest request that is on its way to a server.
-    pub fn last_transaction(&self, server: usize) -> TransactionId {
+    /// The newest request that is on its way to a server.
+    pub fn last_request(&self, server: usize) -> Message {
         let newest = self.queue.values().rev().find_map(|happens| match happens {
             Happens::ToServer { server: to, bytes, .. } if *to == server => Some(bytes),
             _ => None,
         });
-        Message::parse(newest.unwrap()).unwrap().transaction()
+        Message::parse(newest.unwrap()).unwrap()
+    }
+
+    /// Its transaction.
+    pub fn last_transaction(&self, server: usize) -> TransactionId {
+        self.last_request(server).transaction()
     }
 
     fn after(&mut self, delay: Duration, happens: Happens) {
@@ -383,7 +398,7 @@ impl World {
                 turn::Via::Udp { .. } => None,
             });
             if let Some((peer, via)) = to {
-                self.after(DELAY, Happens::ToPeer { peer, via, bytes });
+                self.after(DELAY + self.hosts[server].delay, Happens::ToPeer { peer, via, bytes });
             }
         }
     }
