@@ -15,6 +15,7 @@ use serde_json::Value;
 const DONE_ALREADY: [&str; 3] = ["kind create cluster", "make images", "for image in"];
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story, one thing after the other")]
 fn the_commands_of_the_documentation_work_as_they_stand() {
     let (Some(berlin), Some(paris)) = (Cluster::one(), Cluster::two()) else { return };
     for cluster in [berlin, paris] {

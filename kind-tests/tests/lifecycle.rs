@@ -40,6 +40,7 @@ const CHANGES: [&str; 24] = [
 ];
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story, one thing after the other")]
 fn every_field_changes_and_the_key_is_rotated_under_traffic_and_what_is_deleted_is_gone() {
     let Some(cluster) = Cluster::one() else { return };
     let ns = cluster.with_operator(NAMESPACE);

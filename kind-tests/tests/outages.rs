@@ -12,6 +12,7 @@ use serde_json::Value;
 const NAMESPACE: &str = "outages";
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story, one thing after the other")]
 fn what_need_not_stop_goes_on_while_operator_api_server_and_servers_are_down() {
     let Some(cluster) = Cluster::two() else { return };
     let ns = cluster.with_operator(NAMESPACE);

@@ -25,6 +25,7 @@ impl Steps {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a story, told while it happens")]
 pub fn run(keep: bool, out: &Path) -> Result<()> {
     if let Some(why) = campfire_lab::net::missing() {
         bail!("the demo {why}");

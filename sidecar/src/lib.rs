@@ -10,7 +10,6 @@
 //! | [`http`], [`uapi`], [`metrics`] | and for programs |
 
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
-#![deny(clippy::too_many_lines)]
 
 pub mod cli;
 pub mod config;

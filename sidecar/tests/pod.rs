@@ -46,6 +46,7 @@ fn a_pods_containers_make_a_mesh_with_no_more_rights_than_they_have_in_a_pod() {
     tokio::runtime::Runtime::new().unwrap().block_on(inside());
 }
 
+#[expect(clippy::too_many_lines, reason = "a story, one thing after the other")]
 async fn inside() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -17,6 +17,8 @@
 //!
 //! A test that fails prints the end of its world's trace and the seed.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use std::time::Duration;
 
 mod builder;

@@ -412,7 +412,7 @@ impl Network {
             match state.tcp {
                 Tcp::Only(port) if port != server.port() => return None,
                 Tcp::None => return None,
-                _ => {}
+                Tcp::Only(_) | Tcp::Any => {}
             }
             if server.is_ipv4() {
                 state.nat.as_ref()?;

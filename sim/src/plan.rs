@@ -362,7 +362,18 @@ impl<'a> Case<'a> {
                 _ if shares => {}
                 Home::NoUdp => self.world.police(gateway, false, Tcp::Any),
                 Home::OnlyTls => self.world.police(gateway, false, Tcp::Only(443)),
-                _ => self.world.police(gateway, true, Tcp::Any),
+                Home::Open
+                | Home::V6Only
+                | Home::Carrier
+                | Home::FullCone
+                | Home::Hairpin
+                | Home::Restricted
+                | Home::PortRestricted
+                | Home::Accepting
+                | Home::Masquerade
+                | Home::SmallMtu
+                | Home::Symmetric
+                | Home::DualStack => self.world.police(gateway, true, Tcp::Any),
             }
         }
     }
@@ -412,6 +423,15 @@ fn home(world: &mut World, home: Home) -> Option<Gateway> {
         Home::OnlyTls => (gateway.udp, gateway.tcp) = (false, Tcp::Only(443)),
         Home::DualStack => gateway.v6 = true,
         Home::SmallMtu => (gateway.link.mtu, gateway.link.oversize) = (1_280, Oversize::BlackHole),
-        _ => {}
+        Home::Open
+        | Home::V6Only
+        | Home::Carrier
+        | Home::FullCone
+        | Home::Hairpin
+        | Home::Restricted
+        | Home::PortRestricted
+        | Home::Accepting
+        | Home::Masquerade
+        | Home::Symmetric => {}
     }))
 }

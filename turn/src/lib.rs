@@ -12,6 +12,8 @@
 //! | `v1` | how nodes of version 1 meet, if that is asked for |
 //! | `client`, `filter`, `fingerprint`, `households`, `limit`, `table`, `timer` | what these stand on |
 
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 

@@ -4,7 +4,6 @@
 //! nothing of links, tunnels or clusters.
 
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
-#![deny(clippy::too_many_lines)]
 #![forbid(unsafe_code)]
 
 mod epoch;

@@ -5,7 +5,6 @@
 //! carries that out.
 
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
-#![deny(clippy::too_many_lines)]
 
 mod answers;
 mod asking;

@@ -4,7 +4,6 @@
 //! and publishes the [`Table`] that the data plane reads. It owns no socket, no clock and no randomness but its seed's.
 
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
-#![deny(clippy::too_many_lines)]
 
 use std::collections::VecDeque;
 

@@ -6,7 +6,6 @@
 //! Nothing runs pods here. That changes nothing for the operator, which watches the metadata of pods: they are objects with what
 //! the webhook stamps. What sidecars say to it, at the fire and to the agent API, is said by this program in their place.
 
-#![deny(clippy::too_many_lines)]
 #![allow(missing_docs, reason = "a program")]
 
 mod cluster;

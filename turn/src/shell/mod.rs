@@ -1,6 +1,5 @@
 //! Everything around the core: sockets, files, time, threads and signals.
 
-use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +8,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Parser;
 use clap::error::ErrorKind;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 
@@ -18,6 +16,7 @@ mod descriptors;
 mod engine;
 mod framing;
 mod http;
+mod listeners;
 mod logging;
 mod metrics;
 mod outbox;
@@ -31,10 +30,11 @@ mod tls;
 use config::{ConfigError, Listen, Options, Settings, TlsFiles};
 use descriptors::Descriptors;
 use engine::{Command, Engine, Handle};
+use listeners::Listeners;
 use metrics::Counters;
 use refusals::Refusals;
 use secrets::{Loaded, Signature};
-use sockets::{Listener, RelaySettings, UdpSockets};
+use sockets::{RelaySettings, UdpSockets};
 use tls::Identity;
 
 /// Exit status for a configuration that cannot be used (`EX_USAGE`).
@@ -158,32 +158,13 @@ impl Prepared {
         let mut hangup = signal(SignalKind::hangup())?;
 
         let counters = Arc::new(Counters::default());
-        let mut udp = Vec::new();
-        for listen in &settings.udp {
-            udp.extend(optional("UDP", *listen, Listener::bind(listen.address))?);
-        }
-        let tcp = bind_tcp("TCP", &settings.tcp)?;
-        let tls = bind_tcp("TLS", &settings.tls)?;
-        let http = match settings.http {
-            Some(address) => optional("HTTP", Listen { address, optional: false }, listen_http(address))?,
-            None => None,
-        };
+        let listeners = Listeners::bind(&settings)?;
         if settings.core.allocations {
             settings.core.relay_ipv4 = relay_address_works(settings.relay_v4)?;
             settings.core.relay_ipv6 = relay_address_works(settings.relay_v6)?;
         }
-        let addresses = Addresses {
-            udp: udp.iter().map(Listener::address).collect::<Result<_, _>>()?,
-            tcp: tcp.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?,
-            tls: tls.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?,
-            http: http.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?,
-        };
-
-        if udp.is_empty() && tcp.is_empty() && tls.is_empty() {
-            anyhow::bail!(
-                "nothing is left to listen on: this kernel has no IPv6, so name IPv4 addresses with --listen, such as 0.0.0.0:3478"
-            );
-        }
+        let addresses = listeners.addresses()?;
+        let Listeners { udp, tcp, tls, http } = listeners;
         let (handle, inbox) = engine::channel()?;
         count_loaded(&counters, &loaded);
         let mut seed = [0; 32];
@@ -224,7 +205,7 @@ impl Prepared {
         minute.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                result = &mut ended => return result.context("the packet thread panicked")?.context("the packet thread failed"),
+                result = &mut ended => return packet_thread(result),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => files.reload(&handle, &counters),
@@ -240,7 +221,7 @@ impl Prepared {
         tracing::info!(timeout = ?settings.drain_timeout, "draining: no newcomers, members are told to move; a second signal ends it at once");
         handle.command(Command::Drain);
         tokio::select! {
-            result = &mut ended => return result.context("the packet thread panicked")?.context("the packet thread failed"),
+            result = &mut ended => return packet_thread(result),
             _ = terminate.recv() => tracing::info!("a second signal: ending at once"),
             _ = interrupt.recv() => tracing::info!("a second signal: ending at once"),
             () = tokio::time::sleep(settings.drain_timeout) => tracing::info!("the drain timeout is over"),
@@ -251,6 +232,11 @@ impl Prepared {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// How the thread of the packets ended, which it does not before it is told to.
+fn packet_thread(ended: Result<std::io::Result<()>, tokio::sync::oneshot::error::RecvError>) -> anyhow::Result<()> {
+    ended.context("the packet thread panicked")?.context("the packet thread failed")
 }
 
 /// Waits until there is nothing more to wait for, and says what that is: no seat and no allocation is left, or members alone of whom none has
@@ -270,28 +256,6 @@ async fn drained(handle: &Handle) -> &'static str {
             }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// What is listened on, with the ports that were got.
-struct Addresses {
-    udp: Vec<SocketAddr>,
-    tcp: Vec<SocketAddr>,
-    tls: Vec<SocketAddr>,
-    http: Vec<SocketAddr>,
-}
-
-impl Addresses {
-    fn say_ready(&self) {
-        let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        tracing::info!(
-            udp = list(&self.udp),
-            tcp = list(&self.tcp),
-            tls = list(&self.tls),
-            http = list(&self.http),
-            version = env!("CARGO_PKG_VERSION"),
-            "ready"
-        );
     }
 }
 
@@ -380,67 +344,5 @@ fn relay_address_works(address: Option<config::RelayAddress>) -> anyhow::Result<
             "cannot relay from {}: {error} (--relay-address must be an address of this machine, see `ip address`; behind a NAT give that one, and the outer one as --relay-external-address)",
             address.bind
         )),
-    }
-}
-
-fn bind_tcp(what: &str, listeners: &[Listen]) -> anyhow::Result<Vec<TcpListener>> {
-    let mut bound = Vec::new();
-    for listen in listeners {
-        bound.extend(optional(what, *listen, listen_tcp(listen.address, listen.address.is_ipv6()))?);
-    }
-    Ok(bound)
-}
-
-/// Health and metrics have one address: `[::]` stands for all, IPv4 too, also where there is no IPv6. A probe comes by whatever the pod has.
-fn listen_http(address: SocketAddr) -> std::io::Result<TcpListener> {
-    if !address.is_ipv6() || !address.ip().is_unspecified() {
-        return listen_tcp(address, address.is_ipv6());
-    }
-    match listen_tcp(address, false) {
-        Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
-            listen_tcp(SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), address.port()), false)
-        }
-        bound => bound,
-    }
-}
-
-fn listen_tcp(address: SocketAddr, only_v6: bool) -> std::io::Result<TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(only_v6)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    TcpListener::from_std(socket.into())
-}
-
-/// Whether the kernel has no IPv6 at all.
-fn no_ipv6(error: &std::io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
-}
-
-/// A listener that was not asked for by name may be missing; another one's failure says what to do.
-fn optional<T>(what: &str, listen: Listen, result: std::io::Result<T>) -> anyhow::Result<Option<T>> {
-    let Listen { address, optional } = listen;
-    match result {
-        Ok(listener) => Ok(Some(listener)),
-        // `[::]` of a kernel without IPv6 is as good as not asked for: who writes it means all addresses.
-        Err(error) if optional || (address == SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port()) && no_ipv6(&error)) => {
-            tracing::warn!(%error, "not listening on {what} {address}");
-            Ok(None)
-        }
-        Err(error) => {
-            let advice = match error.kind() {
-                std::io::ErrorKind::AddrInUse => "another program holds it; stop that, or choose another with --listen",
-                std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; see `ip address`",
-                std::io::ErrorKind::PermissionDenied => {
-                    "ports below 1024 need CAP_NET_BIND_SERVICE, or a lower net.ipv4.ip_unprivileged_port_start"
-                }
-                _ => "choose another with --listen",
-            };
-            Err(anyhow::anyhow!("cannot listen on {what} {address}: {error} ({advice})"))
-        }
     }
 }
