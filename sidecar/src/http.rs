@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as BlockingUnixStream;
 use std::path::{Path, PathBuf};
@@ -11,13 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use campfire_http::message::{Answer, of_kind, respond};
+use campfire_http::{Counts, Limits, Wire};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, header};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::metrics::{self, Snapshot};
@@ -65,38 +67,13 @@ pub fn bind_unix(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Takes clients.
-pub trait Listener: Send {
-    /// One of them.
-    type Client: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-
-    /// The next one.
-    fn client(&self) -> impl Future<Output = io::Result<Self::Client>> + Send;
-}
-
-impl Listener for TcpListener {
-    type Client = TcpStream;
-
-    async fn client(&self) -> io::Result<TcpStream> {
-        Ok(self.accept().await?.0)
-    }
-}
-
-impl Listener for UnixListener {
-    type Client = UnixStream;
-
-    async fn client(&self) -> io::Result<UnixStream> {
-        Ok(self.accept().await?.0)
-    }
-}
-
-/// Has each client served in a task of its own, [`MAX_CLIENTS`] at the same time, until this is dropped.
-pub async fn each_client<L: Listener, F: Future<Output = ()> + Send + 'static>(listener: L, serve: impl Fn(L::Client) -> F) {
+/// Has each client of a socket on this machine served in a task of its own, [`MAX_CLIENTS`] at the same time, until this is dropped.
+pub async fn each_client<F: Future<Output = ()> + Send + 'static>(listener: UnixListener, serve: impl Fn(UnixStream) -> F) {
     let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
         let Ok(permit) = clients.clone().acquire_owned().await else { return };
-        match listener.client().await {
-            Ok(client) => {
+        match listener.accept().await {
+            Ok((client, _)) => {
                 let serving = serve(client);
                 tokio::spawn(async move {
                     serving.await;
@@ -111,33 +88,54 @@ pub async fn each_client<L: Listener, F: Future<Output = ()> + Send + 'static>(l
 
 /// What is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pages {
+enum Pages {
     /// Probes and metrics.
     Probes,
     /// Those and the status: for the control socket.
     All,
 }
 
-/// Serves HTTP until the task is dropped.
-pub async fn listen(listener: impl Listener, asker: Asker, pages: Pages) {
-    each_client(listener, move |client| serve(client, asker.clone(), pages)).await;
+/// Bounds of probes and metrics: whoever reaches the pod reaches them.
+const LIMITS: Limits = Limits {
+    connections: MAX_CLIENTS,
+    // A kubelet, a Prometheus and somebody who looks, of one address.
+    per_address: 16,
+    head: Duration::from_secs(5),
+    lifetime: Duration::from_secs(30),
+    grace: Duration::from_secs(1),
+    keep_alive: true,
+    drain: Duration::ZERO,
+};
+
+/// Serves probes and metrics until the task is dropped. Who connects and says nothing keeps nobody out.
+pub async fn listen_probes(listener: TcpListener, asker: Asker) {
+    let handler = move |_: SocketAddr, request: Request<Incoming>| {
+        let asker = asker.clone();
+        async move { answer(&request, &asker, Pages::Probes).await }
+    };
+    campfire_http::serve(listener, Wire::Plain, LIMITS, Arc::new(Counts::default()), std::future::pending(), handler).await;
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, asker: Asker, pages: Pages) {
+/// Serves the control socket until the task is dropped.
+pub async fn listen_control(listener: UnixListener, asker: Asker) {
+    each_client(listener, move |client| control(client, asker.clone())).await;
+}
+
+async fn control(client: UnixStream, asker: Asker) {
     let service = service_fn(move |request: Request<Incoming>| {
         let asker = asker.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &asker, pages).await) }
+        async move { Ok::<_, Infallible>(answer(&request, &asker, Pages::All).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(10))
         .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(client), service);
     // An idle client may not hold its place for ever.
     let _ = tokio::time::timeout(Duration::from_mins(1), connection).await;
 }
 
-async fn answer(request: &Request<Incoming>, asker: &Asker, pages: Pages) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, asker: &Asker, pages: Pages) -> Answer {
     if request.method() != Method::GET {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET");
     }
@@ -155,25 +153,16 @@ async fn answer(request: &Request<Incoming>, asker: &Asker, pages: Pages) -> Res
         "/readyz" if snapshot.report.ready => plain(StatusCode::OK, "ok\n"),
         "/readyz" if snapshot.report.camped() => plain(StatusCode::SERVICE_UNAVAILABLE, "camped, not yet connected to all\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "not camped\n"),
-        "/metrics" => {
-            respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics::text(snapshot).into_bytes())
-        }
+        "/metrics" => of_kind(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics::text(snapshot).into()),
         _ => match serde_json::to_vec(&snapshot.report) {
-            Ok(json) => respond(StatusCode::OK, "application/json", json),
+            Ok(json) => respond(StatusCode::OK, json.into()),
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         },
     }
 }
 
-fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    respond(status, "text/plain; charset=utf-8", text.as_bytes().to_vec())
-}
-
-fn respond(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    response
+fn plain(status: StatusCode, text: &str) -> Answer {
+    of_kind(status, "text/plain; charset=utf-8", Bytes::from(text.to_owned()))
 }
 
 /// Why a control socket cannot be asked, and what to do.
@@ -211,5 +200,31 @@ pub async fn fetch(socket: &Path) -> Result<Report> {
     match tokio::time::timeout(Duration::from_secs(10), ask).await {
         Ok(report) => report,
         Err(_) => bail!("{shown} does not answer: the peer hangs"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn silent_connections_keep_no_probe_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asker, _requests) = mpsc::channel(1);
+        let server = tokio::spawn(listen_probes(listener, Asker(asker)));
+        let mut silent = Vec::new();
+        for _ in 0..2 * MAX_CLIENTS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut probe = TcpStream::connect(address).await.unwrap();
+        probe.write_all(b"GET /healthz HTTP/1.1\r\nHost: campfire\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(Duration::from_secs(1), probe.read_to_string(&mut answer)).await.expect("within a second").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        server.abort();
     }
 }

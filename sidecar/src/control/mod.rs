@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 use self::driver::Driver;
 use crate::cli::Options;
 use crate::config::{BadConfig, PeerSettings, Reloaded};
-use crate::http::{self, Asker, Pages};
+use crate::http::{self, Asker};
 use crate::metrics::Snapshot;
 use crate::pod;
 use crate::report::Report;
@@ -55,9 +55,9 @@ pub async fn run(
 
     let (mut driver, mut inbox) = Driver::start(&settings).await?;
     let (asker, mut requests) = asker();
-    tokio::spawn(http::listen(control_socket, asker.clone(), Pages::All));
+    tokio::spawn(http::listen_control(control_socket, asker.clone()));
     if let Some(listener) = metrics {
-        tokio::spawn(http::listen(listener, asker.clone(), Pages::Probes));
+        tokio::spawn(http::listen_probes(listener, asker.clone()));
     }
     serve_wg(&settings, asker, &mut files);
     files.0.extend(settings.ready_file.clone());

@@ -376,5 +376,5 @@ fn common_reason(own: &Own) -> String {
             *counts.entry(why).or_default() += 1;
         }
     }
-    counts.into_iter().max_by_key(|(_, count)| *count).map(|(why, _)| format!("{why:?}")).unwrap_or_default()
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(why, _)| crate::show::reason(why).to_owned()).unwrap_or_default()
 }
