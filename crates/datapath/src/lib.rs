@@ -189,8 +189,8 @@ impl<T: Tunnels> Datapath<T> {
                 self.count_too_long(!sent);
             }
             Command::SendControl { link, path, payload } => match self.tunnels.seal(link, &control::wrap(&payload), &mut self.message) {
+                // No traffic: an answer to a ping would have to be answered for ever. Pings have a clock of their own.
                 Ok(length) => {
-                    self.ledger.of(link).last_sent = Some(now);
                     let sent = self.trains.send_message(&path, &self.message[..length], shell);
                     self.count_too_long(!sent);
                 }

@@ -107,6 +107,6 @@ pub struct Traffic {
     pub received_bytes: u64,
     /// When the last authentic message came, and how.
     pub last_received: Option<(Time, Path)>,
-    /// When the last message was sent.
+    /// When applications' payload was last sent (not control packets: nobody answers an answer).
     pub last_sent: Option<Time>,
 }

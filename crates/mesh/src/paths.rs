@@ -18,7 +18,9 @@ const CHECK_BACK: Duration = Duration::from_millis(100);
 const FULL_AGAIN: Duration = Duration::from_millis(400);
 const FULL_TRIES: u8 = 5;
 /// A direct path is pinged this often when idle: NAT mappings live 30 s and more.
-const IDLE: Duration = Duration::from_secs(20);
+const IDLE: Duration = Duration::from_secs(29);
+/// Where they live shorter, down to this.
+const IDLE_MIN: Duration = Duration::from_secs(8);
 
 /// A direct path: our socket and the address at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +59,18 @@ pub(crate) struct Paths {
     checks: Vec<Check>,
     /// The other side pings first.
     pub(crate) patient: bool,
+    /// How long one may idle, as far as is known.
+    idle: Idle,
+}
+
+/// How long a path may idle before it is pinged.
+#[derive(Clone, Copy, Debug)]
+struct Idle(Duration);
+
+impl Default for Idle {
+    fn default() -> Self {
+        Self(IDLE)
+    }
 }
 
 impl Paths {
@@ -163,7 +177,7 @@ impl Paths {
             direct.live.answered(now, rtt);
             return;
         }
-        let mut live = Liveness::new(now, IDLE, self.patient);
+        let mut live = Liveness::new(now, self.idle.0, self.patient);
         live.answered(now, rtt);
         self.works.push(Direct { pair, live });
         self.choose();
@@ -202,6 +216,9 @@ impl Paths {
     /// Drops paths that are dead, the one in use only if `fallback` says that there is another way. Tells whether the one in use went.
     pub(crate) fn prune(&mut self, fallback: bool) -> bool {
         let current = self.current;
+        if fallback && self.current().is_some_and(|direct| direct.live.was_forgotten()) {
+            self.idle.0 = (self.idle.0 * 2 / 3).max(IDLE_MIN);
+        }
         self.works.retain(|direct| !direct.live.is_dead() || (Some(direct.pair) == current && !fallback));
         self.settle()
     }

@@ -22,7 +22,7 @@ const MOVED: Duration = Duration::from_millis(300);
 /// … for so long.
 const FOLLOWED: Duration = Duration::from_secs(15);
 /// An idle relayed link is pinged this often: it keeps the session alive and the truth known.
-const IDLE: Duration = Duration::from_secs(25);
+const IDLE: Duration = Duration::from_secs(40);
 
 /// What is known against servers.
 #[derive(Clone, Debug, Default)]
