@@ -1,7 +1,7 @@
 //! Options, checked once and turned into what the peer runs with.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -159,6 +159,55 @@ impl PeerSettings {
             remarks,
         })
     }
+}
+
+/// What of the settings cannot work on this host, each with what to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Remarks {
+    /// The mesh would swallow the way that it needs.
+    pub fatal: Option<String>,
+    /// The rest works.
+    pub others: Vec<String>,
+}
+
+impl PeerSettings {
+    /// Compares pool and routes with the host's addresses, the servers', and what the kernel forwards. `forwards`: for IPv4, for IPv6.
+    pub fn check_on(&self, host: &[IpAddr], forwards: [bool; 2]) -> Remarks {
+        let fire = &self.mesh.fire;
+        let mut remarks = Remarks::default();
+        let servers = fire.servers.iter().flat_map(|server| &server.addresses);
+        let servers = servers.filter_map(|address| address.host.parse().ok().map(|ip| (ip, "the server")));
+        let own = host.iter().map(|ip| (*ip, "this machine's own address"));
+        if let Some(pool) = fire.ipv4_pool
+            && let Some((ip, what)) = servers.chain(own).find(|(ip, _)| matches!(ip, IpAddr::V4(v4) if pool.contains(v4)))
+        {
+            remarks.fatal = Some(format!(
+                "--ipv4-pool {pool} holds {what} {ip}: what is sent there would go into the mesh; choose a network that nothing else uses, such as 100.80.0.0/16, the same on all peers"
+            ));
+        }
+        for route in &fire.routes {
+            let v4 = matches!(route, IpNet::V4(_));
+            if v4 && fire.ipv4_pool.is_none() {
+                remarks.others.push(format!(
+                    "--advertise-route {route}: peers without an IPv4 address in the mesh cannot use it; give --ipv4-pool, the same on all peers"
+                ));
+            }
+            // Its own address needs no forwarding.
+            if !forwards[usize::from(!v4)]
+                && !host.iter().any(|ip| route.contains(ip) && route.prefix_len() == IpNet::from(*ip).prefix_len())
+            {
+                let sysctl = if v4 { "net.ipv4.ip_forward" } else { "net.ipv6.conf.all.forwarding" };
+                remarks.others.push(format!("--advertise-route {route}: this machine forwards nothing; as root: sysctl -w {sysctl}=1"));
+            }
+        }
+        remarks
+    }
+}
+
+/// Whether the kernel forwards packets, of IPv4 and of IPv6.
+pub fn forwards() -> [bool; 2] {
+    ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"]
+        .map(|name| std::fs::read_to_string(Path::new("/proc/sys").join(name)).map_or(true, |text| text.trim() != "0"))
 }
 
 impl Reloaded {

@@ -25,4 +25,5 @@ pub mod report;
 pub mod secrets;
 pub mod show;
 pub mod uapi;
+pub mod underlay;
 pub mod why;

@@ -76,16 +76,105 @@ fn routes_are_taken_only_where_they_are_accepted() {
     let Some(mut lab) = Lab::new("uprt") else { return };
     let (ada, bob, eve) = (lab.host("ada"), lab.host("bob"), lab.host("eve"));
     bob.output("ip", &["address", "add", "10.99.0.1/32", "dev", "lo"]).unwrap();
-    let _one = lab.up(&ada, &["--accept-route", "10.99.0.0/16"]);
-    let _two = lab.up(&bob, &["--advertise-route", "10.99.0.0/24,10.98.0.0/24", "--accept-route", "0.0.0.0/0"]);
-    let _three = lab.up(&eve, &[]);
+    let pool = ["--ipv4-pool", "100.80.0.0/16"];
+    let _one = lab.up(&ada, &[&pool[..], &["--accept-route", "10.99.0.0/16"]].concat());
+    let _two = lab.up(&bob, &[&pool[..], &["--advertise-route", "10.99.0.0/24,10.98.0.0/24", "--accept-route", "0.0.0.0/0"]].concat());
+    let _three = lab.up(&eve, &["--accept-route", "10.99.0.0/16"]);
     for host in [&ada, &bob, &eve] {
         lab.campfire(host, &["status", "--wait=20"]);
     }
-    let routes = |host: &Host| host.output("ip", &["-4", "route", "show", "dev", "campfire0"]).unwrap();
+    let routes = |host: &Host| host.output("ip", &["-4", "route", "show", "table", "all", "dev", "campfire0"]).unwrap();
     lab.wait("the route", || routes(&ada).contains("10.99.0.0/24"));
     assert!(!routes(&ada).contains("10.98.0.0/24"), "{}", routes(&ada));
-    assert!(routes(&eve).is_empty(), "{}", routes(&eve));
+    let eves = lab.campfire(&eve, &["status"]);
+    assert!(!routes(&eve).contains("10.9") && eves.contains("give --ipv4-pool"), "{}\n{eves}", routes(&eve));
+    assert!(lab.campfire(&bob, &["status"]).contains("sysctl -w net.ipv4.ip_forward=1"), "what is offered has to be forwarded");
+}
+
+#[test]
+fn accepted_routes_never_swallow_the_way_of_the_mesh_itself() {
+    let Some(mut lab) = Lab::new("updef") else { return };
+    let (ada, bob) = (lab.host("ada"), lab.host("bob"));
+    bob.output("ip", &["address", "add", "10.99.0.1/32", "dev", "lo"]).unwrap();
+    bob.namespace().sysctl(&["net.ipv4.ip_forward=1"]).unwrap();
+    // A neighbour of ada's, in a network that bob offers too.
+    ada.output("ip", &["link", "add", "lan", "type", "veth", "peer", "name", "lan-other"]).unwrap();
+    ada.output("ip", &["address", "add", "10.1.0.11/24", "dev", "lan", "metric", "100"]).unwrap();
+    for end in ["lan", "lan-other"] {
+        ada.output("ip", &["link", "set", end, "up"]).unwrap();
+    }
+    let pool = ["--ipv4-pool", "100.80.0.0/16"];
+    let one = lab.up(&ada, &[&pool[..], &["--accept-route", "0.0.0.0/0"]].concat());
+    let _two = lab.up(&bob, &[&pool[..], &["--advertise-route", "0.0.0.0/0,10.1.0.0/24,10.0.0.0/8"]].concat());
+    for host in [&ada, &bob] {
+        lab.campfire(host, &["status", "--wait=20"]);
+    }
+    let leads = |to: &str| ada.output("ip", &["route", "get", to]).unwrap();
+    lab.wait("the route", || leads("10.99.0.1").contains("dev campfire0"));
+    assert!(
+        leads("203.0.113.99").contains("dev campfire0"),
+        "{}",
+        leads("203.0.113.99")
+            + &ada.output("ip", &["rule"]).unwrap()
+            + &ada.output("ip", &["-4", "route", "show", "table", "all"]).unwrap()
+    );
+    lab.ping(&ada, "10.99.0.1");
+    assert!(leads("10.1.0.12").contains("dev lan"), "a neighbour stays one: {}", leads("10.1.0.12"));
+    assert!(!leads("169.254.169.254").contains("campfire0"), "{}", leads("169.254.169.254"));
+    let bytes = |host: &Host| lab.status(host)["peers"][0]["sent_bytes"].as_u64().unwrap();
+    let before = bytes(&ada);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(bytes(&ada) - before < 10_000, "the tunnel does not carry itself");
+    let status = lab.campfire(&ada, &["status"]);
+    assert!(status.contains("camped; 1 of 1 peers connected"), "{status}");
+    assert!(status.contains("10.1.0.0/24 is not taken: this machine reaches that by lan itself"), "{status}");
+    one.end("TERM");
+    assert!(!ada.output("ip", &["rule"]).unwrap().contains("0xca3f"), "nothing is left of it");
+
+    // A pool that holds the server is refused.
+    let server = lab.server.split(['=', ':']).nth(1).unwrap().to_owned();
+    let pool = format!("{}.0.0/16", server.split('.').take(2).collect::<Vec<_>>().join("."));
+    let refused = lab.output(&ada, &["up", "--psk-file", lab.keys.psk.to_str().unwrap(), "--server", &lab.server, "--ipv4-pool", &pool]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("holds the server"), "{said}");
+}
+
+#[test]
+fn what_somebody_changes_of_the_interface_is_put_right() {
+    let Some(mut lab) = Lab::new("upfix") else { return };
+    let (ada, bob) = (lab.host("ada"), lab.host("bob"));
+    bob.output("ip", &["address", "add", "10.99.0.1/32", "dev", "lo"]).unwrap();
+    let pool = ["--ipv4-pool", "100.80.0.0/16"];
+    let one = lab.up(&ada, &[&pool[..], &["--accept-route", "10.99.0.0/16"]].concat());
+    let _two = lab.up(&bob, &[&pool[..], &["--advertise-route", "10.99.0.1/32"]].concat());
+    for host in [&ada, &bob] {
+        lab.campfire(host, &["status", "--wait=20"]);
+    }
+    let addresses = lab.status(&ada)["self"]["addresses"].clone();
+    let dressed = || {
+        let addresses_there = ada.output("ip", &["address", "show", "dev", "campfire0"]).unwrap();
+        let leads = ada.output("ip", &["route", "get", "10.99.0.1"]).unwrap_or_default();
+        addresses.as_array().unwrap().iter().all(|address| addresses_there.contains(address.as_str().unwrap()))
+            && addresses_there.contains("mtu 1280")
+            && leads.contains("dev campfire0")
+    };
+    lab.wait("the interface to be dressed", dressed);
+    for change in [
+        &["ip link set campfire0 down", "ip link set campfire0 up"][..],
+        &["ip link set campfire0 down"],
+        &["ip address flush dev campfire0"],
+        &["sysctl -qw net.ipv6.conf.campfire0.disable_ipv6=1", "sysctl -qw net.ipv6.conf.campfire0.disable_ipv6=0"],
+        &["ip link set campfire0 mtu 1500"],
+    ] {
+        for command in change {
+            let words: Vec<&str> = command.split(' ').collect();
+            ada.output(words[0], &words[1..]).unwrap();
+        }
+        lab.wait(&format!("what `{}` did to be put right", change.join("; ")), dressed);
+        lab.ping(&ada, "10.99.0.1");
+    }
+    let log = one.end("TERM");
+    assert!(log.contains("was changed from outside, and is put right"), "{log}");
 }
 
 #[test]

@@ -85,12 +85,22 @@ impl CampEvent {
     }
 }
 
+/// What is done with a stream's socket before it connects.
+pub type Prepare = fn(socket2::SockRef<'_>);
+
 impl Camp {
     /// A camp that has done nothing yet. `channels` takes the ChannelData of streams; `None` where there is no tunnel.
     pub fn new(tls: Arc<Tls>, channels: Option<Arc<dyn ChannelSink>>) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS);
-        let opener = Opener { tls, channels, events: events.clone(), counters: Arc::default() };
+        let opener = Opener { tls, channels, events: events.clone(), counters: Arc::default(), prepare: |_| {} };
         Self { opener, streams: HashMap::new(), events, inbox }
+    }
+
+    /// Each stream's socket is prepared by this before it connects.
+    #[must_use]
+    pub fn preparing(mut self, prepare: Prepare) -> Self {
+        self.opener.prepare = prepare;
+        self
     }
 
     /// Does what the fire asks for, without waiting; gives back what is for a UDP socket.

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::CampEvent;
+use crate::Prepare;
 use crate::frames::{self, Frame, Framer};
 use crate::tls::{self, Tls};
 
@@ -128,6 +129,7 @@ pub(crate) struct Opener {
     pub(crate) channels: Option<Arc<dyn ChannelSink>>,
     pub(crate) events: mpsc::Sender<CampEvent>,
     pub(crate) counters: Arc<StreamCounters>,
+    pub(crate) prepare: Prepare,
 }
 
 impl Opener {
@@ -152,7 +154,7 @@ impl Opener {
     async fn run(&self, target: Target, messages: mpsc::Receiver<Vec<u8>>) -> Result<(), String> {
         let pinned = target.pin.is_some();
         let connected = timeout(CONNECT, async {
-            let tcp = connect(target.remote).await.map_err(|error| connect_error(target.remote, &error))?;
+            let tcp = connect(target.remote, self.prepare).await.map_err(|error| connect_error(target.remote, &error))?;
             if target.transport != Transport::Tls {
                 return Ok(Connected::Tcp(tcp));
             }
@@ -267,8 +269,9 @@ enum Connected {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-async fn connect(remote: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(remote: SocketAddr, prepare: Prepare) -> io::Result<TcpStream> {
     let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    prepare(socket2::SockRef::from(&socket));
     // What the kernel holds is beyond our 100 ms: keep it small.
     socket.set_send_buffer_size(MAX_QUEUED as u32)?;
     let stream = socket.connect(remote).await?;

@@ -204,7 +204,11 @@ impl Bench {
         let (sender, events) = mpsc::channel(64);
         let (plane, said) = mpsc::unbounded_channel();
         let tls = Arc::new(Tls::new(&Trust::Anybody).expect("TLS"));
-        Self { opener: Opener { tls, channels: Some(Arc::new(Plane(plane))), events: sender, counters: Arc::default() }, events, said }
+        Self {
+            opener: Opener { tls, channels: Some(Arc::new(Plane(plane))), events: sender, counters: Arc::default(), prepare: |_| {} },
+            events,
+            said,
+        }
     }
 
     fn open(&self, listener: &TcpListener) -> Stream {

@@ -94,7 +94,10 @@ impl Candidates {
         let sockets = [v4, SocketId(1)];
         let mapped = sockets.iter().flat_map(|socket| self.mapped.iter().filter(move |((of, _), _)| of == socket).map(|(_, a)| *a));
         let seen = self.seen.iter().copied().filter(|_| v4 == SocketId(0));
-        let local = sockets.iter().flat_map(|socket| self.local.get(socket).into_iter().flatten().copied());
+        // One of each family in turns: many of one must not keep out all of the other.
+        let local = |socket| self.local.get(&socket).map_or(&[][..], Vec::as_slice);
+        let (ipv4, ipv6) = (local(v4), local(SocketId(1)));
+        let local = (0..ipv4.len().max(ipv6.len())).flat_map(|index| [ipv6.get(index), ipv4.get(index)]).flatten().copied();
         let mut list: Vec<SocketAddr> = Vec::new();
         for address in mapped.chain(seen).chain(local) {
             if list.len() < MAX_CANDIDATES && self.usable(address) && !list.contains(&address) {
@@ -203,6 +206,17 @@ mod tests {
         assert_eq!(list[0], "1.2.3.4:1000".parse().unwrap());
         assert_eq!(list[1], "1.2.3.9:1000".parse().unwrap());
         assert_eq!(list[2], local[0]);
+    }
+
+    #[test]
+    fn many_addresses_of_one_family_leave_room_for_the_other() {
+        let mut candidates = candidates();
+        let bridges: Vec<SocketAddr> = (1..20).map(|i| format!("10.0.{i}.1:5").parse().unwrap()).collect();
+        candidates.opened(SocketId(0), &[&["192.168.1.7:5".parse().unwrap()], &bridges[..]].concat());
+        candidates.opened(SocketId(1), &["[2001:db8::7]:5".parse().unwrap(), "[2001:db8::8]:5".parse().unwrap()]);
+        let list: Vec<String> = candidates.list(SocketId(0)).iter().map(ToString::to_string).collect();
+        assert_eq!(list[..4], ["[2001:db8::7]:5", "192.168.1.7:5", "[2001:db8::8]:5", "10.0.1.1:5"]);
+        assert_eq!(list.len(), MAX_CANDIDATES);
     }
 
     #[test]

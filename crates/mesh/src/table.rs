@@ -41,12 +41,21 @@ pub(crate) struct OwnClaim {
 }
 
 impl Rules {
-    /// Whether a route of another's counts: accepted here, and nothing of the overlay's.
+    /// Whether a route of another's counts: accepted here, and not inside the overlay. Of one that holds the overlay the rest counts.
     pub(crate) fn accepts(&self, route: &IpNet) -> bool {
         let overlay = IpNet::V6(self.network.prefix());
         let pool = self.pool.map(IpNet::V4);
-        let overlaps = |other: &IpNet| other.contains(route) || route.contains(other);
-        self.accepted.iter().any(|net| net.contains(route)) && !overlaps(&overlay) && !pool.as_ref().is_some_and(overlaps)
+        let inside = |other: IpNet| other.contains(route);
+        self.accepted.iter().any(|net| net.contains(route)) && !inside(overlay) && !pool.is_some_and(inside)
+    }
+
+    /// A route without what is the overlay's own: to that nobody is a router, and from there nobody else speaks.
+    fn outside(&self, route: IpNet) -> Vec<IpNet> {
+        let mut nets = without(route, IpNet::V6(self.network.prefix()));
+        if let Some(pool) = self.pool {
+            nets = nets.into_iter().flat_map(|net| without(net, IpNet::V4(pool))).collect();
+        }
+        nets
     }
 
     /// A peer's IPv4 claim, if it is the address that follows from its key: no other can be claimed.
@@ -88,13 +97,15 @@ impl Rules {
             }
             addressing.hosts.extend(allowed.iter().map(|net| (net.addr(), claim.link)));
             let unique: HashSet<IpNet> = claim.routes.iter().map(IpNet::trunc).collect();
-            allowed.extend(unique.into_iter().filter(|route| routes.get(route).is_some_and(|(_, _, link)| *link == claim.link)));
+            let kept = unique.into_iter().filter(|route| routes.get(route).is_some_and(|(_, _, link)| *link == claim.link));
+            allowed.extend(kept.flat_map(|route| self.outside(route)));
             allowed[1..].sort();
             if let Some(slot) = addressing.allowed.get_mut(claim.link.0 as usize) {
                 *slot = allowed;
             }
         }
-        addressing.routes = routes.into_iter().map(|(route, (_, _, link))| (route, link)).collect();
+        let pieces = |(route, (_, _, link))| self.outside(route).into_iter().map(move |piece| (piece, link));
+        addressing.routes = routes.into_iter().flat_map(pieces).collect();
         addressing.routes.sort_by_key(|(route, _)| std::cmp::Reverse(route.prefix_len()));
         addressing.own.push(IpAddr::V6(self.network.address(&own.peer)));
         addressing.offered.clone_from(&self.offered);
@@ -106,6 +117,18 @@ impl Rules {
             }
         }
         (addressing, taken)
+    }
+}
+
+/// A network without a part of it: as many networks as bits lie between both lengths.
+fn without(net: IpNet, hole: IpNet) -> Vec<IpNet> {
+    if hole.contains(&net) {
+        return Vec::new();
+    }
+    let halves = net.prefix_len() + 1;
+    match net.subnets(halves) {
+        Ok(halves) if net.contains(&hole) => halves.flat_map(|half| without(half, hole)).collect(),
+        Ok(_) | Err(_) => vec![net],
     }
 }
 
@@ -130,12 +153,25 @@ mod tests {
             ("fd99::/16", true),
             ("fd01:203:405::/48", false),
             ("fd01:203:405:7::/64", false),
-            ("fd00::/8", false),
+            ("fd00::/8", true),
             ("100.64.0.0/24", false),
             ("100.65.0.0/16", true),
         ] {
             assert_eq!(rules.accepts(&net(route)), counts, "{route}");
         }
+    }
+
+    #[test]
+    fn a_default_route_is_none_to_the_overlay_itself() {
+        let rules = rules(&["0.0.0.0/0", "::/0"]);
+        let routes = [net("0.0.0.0/0"), net("::/0")];
+        let (addressing, _) = rules.addressing(&own(50), &[claim(0, 1, 100, &routes)]);
+        let leads = |to: &str| addressing.routes.iter().any(|(route, _)| route.contains(&to.parse::<IpAddr>().unwrap()));
+        assert!(leads("8.8.8.8") && leads("255.255.255.255") && leads("2001:db8::1") && leads("fd01:203:406::1"));
+        assert!(!leads("100.64.0.9") && !leads("fd01:203:405::9"), "{:?}", addressing.routes);
+        let may_speak = |from: &str| addressing.allowed[0].iter().any(|net| net.contains(&from.parse::<IpAddr>().unwrap()));
+        assert!(may_speak("8.8.8.8") && !may_speak("100.64.0.9") && !may_speak("fd01:203:405::9"));
+        assert_eq!(addressing.routes.len(), usize::from(rules.pool.unwrap().prefix_len()) + 48);
     }
 
     #[test]

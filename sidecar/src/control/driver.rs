@@ -24,18 +24,20 @@ use campfire_protocol::time::Time;
 use campfire_sys::udp::Socket;
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing::{debug, info, trace, warn};
 use zeroize::Zeroizing;
 
-use super::interface::{self, Dress, Interface, overlay_net};
+use super::interface::{self, Dress, Interface, Told, overlay_net};
 use super::plane::Plane;
 use super::readiness::Readiness;
-use crate::config::{BadConfig, PeerSettings, Reloaded};
+use crate::config::{self, BadConfig, PeerSettings, Reloaded, Remarks};
 use crate::data::{self, DataConfig, DataHandle};
 use crate::metrics::Snapshot;
 use crate::plane::{Counters, FromData, ToData};
 use crate::report::Report;
 use crate::secrets;
+use crate::underlay;
 
 /// Least time between two wakes of the mesh.
 const BREATH: Duration = Duration::from_millis(1);
@@ -45,7 +47,7 @@ const GOODBYE: Duration = Duration::from_millis(200);
 /// What the loop listens to beside the camp.
 pub(super) struct Inbox {
     pub(super) data: mpsc::Receiver<FromData>,
-    pub(super) addresses: mpsc::Receiver<BTreeSet<IpAddr>>,
+    pub(super) host: mpsc::Receiver<Told>,
 }
 
 /// See the module. After each `on_…`: [`carry_out`](Self::carry_out), then look at [`next_wake`](Self::next_wake).
@@ -68,14 +70,19 @@ pub(super) struct Driver {
     /// TLS without a pin is not checked, and that has not been said yet.
     unchecked_tls: bool,
     sockets: BTreeMap<SocketId, SocketAddr>,
-    host_addresses: BTreeSet<IpAddr>,
+    /// The host's addresses, and what is wrong with the interface.
+    host: Told,
+    /// What was found wrong at the start and does not change.
+    remarks: Vec<String>,
     dress: watch::Sender<Dress>,
+    tending: JoinHandle<()>,
     readiness: Readiness,
 }
 
 impl Driver {
     /// Opens sockets, device and interface, and starts the data thread.
-    pub(super) async fn start(settings: &PeerSettings) -> Result<(Self, Inbox)> {
+    /// `fatal`: what cannot work ends it; else it is a problem that is said.
+    pub(super) async fn start(settings: &PeerSettings, fatal: bool) -> Result<(Self, Inbox)> {
         let config = settings.mesh.clone();
         let tls = Arc::new(Tls::new(&settings.trust).map_err(|error| BadConfig(format!("--ca-file: {error}")))?);
         let public = config.fire.identity.public();
@@ -85,11 +92,23 @@ impl Driver {
             addresses.extend(ipv4.map(|ipv4| overlay_net(config.fire.network, Some(pool), IpAddr::V4(ipv4))));
         }
 
-        let sockets = campfire_camp::bind(settings.listen_port, open_socket).map_err(|error| explain_bind(&error))?;
         let tun = data::open_tun(&settings.tun_node, &settings.interface)
             .map_err(|error| interface::explain_device(&settings.interface, &error))?;
         let interface = Interface::set_up(&settings.interface, settings.mtu, &addresses).await?;
-        let host_addresses = interface.host_addresses().await.context("the host's addresses")?;
+        let host = interface.host().await.context("the host's addresses")?;
+        let Remarks { fatal: why, others: mut remarks } = settings.check_on(&host.addresses, config::forwards());
+        match why {
+            Some(why) if fatal => return Err(BadConfig(why).into()),
+            why => remarks.extend(why),
+        }
+        for remark in &remarks {
+            warn!("{remark}");
+        }
+        if let Some(device) = host.device.as_deref().filter(|_| !config.accepted_routes.is_empty()) {
+            underlay::fall_back_to(device);
+        }
+        let sockets = campfire_camp::bind(settings.listen_port, open_socket).map_err(|error| explain_bind(&error))?;
+        let host = Told { addresses: host.addresses, problems: Vec::new() };
 
         let clock = Epoch::begin();
         let secret = config.fire.identity.x25519_secret();
@@ -97,8 +116,8 @@ impl Driver {
             data::start(DataConfig { tun, sockets, secret, mtu: settings.mtu, epoch: clock.instant() })
                 .context("the data thread cannot be started")?;
         let (dress, dress_receiver) = watch::channel((addresses.iter().copied().collect(), BTreeSet::new()));
-        let (addresses_sender, addresses_receiver) = mpsc::channel(1);
-        tokio::spawn(interface::tend(interface, host_addresses.clone(), dress_receiver, addresses_sender));
+        let (host_sender, host_receiver) = mpsc::channel(1);
+        let tending = tokio::spawn(interface::tend(interface, host.clone(), dress_receiver, host_sender));
 
         let mut seed = Zeroizing::new([0; 32]);
         secrets::random(seed.as_mut())?;
@@ -113,7 +132,7 @@ impl Driver {
             "up"
         );
         let driver = Self {
-            camp: Camp::new(tls, Some(Arc::new(to.clone()))),
+            camp: Camp::new(tls, Some(Arc::new(to.clone()))).preparing(underlay::keep_out),
             plane: Plane::new(to),
             network: config.fire.network,
             pool: config.fire.ipv4_pool,
@@ -128,12 +147,14 @@ impl Driver {
             last_wake: clock.instant(),
             unchecked_tls: settings.trust == Trust::Anybody,
             sockets: BTreeMap::new(),
-            host_addresses,
+            host,
+            remarks,
             dress,
+            tending,
             readiness: Readiness::new(clock.instant()),
             clock,
         };
-        Ok((driver, Inbox { data: from, addresses: addresses_receiver }))
+        Ok((driver, Inbox { data: from, host: host_receiver }))
     }
 
     /// The time of [`next_wake`](Self::next_wake) has come.
@@ -176,10 +197,13 @@ impl Driver {
         self.mesh.handle(self.clock.now(), Input::Fire(event.input()));
     }
 
-    /// The host's addresses changed.
-    pub(super) fn on_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
-        debug!(?addresses, "the host's addresses changed");
-        self.host_addresses = addresses;
+    /// The host's addresses changed, or what is wrong with the interface.
+    pub(super) fn on_host(&mut self, host: Told) {
+        let before = std::mem::replace(&mut self.host, host);
+        if before.addresses == self.host.addresses {
+            return;
+        }
+        debug!(addresses = ?self.host.addresses, "the host's addresses changed");
         let sockets: Vec<SocketId> = self.sockets.keys().copied().collect();
         for socket in sockets {
             self.tell_addresses(socket);
@@ -191,7 +215,8 @@ impl Driver {
         let Some(bound) = self.sockets.get(&socket).copied() else { return };
         let overlay = self.network.prefix();
         let local: Vec<SocketAddr> = self
-            .host_addresses
+            .host
+            .addresses
             .iter()
             .filter(|address| address.is_ipv4() == bound.is_ipv4())
             .filter(|address| !matches!(address, IpAddr::V6(v6) if overlay.contains(v6)))
@@ -282,6 +307,7 @@ impl Driver {
             mtu: self.mtu,
             uptime_ms: u64::try_from(self.clock.instant().elapsed().as_millis()).unwrap_or(u64::MAX),
             ready: self.readiness.is_ready(),
+            problems: self.remarks.iter().chain(&self.host.problems).cloned().collect(),
             status: self.mesh.status(self.clock.now()),
         }
     }
@@ -314,6 +340,8 @@ impl Driver {
         self.carry_out();
         self.plane.stop().await;
         self.camp.close(GOODBYE).await;
+        drop(self.dress);
+        let _ = tokio::time::timeout(GOODBYE, self.tending).await;
         if let Some(thread) = self.data_thread.take() {
             let joined = tokio::task::spawn_blocking(move || thread.join());
             if tokio::time::timeout(Duration::from_secs(2), joined).await.is_err() {

@@ -1,6 +1,6 @@
-//! The overlay's network interface (addresses, MTU, routes) and the host's other addresses, by rtnetlink.
+//! The overlay's network interface: its addresses, MTU and routes, by rtnetlink.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -10,24 +10,39 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use campfire_protocol::identity::NetworkId;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::{IpNet, Ipv4Net};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::{Error, Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection};
+use rtnetlink::{Error, Handle, LinkUnspec, MulticastGroup, new_connection, new_multicast_connection};
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
+
+use super::host::{Host, address_of};
+use super::routes::{self, Routes, note};
+
+/// How often everything is compared, whether or not the kernel says that something changed.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Addresses and accepted routes of the interface.
 pub(super) type Dress = (BTreeSet<IpNet>, BTreeSet<IpNet>);
+
+/// What [`tend`] tells: the host's addresses, the likeliest first, and what is wrong with the interface or its routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) problems: Vec<String>,
+}
 
 /// The overlay's interface.
 pub struct Interface {
     handle: Handle,
     name: String,
     index: u32,
+    mtu: u16,
+    /// What it was given last.
     addresses: BTreeSet<IpNet>,
-    routes: BTreeSet<IpNet>,
-    /// We may not change it: said once.
-    fixed: bool,
+    routes: Routes,
+    /// Addresses of others that no accepted route may swallow.
+    pinned: BTreeSet<IpAddr>,
+    problems: Vec<String>,
 }
 
 impl Interface {
@@ -49,12 +64,20 @@ impl Interface {
                 missing.push(format!("ip link set {name} mtu {mtu}"));
             }
         }
+        let mut given = BTreeSet::new();
         for address in addresses.iter().filter(|address| !has.contains(address)) {
-            if let Err(error) = add_address(&handle, name, index, *address).await {
-                denied(&error).with_context(|| address_error(name, *address, &error))?;
-                missing.push(format!("ip address add {address} dev {name}"));
+            match add_address(&handle, name, index, *address).await {
+                // With the other family the mesh is still of use; [`Interface::sync`] goes on trying, and says so.
+                Err(error) if is_switched_off(&error, *address) && addresses.iter().any(|other| matches!(other, IpNet::V4(_))) => continue,
+                Err(error) => {
+                    denied(&error).with_context(|| address_error(name, *address, &error))?;
+                    missing.push(format!("ip address add {address} dev {name}"));
+                }
+                Ok(()) => {}
             }
+            given.insert(*address);
         }
+        given.extend(addresses.iter().filter(|address| has.contains(address)));
         if !link.header.flags.contains(LinkFlags::Up) {
             let set = LinkUnspec::new_with_index(index).up().build();
             if let Err(error) = handle.link().set(set).execute().await {
@@ -68,78 +91,95 @@ impl Interface {
                 missing.join("\n  ")
             );
         }
-        let ours = addresses.iter().copied().collect();
-        Ok(Self { handle, name: name.to_owned(), index, addresses: ours, routes: BTreeSet::new(), fixed: false })
+        let routes = Routes::new(handle.clone(), index);
+        Ok(Self { handle, name: name.to_owned(), index, mtu, addresses: given, routes, pinned: BTreeSet::new(), problems: Vec::new() })
     }
 
-    /// The interface's index.
-    pub fn index(&self) -> u32 {
-        self.index
+    /// What no accepted route may swallow beside the host's own networks: name servers, who must be asked for keys.
+    pub fn pin(&mut self, pinned: BTreeSet<IpAddr>) {
+        self.pinned = pinned;
     }
 
-    /// Brings addresses and routes to these.
-    pub async fn sync(&mut self, addresses: BTreeSet<IpNet>, routes: BTreeSet<IpNet>) {
-        for gone in self.addresses.difference(&addresses) {
+    /// What the host has beside this interface.
+    pub async fn host(&self) -> Result<Host> {
+        Host::look(&self.handle, self.index).await
+    }
+
+    /// Brings the interface to these addresses and accepted routes, compared with what the kernel has: whoever changed it, it is put right,
+    /// and what cannot be is a problem, said once and kept for [`Told`].
+    pub async fn sync(&mut self, (addresses, routes): &Dress, host: &Host) {
+        let (mut problems, mut mended) = (Vec::new(), Vec::new());
+        if let Err(error) = self.compare(addresses, routes, host, &mut problems, &mut mended).await {
+            debug!("interface {}: {error:#}", self.name);
+            return;
+        }
+        if !mended.is_empty() {
+            info!("interface {} was changed from outside, and is put right: {}", self.name, mended.join(", "));
+        }
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            warn!("interface {}: {problem}", self.name);
+        }
+        self.problems = problems;
+    }
+
+    async fn compare(
+        &mut self,
+        addresses: &BTreeSet<IpNet>,
+        routes: &BTreeSet<IpNet>,
+        host: &Host,
+        problems: &mut Vec<String>,
+        mended: &mut Vec<String>,
+    ) -> Result<()> {
+        // A device that is gone ends the process elsewhere.
+        let Some(link) = link(&self.handle, &self.name).await? else { return Ok(()) };
+        if link_mtu(&link) != Some(u32::from(self.mtu)) {
+            let set = LinkUnspec::new_with_index(self.index).mtu(u32::from(self.mtu)).build();
+            if note(problems, &format!("MTU {} cannot be set", self.mtu), self.handle.link().set(set).execute().await) {
+                mended.push(format!("MTU {}", self.mtu));
+            }
+        }
+        if !link.header.flags.contains(LinkFlags::Up) {
+            let set = LinkUnspec::new_with_index(self.index).up().build();
+            if note(problems, "cannot be set up", self.handle.link().set(set).execute().await) {
+                mended.push("set up".to_owned());
+            }
+        }
+        let has = addresses_of(&self.handle, self.index).await?;
+        for gone in self.addresses.difference(addresses).filter(|gone| has.contains(gone)) {
             let message = self.handle.address().add(self.index, gone.addr(), gone.prefix_len()).message_mut().clone();
-            let done = self.handle.address().del(message).execute().await;
-            report(&self.name, &mut self.fixed, &format!("address {gone} not removed"), done);
+            note(problems, &format!("address {gone} cannot be removed"), self.handle.address().del(message).execute().await);
         }
-        for new in addresses.difference(&self.addresses) {
-            let done = add_address(&self.handle, &self.name, self.index, *new).await;
-            report(&self.name, &mut self.fixed, &format!("address {new} not added"), done);
-        }
-        for gone in self.routes.difference(&routes) {
-            if let Some(message) = self.route(*gone) {
-                let done = self.handle.route().del(message).execute().await;
-                report(&self.name, &mut self.fixed, &format!("route {gone} not removed"), done);
+        let mut given = BTreeSet::new();
+        for address in addresses {
+            if !has.contains(address) {
+                match add_address(&self.handle, &self.name, self.index, *address).await {
+                    Err(error) if is_switched_off(&error, *address) => {
+                        problems.push(format!("{}; the mesh has IPv4 alone here", address_error(&self.name, *address, &error)));
+                        continue;
+                    }
+                    done => {
+                        if note(problems, &format!("address {address} cannot be added"), done) && self.addresses.contains(address) {
+                            mended.push(format!("address {address}"));
+                        }
+                    }
+                }
             }
+            given.insert(*address);
         }
-        for new in routes.difference(&self.routes) {
-            if let Some(message) = self.route(*new) {
-                let done = self.handle.route().add(message).execute().await;
-                report(&self.name, &mut self.fixed, &format!("route {new} not added"), done);
-            }
-        }
-        self.addresses = addresses;
-        self.routes = routes;
-    }
-
-    fn route(&self, to: IpNet) -> Option<rtnetlink::packet_route::route::RouteMessage> {
-        let builder = RouteMessageBuilder::<IpAddr>::new().output_interface(self.index);
-        Some(builder.destination_prefix(to.addr(), to.prefix_len()).ok()?.build())
-    }
-
-    /// Addresses of the host under which others might reach it: not loopback, link-local or multicast, not of this
-    /// interface, of interfaces that are up.
-    pub async fn host_addresses(&self) -> Result<BTreeSet<IpAddr>> {
-        let mut up: HashMap<u32, bool> = HashMap::new();
-        let mut links = std::pin::pin!(self.handle.link().get().execute());
-        while let Some(link) = links.try_next().await? {
-            let flags = link.header.flags;
-            up.insert(link.header.index, flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback));
-        }
-        let mut addresses = BTreeSet::new();
-        let mut all = std::pin::pin!(self.handle.address().get().execute());
-        while let Some(message) = all.try_next().await? {
-            let index = message.header.index;
-            if index == self.index || !up.get(&index).copied().unwrap_or(false) || !is_settled(&message) {
-                continue;
-            }
-            addresses.extend(address_of(&message).map(|net| net.addr()).filter(is_reachable));
-        }
-        Ok(addresses)
+        self.addresses = given;
+        let (taken, refused) = routes::sort(routes, &self.addresses, &host.locals);
+        problems.extend(refused);
+        let (failed, again) = self.routes.sync(&taken, &host.locals, &self.pinned).await?;
+        problems.extend(failed);
+        mended.extend(again);
+        Ok(())
     }
 }
 
-/// Keeps the interface as the mesh wants it and looks at the host's addresses, on change and every 10 s.
-pub(super) async fn tend(
-    mut interface: Interface,
-    mut known: BTreeSet<IpAddr>,
-    mut dress: watch::Receiver<Dress>,
-    out: mpsc::Sender<BTreeSet<IpAddr>>,
-) {
+/// Keeps the interface as the mesh wants it, whoever changes it, and looks at the host's addresses: on change, and every 10 s.
+pub(super) async fn tend(mut interface: Interface, mut known: Told, mut dress: watch::Receiver<Dress>, out: mpsc::Sender<Told>) {
     let mut changes = watch_changes().map_err(|error| debug!(%error, "changes of interfaces are not told")).ok();
-    let mut regularly = tokio::time::interval(Duration::from_secs(10));
+    let mut regularly = tokio::time::interval(LOOK);
     loop {
         let changed = async {
             let Some(receiver) = &mut changes else { return std::future::pending().await };
@@ -148,26 +188,29 @@ pub(super) async fn tend(
             }
         };
         tokio::select! {
-            change = dress.changed() => {
-                if change.is_err() {
-                    return;
-                }
-                let (addresses, routes) = dress.borrow_and_update().clone();
-                interface.sync(addresses, routes).await;
-                continue;
-            }
+            change = dress.changed() => if change.is_err() {
+                // The peer ends. Its device takes its routes along, but not the rule that leads to them.
+                let _ = interface.routes.sync(&BTreeSet::new(), &BTreeSet::new(), &BTreeSet::new()).await;
+                return;
+            },
             () = changed => tokio::time::sleep(Duration::from_millis(100)).await,
             _ = regularly.tick() => {}
         }
-        match interface.host_addresses().await {
-            Ok(addresses) if addresses != known => {
-                known.clone_from(&addresses);
-                if out.send(addresses).await.is_err() {
-                    return;
-                }
+        let host = match interface.host().await {
+            Ok(host) => host,
+            Err(error) => {
+                debug!("the host's addresses: {error:#}");
+                continue;
             }
-            Ok(_) => {}
-            Err(error) => debug!("the host's addresses: {error:#}"),
+        };
+        let wanted = dress.borrow_and_update().clone();
+        interface.sync(&wanted, &host).await;
+        let told = Told { addresses: host.addresses, problems: interface.problems.clone() };
+        if told != known {
+            known.clone_from(&told);
+            if out.send(told).await.is_err() {
+                return;
+            }
         }
     }
 }
@@ -244,31 +287,21 @@ async fn add_address(handle: &Handle, name: &str, index: u32, address: IpNet) ->
     }
 }
 
+/// The kernel gives no IPv6 here.
+fn is_switched_off(error: &Error, address: IpNet) -> bool {
+    matches!((os_error(error), address), (Some(libc::EOPNOTSUPP | libc::EACCES), IpNet::V6(_)))
+}
+
 fn address_error(name: &str, address: IpNet, error: &Error) -> String {
-    match (os_error(error), address) {
-        (Some(libc::EOPNOTSUPP | libc::EACCES), IpNet::V6(_)) => {
-            format!(
-                "interface {name}: address {address}: IPv6 is switched off here (sysctl net.ipv6.conf.all.disable_ipv6), but the overlay needs it"
-            )
-        }
-        _ => format!("interface {name}: address {address}: {error}"),
+    if is_switched_off(error, address) {
+        return format!(
+            "interface {name}: address {address}: IPv6 is switched off here (sysctl net.ipv6.conf.all.disable_ipv6): switch it on, or give --ipv4-pool, the same on all peers"
+        );
     }
+    format!("interface {name}: address {address}: {error}")
 }
 
-fn report(name: &str, fixed: &mut bool, what: &str, done: Result<(), Error>) {
-    let Err(error) = done else { return };
-    match os_error(&error) {
-        Some(libc::EEXIST | libc::EADDRNOTAVAIL | libc::ESRCH) => {}
-        Some(libc::EPERM) if *fixed => debug!("interface {name}: {what}: no rights"),
-        Some(libc::EPERM) => {
-            *fixed = true;
-            warn!("interface {name}: {what}: that needs root or CAP_NET_ADMIN; do it by hand");
-        }
-        _ => warn!("interface {name}: {what}: {error}"),
-    }
-}
-
-fn os_error(error: &Error) -> Option<i32> {
+pub(super) fn os_error(error: &Error) -> Option<i32> {
     if let Error::NetlinkError(message) = error { message.code.map(|code| -code.get()) } else { None }
 }
 
@@ -295,48 +328,9 @@ async fn addresses_of(handle: &Handle, index: u32) -> Result<BTreeSet<IpNet>> {
     Ok(addresses)
 }
 
-fn address_of(message: &AddressMessage) -> Option<IpNet> {
-    // On point-to-point links ADDRESS is the other side; ours is LOCAL.
-    let local = message.attributes.iter().find_map(|attribute| if let AddressAttribute::Local(ip) = attribute { Some(*ip) } else { None });
-    let address =
-        message.attributes.iter().find_map(|attribute| if let AddressAttribute::Address(ip) = attribute { Some(*ip) } else { None });
-    IpNet::new(local.or(address)?, message.header.prefix_len).ok()
-}
-
-/// Neither waiting for duplicate detection nor about to go.
-fn is_settled(message: &AddressMessage) -> bool {
-    let header = message.header.flags;
-    let more =
-        message.attributes.iter().find_map(|attribute| if let AddressAttribute::Flags(flags) = attribute { Some(*flags) } else { None });
-    let unsettled = AddressHeaderFlags::Tentative | AddressHeaderFlags::Deprecated | AddressHeaderFlags::Dadfailed;
-    !header.intersects(unsettled)
-        && !more.is_some_and(|flags| flags.intersects(AddressFlags::Tentative | AddressFlags::Deprecated | AddressFlags::Dadfailed))
-}
-
-fn is_reachable(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => !(v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast()),
-        IpAddr::V6(v6) => {
-            let link_local = v6.segments()[0] & 0xFFC0 == 0xFE80;
-            !(v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || link_local || v6.to_ipv4_mapped().is_some())
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_that_nobody_else_can_reach_are_left_out() {
-        for text in ["127.0.0.1", "169.254.1.1", "0.0.0.0", "224.0.0.1", "::1", "fe80::1", "ff02::1", "::", "::ffff:10.0.0.1"] {
-            let address = text.parse().expect("an address");
-            assert!(!is_reachable(&address), "{text}");
-        }
-        for text in ["10.0.0.1", "192.0.2.1", "fd00::1", "2001:db8::1"] {
-            assert!(is_reachable(&text.parse().expect("an address")), "{text}");
-        }
-    }
 
     #[test]
     fn opening_the_device_explains_what_to_do() {

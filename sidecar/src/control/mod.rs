@@ -31,9 +31,11 @@ use crate::secrets::EnvironmentSecrets;
 use crate::uapi;
 
 mod driver;
+pub mod host;
 pub mod interface;
 mod plane;
 mod readiness;
+mod routes;
 
 /// Messages handled before outputs are carried out.
 const BATCH: usize = 256;
@@ -53,7 +55,7 @@ pub async fn run(
     files.0.push(control);
     let metrics = metrics_listener(&settings).await?;
 
-    let (mut driver, mut inbox) = Driver::start(&settings).await?;
+    let (mut driver, mut inbox) = Driver::start(&settings, link.is_none()).await?;
     let (asker, mut requests) = asker();
     tokio::spawn(http::listen_control(control_socket, asker.clone()));
     if let Some(listener) = metrics {
@@ -91,7 +93,7 @@ pub async fn run(
                 }
             }
             () = sleep_until(wake) => driver.on_wake(),
-            Some(addresses) = inbox.addresses.recv() => driver.on_addresses(addresses),
+            Some(host) = inbox.host.recv() => driver.on_host(host),
             Some(answer) = requests.recv() => {
                 let _ = answer.send(driver.snapshot());
             }

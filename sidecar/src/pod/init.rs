@@ -9,8 +9,10 @@
 //! others, so things are made and opened first and given away last; what the sidecar writes stays readable by group
 //! (the directory is setgid), which root is in.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -107,10 +109,20 @@ async fn make(arguments: &PodInit) -> Result<()> {
     let mtu = options.mtu.and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(1280).clamp(1280, 9000);
     let mut made = Interface::set_up(&interface, mtu, &addresses).await?;
     // The sidecar cannot make routes when peers offer some: what it may take is routed from the start.
-    made.sync(addresses.iter().copied().collect(), options.accept_route.iter().copied().collect()).await;
+    let routes = options.accept_route.iter().copied().collect();
+    made.pin(asked_for_keys());
+    made.sync(&(addresses.iter().copied().collect(), routes), &made.host().await?).await;
     let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     info!(interface, addresses = shown.join(" "), milliseconds = begun.elapsed().as_millis() as u64, "made");
     Ok(())
+}
+
+/// Who has to be reached outside the mesh, whatever routes are accepted: the operator's agent, the API server, name servers.
+fn asked_for_keys() -> BTreeSet<IpAddr> {
+    let named = ["CAMPFIRE_AGENT_ADDRESS", "KUBERNETES_SERVICE_HOST"].into_iter().filter_map(|name| std::env::var(name).ok());
+    let servers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let servers = servers.lines().filter_map(|line| line.strip_prefix("nameserver")).map(|server| server.trim().to_owned());
+    named.chain(servers).filter_map(|address| address.parse().ok()).collect()
 }
 
 /// The state directory belongs to the sidecar, and what is made in it to root's group.

@@ -1,0 +1,212 @@
+//! Accepted routes, in a table of their own, so that they never swallow the way that the mesh itself needs.
+//!
+//! A rule leads there all packets that do not bear our own mark (see [`crate::underlay`]). Beside the accepted routes the table says of the
+//! host's own, where an accepted one holds them, that they are not its business (`throw`): the more specific route counts, whichever table
+//! it is in. What is a neighbour here is not routed into the mesh at all.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::Result;
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{RouteMessage, RouteType};
+use rtnetlink::packet_route::rule::{RuleAction, RuleFlags, RuleMessage};
+use rtnetlink::{Error, Handle, RouteMessageBuilder};
+
+use super::host::{Local, destination, device_of, routes};
+use super::interface::os_error;
+use crate::underlay::MARK;
+
+/// Tables are this and the interface's index.
+const TABLE: u32 = 0x6361_0000;
+/// Before the main table's rule (32766), after what people write by hand with low numbers.
+const PRIORITY: u32 = 20_951;
+/// Most of the host's routes that are looked after.
+const MOST: usize = 1_024;
+
+/// Link-local (and with it the clouds' metadata), multicast, broadcast.
+const ALWAYS_HERE: [&str; 5] = ["169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "fe80::/10", "ff00::/8"];
+
+/// An entry of the table. What stays out comes first, so that nothing is swallowed meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Entry {
+    /// Not this table's business.
+    Out(IpNet),
+    /// Into the mesh.
+    In(IpNet),
+}
+
+impl Entry {
+    fn net(self) -> IpNet {
+        match self {
+            Self::Out(net) | Self::In(net) => net,
+        }
+    }
+}
+
+/// The table of one interface.
+pub(super) struct Routes {
+    handle: Handle,
+    index: u32,
+    /// What we put there, and so may take away.
+    added: BTreeSet<Entry>,
+    ruled: BTreeSet<bool>,
+}
+
+/// Routes that are taken, and those that are not, each with the reason.
+pub(super) fn sort(accepted: &BTreeSet<IpNet>, own: &BTreeSet<IpNet>, locals: &BTreeSet<Local>) -> (BTreeSet<IpNet>, Vec<String>) {
+    let mut refused = Vec::new();
+    let taken = accepted.iter().copied().filter(|route| {
+        let v4 = matches!(route, IpNet::V4(_));
+        if !own.iter().any(|address| matches!(address, IpNet::V4(_)) == v4) {
+            refused.push(format!(
+                "the route {route} is not taken: there is no address of its family here; give --ipv4-pool, the same on all peers"
+            ));
+            return false;
+        }
+        if let Some(local) = locals.iter().find(|local| (local.on_link && local.net.contains(route)) || local.net == *route) {
+            refused.push(format!("the route {route} is not taken: this machine reaches that by {} itself", local.device));
+            return false;
+        }
+        true
+    });
+    (taken.collect(), refused)
+}
+
+/// The host's own networks that lie in accepted routes, and what is never elsewhere than here: those stay where they are. `pinned`: single
+/// addresses that do too.
+fn kept(taken: &BTreeSet<IpNet>, locals: &BTreeSet<Local>, pinned: &BTreeSet<IpAddr>) -> BTreeSet<IpNet> {
+    let always = ALWAYS_HERE.iter().filter_map(|net| net.parse().ok());
+    let locals = locals.iter().map(|local| local.net).chain(pinned.iter().copied().map(IpNet::from));
+    always.chain(locals).filter(|net| taken.iter().any(|route| route.contains(net))).take(MOST).collect()
+}
+
+impl Routes {
+    /// Of the interface with this index.
+    pub fn new(handle: Handle, index: u32) -> Self {
+        Self { handle, index, added: BTreeSet::new(), ruled: BTreeSet::new() }
+    }
+
+    fn table(&self) -> u32 {
+        TABLE | (self.index & 0xffff)
+    }
+
+    /// Brings the table to these routes, compared with what the kernel has. Tells what could not be done, and what somebody else had taken away.
+    pub async fn sync(
+        &mut self,
+        taken: &BTreeSet<IpNet>,
+        locals: &BTreeSet<Local>,
+        pinned: &BTreeSet<IpAddr>,
+    ) -> Result<(Vec<String>, Vec<String>)> {
+        let (mut failed, mut mended) = (Vec::new(), Vec::new());
+        if taken.is_empty() && self.added.is_empty() {
+            return Ok((failed, mended));
+        }
+        let wanted: BTreeSet<_> =
+            taken.iter().copied().map(Entry::In).chain(kept(taken, locals, pinned).into_iter().map(Entry::Out)).collect();
+        let held: BTreeSet<_> = routes(&self.handle, self.table())
+            .await?
+            .iter()
+            .filter_map(|message| match message.header.kind {
+                RouteType::Throw => Some(Entry::Out(destination(message))),
+                _ => (device_of(message) == Some(self.index)).then(|| Entry::In(destination(message))),
+            })
+            .collect();
+        // What stays out goes in first, and out last.
+        for new in wanted.difference(&held) {
+            let done = self.handle.route().add(self.message(*new)).execute().await;
+            if note(&mut failed, &format!("route {} cannot be made", new.net()), done)
+                && self.added.contains(new)
+                && matches!(new, Entry::In(_))
+            {
+                mended.push(format!("route {}", new.net()));
+            }
+            self.added.insert(*new);
+        }
+        for v4 in [true, false] {
+            let needed = taken.iter().any(|route| matches!(route, IpNet::V4(_)) == v4);
+            if needed && self.ruled.insert(v4) {
+                let mut add = self.handle.rule().add();
+                *add.message_mut() = self.rule(v4);
+                if !note(&mut failed, "the rule for accepted routes cannot be made", add.execute().await) {
+                    self.ruled.remove(&v4);
+                }
+            } else if !needed && self.ruled.remove(&v4) {
+                note(&mut failed, "the rule for accepted routes cannot be removed", self.handle.rule().del(self.rule(v4)).execute().await);
+            }
+        }
+        let gone: Vec<_> = self.added.difference(&wanted).copied().collect();
+        for gone in gone {
+            if held.contains(&gone) {
+                note(
+                    &mut failed,
+                    &format!("route {} cannot be removed", gone.net()),
+                    self.handle.route().del(self.message(gone)).execute().await,
+                );
+            }
+            self.added.remove(&gone);
+        }
+        Ok((failed, mended))
+    }
+
+    fn message(&self, entry: Entry) -> RouteMessage {
+        let builder = RouteMessageBuilder::<IpAddr>::new().table_id(self.table());
+        let builder = match entry {
+            Entry::Out(_) => builder.kind(RouteType::Throw),
+            Entry::In(_) => builder.output_interface(self.index),
+        };
+        let net = entry.net();
+        // The prefix's length fits its family: it comes out of a network.
+        builder.destination_prefix(net.addr(), net.prefix_len()).map(RouteMessageBuilder::build).unwrap_or_default()
+    }
+
+    fn rule(&self, v4: bool) -> RuleMessage {
+        let mut add = self.handle.rule().add().table_id(self.table()).priority(PRIORITY).fw_mark(MARK).action(RuleAction::ToTable);
+        let message = add.message_mut();
+        message.header.family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.flags |= RuleFlags::Invert;
+        message.clone()
+    }
+}
+
+/// Whether it was done (or is so); if not, it is noted.
+pub(super) fn note(failed: &mut Vec<String>, what: &str, done: Result<(), Error>) -> bool {
+    let Err(error) = done else { return true };
+    match os_error(&error) {
+        Some(libc::EEXIST | libc::EADDRNOTAVAIL | libc::ESRCH | libc::ENOENT) => return true,
+        Some(libc::EPERM) => failed.push(format!("{what}: that needs root or CAP_NET_ADMIN; do it by hand")),
+        _ => failed.push(format!("{what}: {error}")),
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_stay_neighbours_and_a_family_without_an_address_takes_no_routes() {
+        let locals = BTreeSet::from([local("10.1.0.0/24", true), local("172.16.0.0/12", false)]);
+        let own = nets(&["fd00:1::1/48", "100.80.0.1/16"]);
+        let accepted = nets(&["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/24", "10.1.0.128/25", "172.16.0.0/12", "172.16.5.0/24", "fd05::/64"]);
+        let (taken, refused) = sort(&accepted, &own, &locals);
+        assert_eq!(taken, nets(&["0.0.0.0/0", "10.0.0.0/8", "172.16.5.0/24", "fd05::/64"]));
+        assert_eq!(refused.len(), 3, "{refused:?}");
+        assert!(refused[0].contains("10.1.0.0/24 is not taken: this machine reaches that by eth0 itself"), "{refused:?}");
+        let stays = kept(&taken, &locals, &BTreeSet::from(["8.8.8.8".parse().unwrap()]));
+        assert_eq!(stays, nets(&["10.1.0.0/24", "172.16.0.0/12", "8.8.8.8/32", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"]));
+        assert!(kept(&nets(&["10.77.0.0/16"]), &locals, &BTreeSet::from(["8.8.8.8".parse().unwrap()])).is_empty());
+
+        let (taken, refused) = sort(&nets(&["10.2.0.0/24"]), &nets(&["fd00:1::1/48"]), &locals);
+        assert!(taken.is_empty() && refused[0].contains("give --ipv4-pool"), "{refused:?}");
+    }
+
+    fn local(net: &str, on_link: bool) -> Local {
+        Local { net: net.parse().unwrap(), on_link, device: "eth0".into() }
+    }
+
+    fn nets(texts: &[&str]) -> BTreeSet<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+}
