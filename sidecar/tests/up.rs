@@ -140,6 +140,36 @@ fn accepted_routes_never_swallow_the_way_of_the_mesh_itself() {
 }
 
 #[test]
+fn with_ipv6_switched_off_a_pool_is_enough() {
+    let Some(mut lab) = Lab::new("upno6") else { return };
+    let (ada, bob) = (lab.host("ada"), lab.host("bob"));
+    ada.namespace().sysctl(&["net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"]).unwrap();
+    let pool = ["--ipv4-pool", "100.80.0.0/16"];
+    // As in a container, where nobody may switch it on again.
+    let start = |pool: &[&str]| {
+        let mut command = ada.command("sh");
+        command.args(["-ec", "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; exec \"$@\"", "sh"]);
+        command.args([env!("CARGO_BIN_EXE_campfire"), "up", "--name", "ada", "--server", &lab.server, "--psk-file"]).arg(&lab.keys.psk);
+        command.arg("--identity-file").arg(ada.state().join("identity")).args(pool);
+        command
+    };
+    let refused = start(&[]).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("or give --ipv4-pool"), "{said}");
+    let _one = lab.spawn(&ada, start(&pool));
+    let _two = lab.up(&bob, &pool);
+    for host in [&ada, &bob] {
+        lab.campfire(host, &["status", "--wait=20"]);
+    }
+    for (host, other) in [(&ada, &bob), (&bob, &ada)] {
+        let addresses = lab.status(other)["self"]["addresses"].clone();
+        let ipv4 = addresses.as_array().unwrap().iter().find(|address| address.as_str().unwrap().contains('.')).unwrap().clone();
+        lab.ping(host, ipv4.as_str().unwrap());
+    }
+    lab.wait("a word about it", || lab.campfire(&ada, &["status"]).contains("the mesh has IPv4 alone here"));
+}
+
+#[test]
 fn what_somebody_changes_of_the_interface_is_put_right() {
     let Some(mut lab) = Lab::new("upfix") else { return };
     let (ada, bob) = (lab.host("ada"), lab.host("bob"));
