@@ -20,7 +20,7 @@ pub fn fall_back_to(device: &str) {
 }
 
 /// Keeps a new socket's packets out of the tunnel.
-pub fn keep_out(socket: SockRef<'_>) {
+pub fn keep_out(socket: &SockRef<'_>) {
     if let (Err(_), Some(device)) = (socket.set_mark(MARK), DEVICE.get())
         && let Err(error) = socket.bind_device(Some(device.as_bytes()))
     {

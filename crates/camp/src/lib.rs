@@ -86,7 +86,7 @@ impl CampEvent {
 }
 
 /// What is done with a stream's socket before it connects.
-pub type Prepare = fn(socket2::SockRef<'_>);
+pub type Prepare = fn(&socket2::SockRef<'_>);
 
 impl Camp {
     /// A camp that has done nothing yet. `channels` takes the ChannelData of streams; `None` where there is no tunnel.

@@ -271,7 +271,7 @@ enum Connected {
 
 async fn connect(remote: SocketAddr, prepare: Prepare) -> io::Result<TcpStream> {
     let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    prepare(socket2::SockRef::from(&socket));
+    prepare(&socket2::SockRef::from(&socket));
     // What the kernel holds is beyond our 100 ms: keep it small.
     socket.set_send_buffer_size(MAX_QUEUED as u32)?;
     let stream = socket.connect(remote).await?;

@@ -177,6 +177,12 @@ impl<T: Tunnels> Datapath<T> {
         self.release(now, shell);
     }
 
+    /// From now on the interface is given single packets: it refuses superpackets. Not between [`received`](Self::received) and
+    /// [`flush`](Self::flush): what is held by then would be lost.
+    pub fn write_singly(&mut self) {
+        self.coalescer = Coalescer::new(false, false);
+    }
+
     /// Does one thing for the control plane.
     pub fn command(&mut self, now: Time, command: Command, shell: &mut impl Shell) {
         match command {

@@ -1,9 +1,11 @@
 //! Out of the TUN: a superpacket is cut into the packets it stands for, each with headers and checksums of its own (what a
 //! NIC does for TSO and USO).
 
+use std::io::IoSlice;
+
 use crate::checksum::Sum;
 use crate::packet::{CWR, FIN, Ip, PSH, TCP, UDP, read_u16, read_u32, set_length};
-use crate::vnet::{Gso, VnetHeader};
+use crate::vnet::{Gso, VNET, VnetHeader};
 
 /// Most bytes of headers: IPv4 and TCP with all their options are 120; IPv6 extension headers may come on top.
 const MAX_HEADERS: usize = 192;
@@ -74,6 +76,15 @@ pub fn segment(header: &VnetHeader, packet: &mut [u8], mut emit: impl FnMut(&mut
         (at, count) = (end, count + 1);
     }
     Ok(count)
+}
+
+/// Cuts a superpacket as [`Shell::write`](crate::Shell::write) gets it, in pieces behind its header, for a device that takes none: each packet
+/// goes to `emit`, with its headers and checksums complete. `None`: it is none.
+pub fn cut(pieces: &[IoSlice<'_>], emit: impl FnMut(&mut [u8])) -> Option<usize> {
+    let (header, rest) = pieces.split_first()?;
+    let header = VnetHeader::read(header.get(..VNET)?.try_into().ok()?).filter(|header| header.gso != Gso::None)?;
+    let mut packet: Vec<u8> = rest.iter().flat_map(|piece| piece.iter().copied()).collect();
+    segment(&header, &mut packet, emit).ok()
 }
 
 /// UDP means by a checksum of zero that there is none (RFC 768).

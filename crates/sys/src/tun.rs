@@ -37,6 +37,7 @@ pub struct Tun {
     file: File,
     name: String,
     header: bool,
+    tcp_superpackets: bool,
     udp_superpackets: bool,
 }
 
@@ -52,7 +53,7 @@ impl Tun {
     /// Opens a device named `name`: made if there is none (wants `CAP_NET_ADMIN`), attached to if it is persistent and its owner is us (`ip tuntap
     /// add mode tun user …`, [`Self::make_persistent`]). `node`: the device node.
     ///
-    /// `offload`: takes what superpackets the kernel has, of TCP, then of UDP; without them everything works, slower.
+    /// `offload`: takes what superpackets the kernel has, of TCP, then of UDP, and gives it such; without them everything works, slower.
     pub fn open(node: &Path, name: &str, offload: bool) -> io::Result<Self> {
         let (file, name, header) = match open(node, name, true) {
             Ok((file, name)) => (file, name, true),
@@ -72,7 +73,7 @@ impl Tun {
         }
         // Without the right to (a device made for us) whoever made it has chosen.
         let _ = set_queue_length(&name);
-        Ok(Self { file, name, header, udp_superpackets })
+        Ok(Self { file, name, header, tcp_superpackets: header && offload, udp_superpackets })
     }
 
     /// The interface's name.
@@ -82,7 +83,7 @@ impl Tun {
 
     /// Whether superpackets of TCP may be written.
     pub fn tcp_superpackets(&self) -> bool {
-        self.header
+        self.tcp_superpackets
     }
 
     /// Whether superpackets of UDP may be written.

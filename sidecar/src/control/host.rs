@@ -104,10 +104,15 @@ fn table_of(message: &RouteMessage) -> u32 {
 
 /// To where a route leads.
 pub(super) fn destination(message: &RouteMessage) -> IpNet {
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
-        RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
-        _ => None,
+    let address = message.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Destination(address) = attribute else { return None };
+        if let RouteAddress::Inet(v4) = address {
+            Some(IpAddr::V4(*v4))
+        } else if let RouteAddress::Inet6(v6) = address {
+            Some(IpAddr::V6(*v6))
+        } else {
+            None
+        }
     });
     let v4 = message.header.address_family == rtnetlink::packet_route::AddressFamily::Inet;
     let address = address.unwrap_or(if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() });
@@ -116,10 +121,11 @@ pub(super) fn destination(message: &RouteMessage) -> IpNet {
 
 /// The device that a route leads to.
 pub(super) fn device_of(message: &RouteMessage) -> Option<u32> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(*index),
-        RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
-        _ => None,
+    message.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::MultiPath(hops) = attribute {
+            return hops.first().map(|hop| hop.interface_index);
+        }
+        if let RouteAttribute::Oif(index) = attribute { Some(*index) } else { None }
     })
 }
 

@@ -108,9 +108,11 @@ impl Routes {
         let held: BTreeSet<_> = routes(&self.handle, self.table())
             .await?
             .iter()
-            .filter_map(|message| match message.header.kind {
-                RouteType::Throw => Some(Entry::Out(destination(message))),
-                _ => (device_of(message) == Some(self.index)).then(|| Entry::In(destination(message))),
+            .filter_map(|message| {
+                if message.header.kind == RouteType::Throw {
+                    return Some(Entry::Out(destination(message)));
+                }
+                (device_of(message) == Some(self.index)).then(|| Entry::In(destination(message)))
             })
             .collect();
         // What stays out goes in first, and out last.

@@ -92,7 +92,7 @@ pub fn open_tun(node: &Path, name: &str) -> io::Result<Tun> {
 /// Binds a UDP socket for the data thread.
 pub fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::bind(address, BUFFERS)?;
-    crate::underlay::keep_out(socket2::SockRef::from(&socket));
+    crate::underlay::keep_out(&socket2::SockRef::from(&socket));
     Ok(socket)
 }
 

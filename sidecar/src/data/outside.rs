@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use campfire_datapath::segment::cut;
 use campfire_datapath::upcall::Upcall;
+use campfire_datapath::vnet::VNET;
 use campfire_datapath::{Shell, Train};
 use campfire_protocol::carrier::{SocketId, StreamId};
 use campfire_sys::epoll::Epoll;
@@ -34,12 +36,14 @@ pub(super) struct Outside {
     pub counters: Arc<Counters>,
     sockets: Vec<Option<Socket>>,
     sender: Sender,
+    /// The device refused a superpacket.
+    pub singly: bool,
 }
 
 impl Outside {
     /// No sockets and no streams yet.
     pub fn new(tun: Tun, epoll: Epoll, control: Control, counters: Arc<Counters>) -> Self {
-        Self { tun, epoll, streams: HashMap::new(), control, counters, sockets: Vec::new(), sender: Sender::new() }
+        Self { tun, epoll, streams: HashMap::new(), control, counters, sockets: Vec::new(), sender: Sender::new(), singly: false }
     }
 
     /// Takes a socket in, and tells of it.
@@ -58,6 +62,24 @@ impl Outside {
     /// An open socket.
     pub fn socket(&self, id: SocketId) -> Option<&Socket> {
         self.sockets.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// The device did not take a superpacket: it gets the packets that this one stands for, and no other of its kind. Not so: `false`.
+    #[cold]
+    fn write_cut(&mut self, pieces: &[IoSlice<'_>]) -> bool {
+        let (tun, counters, header) = (&self.tun, &self.counters, [0; VNET]);
+        let cut = cut(pieces, |packet| match tun.write(&[IoSlice::new(&header), IoSlice::new(packet)]) {
+            Ok(length) => {
+                add(&counters.tun_writes, 1);
+                add(&counters.tun_written_packets, 1);
+                add(&counters.tun_written_bytes, length);
+            }
+            Err(_) => add(&counters.tun_write_errors, 1),
+        });
+        if cut.is_some() && !std::mem::replace(&mut self.singly, true) {
+            tracing::warn!("the TUN device takes no superpackets: it is given single packets, which is slower");
+        }
+        cut.is_some()
     }
 
     /// Binds a further socket of the family of `like`.
@@ -106,6 +128,7 @@ impl Shell for Outside {
                 add(&self.counters.tun_written_packets, packets);
                 add(&self.counters.tun_written_bytes, length);
             }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && self.write_cut(pieces) => {}
             Err(error) => {
                 add(&self.counters.tun_write_errors, packets);
                 tracing::trace!(%error, "writing to the TUN");

@@ -61,6 +61,8 @@ pub(super) struct Worker {
     epoch: Instant,
     commands: Commands<ToData>,
     wake: Arc<Wake>,
+    /// The datapath knows that the device takes no superpackets.
+    singly: bool,
     /// Sockets to receive from in this turn.
     ready: Vec<SocketId>,
     batch: usize,
@@ -91,6 +93,7 @@ impl Worker {
             epoch: config.epoch,
             commands,
             wake,
+            singly: false,
             ready: Vec::new(),
             batch: SHORT_BATCH,
         };
@@ -144,6 +147,9 @@ impl Worker {
             self.outside.control.flush();
             self.datapath.tick(self.now, &mut self.outside);
             self.datapath.flush(&mut self.outside);
+            if self.outside.singly && !std::mem::replace(&mut self.singly, true) {
+                self.datapath.write_singly();
+            }
             self.outside.counters.publish(self.datapath.counters());
         }
     }
