@@ -141,6 +141,7 @@ impl PeerSettings {
             accepted_routes: options.accept_route.clone(),
             direct: if options.no_direct.unwrap_or(false) { DirectPolicy::Forbid } else { DirectPolicy::Allow },
             idle_close_ms: campfire_mesh::config::IDLE_CLOSE_MS,
+            mtu,
             limits: Limits::default(),
         };
         mesh.accepted_routes.truncate(64);

@@ -210,6 +210,17 @@ fn a_black_hole_for_large_packets_is_passed_by() {
 }
 
 #[test]
+fn an_mtu_that_was_chosen_is_proved_before_a_path_carries_data() {
+    for nats in [[Nat::masquerade(), Nat::masquerade()], [Nat::symmetric(), Nat::symmetric()]] {
+        let mut world = servers(2);
+        let gateways = nats.map(|nat| world.nat(nat));
+        // Small enough for 1,280 in a tunnel, and not for 1,400.
+        world.change_link(gateways[0], |link| (link.mtu, link.oversize) = (1_400, Oversize::BlackHole));
+        assert_pings_of(&mut world, gateways.map(Place::from), 1_400);
+    }
+}
+
+#[test]
 fn bad_links_are_survived() {
     let bad = Link { jitter: millis(30), loss: 0.1, reorder: 0.05, duplicate: 0.05, ..Link::clean(millis(60)) };
     for nats in [[Nat::masquerade(), Nat::port_restricted()], [Nat::symmetric(), Nat::symmetric()]] {
@@ -295,11 +306,16 @@ fn servers(count: usize) -> World {
 
 /// Pings of the overlay's MTU come through in the end and then go on coming.
 fn assert_full_size_pings(world: &mut World, places: [Place; 2]) {
-    let peers = places.map(|place| world.peer(place));
+    assert_pings_of(world, places, 1_280);
+}
+
+/// Peers whose interfaces have this MTU get packets of that size through, after a while.
+fn assert_pings_of(world: &mut World, places: [Place; 2], mtu: u16) {
+    let peers = places.map(|place| world.peer_with(place, |peer| peer.config.mtu = mtu));
     world.run_until(secs(5), |world| world.connected(peers[0], peers[1])).expect("connected");
     let mut answered = 0;
     for _ in 0..60 {
-        let ping = world.ping_sized(peers[0], peers[1], 1_280);
+        let ping = world.ping_sized(peers[0], peers[1], usize::from(mtu));
         world.run_for(secs(1));
         answered = if world.ping_result(ping).answered.is_some() { answered + 1 } else { 0 };
     }

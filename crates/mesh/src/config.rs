@@ -9,6 +9,9 @@ use ipnet::IpNet;
 /// Milliseconds without traffic after which a link made on demand is closed, unless said otherwise.
 pub const IDLE_CLOSE_MS: u64 = 300_000;
 
+/// MTU of the overlay's interface, bytes, unless said otherwise: IPv6's least.
+pub const MTU: u16 = 1_280;
+
 /// Whether direct paths may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DirectPolicy {
@@ -45,6 +48,8 @@ pub struct Config {
     pub direct: DirectPolicy,
     /// Milliseconds without traffic after which a link made on demand is closed.
     pub idle_close_ms: u64,
+    /// MTU of the overlay's interface, bytes: a path carries data when packets of this size have come through.
+    pub mtu: u16,
     /// Bounds.
     pub limits: Limits,
 }
@@ -57,6 +62,7 @@ impl Config {
             accepted_routes: Vec::new(),
             direct: DirectPolicy::default(),
             idle_close_ms: IDLE_CLOSE_MS,
+            mtu: MTU,
             limits: Limits::default(),
         }
     }

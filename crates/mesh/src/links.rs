@@ -23,7 +23,7 @@ use crate::candidates::{Candidates, MAIN_SOCKETS};
 use crate::config::{Config, DirectPolicy, Reconfigure};
 use crate::io::Notice;
 use crate::link::{Link, Route, Verdict};
-use crate::shared::{Cx, Shared};
+use crate::shared::{Cx, Shared, full_size};
 use crate::table::{Claim, OwnClaim, Rules};
 
 /// Handshakes that we start at most, per second and at once.
@@ -90,6 +90,7 @@ impl Links {
         };
         let own = config.fire.identity.public();
         let mut shared = Shared::new(own, rules, Candidates::new(overlay), ChaCha8Rng::from_seed(seed));
+        shared.full_size = full_size(config.mtu);
         shared.forbidden = config.direct == DirectPolicy::Forbid;
         shared.idle_close = Duration::from_millis(config.idle_close_ms.max(1_000));
         let own_claim = OwnClaim { peer: own, session: Session::default(), ipv4: None };

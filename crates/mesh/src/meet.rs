@@ -15,8 +15,6 @@ use crate::link::{Link, NEWCOMER, Sent, Size, Target, Told, Verdict};
 use crate::paths::Pair;
 use crate::shared::Cx;
 
-/// Control payload that makes an inner packet of 1,280 bytes, the overlay's MTU.
-const FULL_SIZE: u16 = 1_280 - campfire_tunnel::control::HEADER as u16;
 /// Probes out at a time.
 const MAX_PROBES: usize = 64;
 /// How long a probe's answer may take.
@@ -55,7 +53,7 @@ impl Link {
         }
         let id = cx.shared.rng.next_u64();
         self.probes.push_back(Sent { id, target, at: cx.now, full });
-        let payload = Control::Probe { id, size: if full { FULL_SIZE } else { 0 } }.encode();
+        let payload = Control::Probe { id, size: if full { cx.shared.full_size } else { 0 } }.encode();
         cx.shared.data(Command::SendControl { link: self.id, path, payload });
         cx.shared.counters.count("probes_sent");
     }
@@ -296,7 +294,7 @@ mod tests {
         bench.control(there, Control::ProbeReply { id, observed: None, size });
         assert_eq!(bench.link.path, None, "a small probe is not enough");
         let (id, size) = probe_in(&bench.said(), there);
-        assert_eq!(size, FULL_SIZE);
+        assert_eq!(size, FULL_SIZE, "a packet of 1,280 bytes inside");
         bench.now += Duration::from_millis(30);
         bench.control(there, Control::ProbeReply { id, observed: None, size });
         assert_eq!(bench.link.path, Some(there));
@@ -387,6 +385,8 @@ mod tests {
         bench.cx(Link::session_established);
         assert_eq!(bench.link.path, None);
     }
+
+    const FULL_SIZE: u16 = 1_240;
 
     /// One link with a session, and what it hangs on.
     struct Bench {

@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore as _;
 
 use crate::candidates::Candidates;
+use crate::config::MTU;
 use crate::fresh::FreshSockets;
 use crate::io::{Notice, Output};
 use crate::pacing::Pacing;
@@ -60,6 +61,11 @@ pub(crate) struct Changed {
     pub(crate) ways: Vec<LinkId>,
 }
 
+/// Control payload that makes an inner packet of this size, bytes.
+pub(crate) fn full_size(mtu: u16) -> u16 {
+    mtu.saturating_sub(campfire_tunnel::control::HEADER as u16)
+}
+
 /// Shared by all links.
 pub(crate) struct Shared {
     /// Our WireGuard key.
@@ -78,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) candidates: Candidates,
     /// Counts up with every change of what we tell of ourselves.
     pub(crate) generation: u32,
+    /// Control payload that makes an inner packet of the interface's MTU, bytes.
+    pub(crate) full_size: u16,
     /// Large packets have come through from here since our network last changed.
     pub(crate) wide: bool,
     /// What is known against servers.
@@ -140,6 +148,7 @@ impl Shared {
             idle_close: Duration::from_mins(5),
             candidates,
             generation: 1,
+            full_size: full_size(MTU),
             wide: false,
             doubts: Doubts::default(),
             doubted: HashMap::new(),

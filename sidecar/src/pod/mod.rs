@@ -166,6 +166,7 @@ fn complete(options: &Options, state: &Path, settings: &Settings) -> Result<conf
         accepted_routes: told.accepted_routes,
         direct: if settings.direct { DirectPolicy::Allow } else { DirectPolicy::Forbid },
         idle_close_ms: IDLE_CLOSE_MS,
+        mtu: settings.mtu.clamp(1280, 9000),
         limits: Limits::default(),
     };
     let own_node = state.join(init::TUN_NODE);
