@@ -19,9 +19,6 @@ pub struct Report {
     pub uptime_ms: u64,
     /// Camped, and connected to all who were there; stays true once it was.
     pub ready: bool,
-    /// What is wrong here, each with what to do about it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<String>,
     /// What the mesh knows.
     #[serde(flatten)]
     pub status: Status,

@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Config, KeyEntry, Reconfigure};
 use crate::conversation::Conversation;
 use crate::finds::Finds;
-use crate::hearth::Hearth;
+use crate::hearth::{Hearth, IDENTITY_SHARED};
 use crate::io::{Input, Output};
 use crate::own::{Own, Room};
 use crate::roster;
@@ -264,6 +264,11 @@ impl Fire {
         let on_udp = |output: &Output| matches!(output, Output::Send { via: Via::Udp { .. }, .. });
         self.hearth.outputs.extend(again.into_iter().filter(on_udp));
         self.hearth.events.clear();
+    }
+
+    /// What is wrong with us here, for people.
+    pub fn problems(&self) -> impl Iterator<Item = &'static str> {
+        self.hearth.own.is_shared().then_some(IDENTITY_SHARED).into_iter()
     }
 
     /// The next event.

@@ -29,6 +29,8 @@ pub(crate) const AHEAD: Duration = Duration::from_mins(10);
 /// How long a signal from an unknown seat waits for its announcement.
 const STASH: Duration = Duration::from_secs(3);
 const MAX_STASH: usize = 64;
+/// Two processes under one identity.
+pub(crate) const IDENTITY_SHARED: &str = "another process uses this peer's identity: give each its own, or end one of them";
 
 /// See the module.
 pub(crate) struct Hearth {
@@ -187,7 +189,7 @@ impl Hearth {
         if announcement.public_key == self.own.identity.public() {
             self.counters.drop_own_key += 1;
             if self.own.outrun(now, &announcement, seat) == Some(Outrun::InVain) {
-                self.problem("another process uses this peer's identity: give each its own, or end one of them".to_owned());
+                self.problem(IDENTITY_SHARED.to_owned());
             }
             return;
         }

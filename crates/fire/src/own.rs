@@ -222,6 +222,11 @@ impl Own {
         (!std::mem::replace(&mut self.told, true)).then_some(Outrun::InVain)
     }
 
+    /// Another process with our identity runs beside this one, and both cannot be.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.told
+    }
+
     /// A seat is gone. If another process with our identity had it, its goodbye was taken for ours: we begin anew, after it,
     /// so that others know us again. What it had said until then makes no twin of it a second time.
     pub(crate) fn outlive(&mut self, now: Time, seat: &Seat) {

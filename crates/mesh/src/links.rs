@@ -74,7 +74,7 @@ pub(crate) struct Links {
     vias_version: u64,
     /// What the table says of ourselves.
     own_claim: OwnClaim,
-    ipv4_taken: bool,
+    ipv4_taken: Option<LinkId>,
     down: bool,
 }
 
@@ -115,7 +115,7 @@ impl Links {
             table: Table::default(),
             vias_version: 0,
             own_claim,
-            ipv4_taken: false,
+            ipv4_taken: None,
             down: false,
         }
     }
@@ -312,18 +312,22 @@ impl Links {
         self.table.version += u64::from(addressed || moved || reached);
     }
 
+    /// Who has our IPv4 address, for people, if somebody has.
+    pub(crate) fn ipv4_taken_by(&self) -> Option<String> {
+        let (link, address) = self.ipv4_taken.zip(self.own_claim.ipv4)?;
+        let holder = self.get(link).map_or("a peer", |link| &link.name);
+        Some(format!("IPv4 address {address} belongs to {holder}, whose session is older: running without; a larger pool makes this rarer"))
+    }
+
     /// Decides anew whose addresses and routes are whose.
     fn readdress(&mut self) {
         let claims: Vec<Claim<'_>> = self.slots.iter().flatten().map(|link| link.claim()).collect();
         let (addressing, taken) = self.shared.rules.addressing(&self.own_claim, &claims);
-        if let (Some(link), Some(address), false) = (taken, self.own_claim.ipv4, self.ipv4_taken) {
-            let holder = self.get(link).map_or_else(String::new, |link| link.name.clone());
-            let text = format!(
-                "IPv4 address {address} belongs to {holder}, whose session is older: running without; a larger pool makes this rarer"
-            );
+        if std::mem::replace(&mut self.ipv4_taken, taken).is_none()
+            && let Some(text) = self.ipv4_taken_by()
+        {
             self.shared.notice(Notice::Problem { text });
         }
-        self.ipv4_taken = taken.is_some();
         self.table.addressing = Arc::new(addressing);
     }
 

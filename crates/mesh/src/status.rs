@@ -24,6 +24,9 @@ pub struct Status {
     /// This peer.
     #[serde(rename = "self")]
     pub own: Own,
+    /// What is wrong here, each with what to do about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
     /// Servers in the list, best first.
     pub servers: Vec<Server>,
     /// Peers that are linked or known, by name.
@@ -165,7 +168,8 @@ pub(crate) fn build(now: Time, links: &Links, fire: &Fire) -> Status {
     }));
     peers.sort_by(|a, b| (&a.name, &a.public_key).cmp(&(&b.name, &b.public_key)));
     let counters = links.shared.counters.values().chain(fire.counters().iter()).map(|(name, value)| (name.to_owned(), value)).collect();
-    Status { own, servers: fire.servers(now), peers, counters }
+    let problems = fire.problems().map(str::to_owned).chain(links.ipv4_taken_by()).collect();
+    Status { own, problems, servers: fire.servers(now), peers, counters }
 }
 
 fn peer(now: Time, link: &Link, links: &Links, fire: &Fire, addressing: &Addressing) -> Peer {

@@ -300,6 +300,8 @@ impl Driver {
 
     /// What the peer tells of itself.
     pub(super) fn report(&self) -> Report {
+        let mut status = self.mesh.status(self.clock.now());
+        status.problems.extend(self.remarks.iter().chain(&self.host.problems).cloned());
         Report {
             version: env!("CARGO_PKG_VERSION").into(),
             interface: self.interface.clone(),
@@ -307,8 +309,7 @@ impl Driver {
             mtu: self.mtu,
             uptime_ms: u64::try_from(self.clock.instant().elapsed().as_millis()).unwrap_or(u64::MAX),
             ready: self.readiness.is_ready(),
-            problems: self.remarks.iter().chain(&self.host.problems).cloned().collect(),
-            status: self.mesh.status(self.clock.now()),
+            status,
         }
     }
 
