@@ -8,7 +8,7 @@ use campfire_api::{Resources, names};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::members::Served;
-use crate::settings::OperatorSettings;
+use crate::settings::{Level, OperatorSettings};
 
 /// Exit status when the command line or the environment cannot be used.
 pub const BAD_USAGE: u8 = 64;
@@ -69,6 +69,10 @@ pub struct Run {
     #[arg(long, env = "CAMPFIRE_SIDECAR_RESOURCES", value_name = "JSON", help_heading = "What it deploys")]
     sidecar_resources: Option<String>,
 
+    /// The Pod Security Standard that the cluster enforces in namespaces without a label. Found out by a dry run where a Campfire's namespace has
+    /// none; this holds until then.
+    #[arg(long, env = "CAMPFIRE_POD_SECURITY", value_name = "LEVEL", value_enum, default_value_t, help_heading = "What it looks at")]
+    pod_security: Level,
     /// Namespaces that may hold Campfires, separated by commas. There, and nowhere else, it reads and writes Secrets. Left out: all
     /// namespaces, for which its ServiceAccount needs rights to Secrets everywhere.
     #[arg(long, env = "CAMPFIRE_NAMESPACES", value_name = "NAMES", value_delimiter = ',', help_heading = "What it looks at")]
@@ -137,6 +141,7 @@ impl Run {
             turn_image: self.turn_image.clone().unwrap_or_else(|| format!("localhost/campfire-turn:{version}")),
             image_pull_policy: self.image_pull_policy.clone(),
             sidecar_resources,
+            pod_security: self.pod_security,
             cluster_name: self.cluster_name.clone(),
             served: Served::new(self.campfire_namespaces.iter().filter(|name| !name.is_empty())),
             remote_peers_linger: Duration::from_secs(self.remote_peers_linger.into()),

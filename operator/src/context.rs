@@ -10,7 +10,7 @@ use crate::health::Readiness;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::settings::OperatorSettings;
-use crate::state::{Memberships, Reports, Sightings};
+use crate::state::{Causes, Memberships, Reports, Sightings};
 
 /// What all parts of the operator share.
 pub struct Context {
@@ -26,6 +26,8 @@ pub struct Context {
     pub reports: Arc<Reports>,
     /// Who is at the fires.
     pub sightings: Arc<Sightings>,
+    /// Why pods are without the mesh.
+    pub causes: Arc<Causes>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// What `/readyz` waits for.
@@ -52,6 +54,7 @@ impl Context {
             memberships: Arc::default(),
             reports: Arc::new(reports),
             sightings: Arc::default(),
+            causes: Arc::default(),
             metrics,
             readiness,
             shutdown,

@@ -23,6 +23,8 @@ pub enum Happened {
     Turned(Reason),
     /// A MeshPeer was not accepted.
     NotAccepted(Reason),
+    /// A pod with a sidecar is without the mesh.
+    WithoutMesh(Reason),
     /// A pod gets no sidecar.
     Skipped(SkipReason),
 }
@@ -33,7 +35,7 @@ impl Happened {
             Self::ReconcileFailed => "ReconcileFailed",
             Self::KeyChanged => "KeyChanged",
             Self::SidecarMissed => "SidecarMissed",
-            Self::Turned(reason) | Self::NotAccepted(reason) => reason.name(),
+            Self::Turned(reason) | Self::NotAccepted(reason) | Self::WithoutMesh(reason) => reason.name(),
             Self::Skipped(reason) => reason.name(),
         }
     }
@@ -45,15 +47,20 @@ impl Happened {
             Self::KeyChanged => "ReadKey",
             Self::SidecarMissed | Self::Skipped(_) => "Inject",
             Self::NotAccepted(_) => "Accept",
+            Self::WithoutMesh(_) => "Connect",
         }
     }
 
     fn kind(self) -> EventType {
         match self {
             Self::Turned(Reason::Ready) => EventType::Normal,
-            Self::ReconcileFailed | Self::KeyChanged | Self::SidecarMissed | Self::Turned(_) | Self::NotAccepted(_) | Self::Skipped(_) => {
-                EventType::Warning
-            }
+            Self::ReconcileFailed
+            | Self::KeyChanged
+            | Self::SidecarMissed
+            | Self::Turned(_)
+            | Self::NotAccepted(_)
+            | Self::WithoutMesh(_)
+            | Self::Skipped(_) => EventType::Warning,
         }
     }
 }

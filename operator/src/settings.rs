@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use campfire_api::Resources;
+use clap::ValueEnum;
 
 use crate::members::Served;
 
@@ -24,6 +25,8 @@ pub struct OperatorSettings {
     pub image_pull_policy: String,
     /// CPU and memory of sidecars whose Campfire asks for none.
     pub sidecar_resources: Option<Resources>,
+    /// The Pod Security Standard of namespaces that have no label, where no Campfire's namespace tells it.
+    pub pod_security: Level,
     /// How this cluster is called where a Campfire does not say.
     pub cluster_name: String,
     /// Namespaces that may hold Campfires.
@@ -36,4 +39,27 @@ pub struct OperatorSettings {
     pub agent_port: u16,
     /// Port of the webhook.
     pub webhook_port: u16,
+}
+
+/// A Pod Security Standard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// Everything is allowed.
+    #[default]
+    Privileged,
+    /// No added capabilities.
+    Baseline,
+    /// What hardened pods do.
+    Restricted,
+}
+
+impl Level {
+    /// As namespaces are labelled.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Privileged => "privileged",
+            Self::Baseline => "baseline",
+            Self::Restricted => "restricted",
+        }
+    }
 }

@@ -20,6 +20,8 @@ use ipnet::{IpNet, Ipv4Net};
 use kube::{Resource, ResourceExt as _};
 use tokio::sync::{mpsc, watch};
 
+use crate::conditions::Said;
+
 /// Namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
@@ -392,5 +394,21 @@ impl Sightings {
     fn sender(&self, campfire: &ObjectKey) -> watch::Sender<Arc<View>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.entry(campfire.clone()).or_insert_with(|| watch::Sender::new(Arc::default())).clone()
+    }
+}
+
+/// Why pods are without the mesh whose sidecars do not say it themselves.
+#[derive(Debug, Default)]
+pub struct Causes(Mutex<HashMap<PodId, Said>>);
+
+impl Causes {
+    /// Of one pod.
+    pub fn of(&self, pod: &PodId) -> Option<Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(pod).cloned()
+    }
+
+    /// Replaces all.
+    pub fn replace(&self, causes: HashMap<PodId, Said>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = causes;
     }
 }

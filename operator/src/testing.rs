@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota};
 use kube::Client;
 use kube::api::PartialObjectMeta;
 use kube::runtime::events::{Recorder, Reporter};
@@ -42,6 +42,7 @@ pub struct Rig {
     pub campfires: Writer<Campfire>,
     pub namespaces: Writer<PartialObjectMeta<Namespace>>,
     pub pods: Writer<PartialObjectMeta<Pod>>,
+    _bounds: (Writer<LimitRange>, Writer<ResourceQuota>),
 }
 
 impl Rig {
@@ -56,6 +57,8 @@ impl Rig {
         let (namespaces, namespace_writer) = filled();
         let (pods, pod_writer) = filled();
         let (peers, _) = filled();
+        let (ranges, range_writer) = filled();
+        let (quotas, quota_writer) = filled();
         let (mandate, leadership) = Leadership::new();
         let (shutdown, stop) = Shutdown::new();
         let client = client(api);
@@ -68,6 +71,8 @@ impl Rig {
             peers,
             namespaces,
             pods,
+            ranges,
+            quotas,
             changes: Changes {
                 campfires: broadcast::Sender::new(16),
                 peers: broadcast::Sender::new(16),
@@ -82,6 +87,7 @@ impl Rig {
             memberships: Arc::default(),
             reports: Arc::new(Reports::new().0),
             sightings: Arc::default(),
+            causes: Arc::default(),
             metrics: Arc::new(Metrics::default()),
             readiness: Arc::new(Readiness::default()),
             shutdown: stop,
@@ -97,6 +103,7 @@ impl Rig {
             campfires: campfire_writer,
             namespaces: namespace_writer,
             pods: pod_writer,
+            _bounds: (range_writer, quota_writer),
         }
     }
 

@@ -97,6 +97,7 @@ fn names_and_ports_are_those_that_the_programs_know() {
 #[test]
 fn the_operator_takes_the_arguments_that_the_chart_gives_it() {
     use campfire_operator::cli::{Cli, Command as Asked};
+    use campfire_operator::settings::Level;
     use clap::Parser as _;
     let Some(helm) = Helm::find() else { return };
     for set in VALUE_SETS {
@@ -109,6 +110,8 @@ fn the_operator_takes_the_arguments_that_the_chart_gives_it() {
         let Asked::Run(run) = Cli::try_parse_from(given).unwrap().command else { panic!("it runs") };
         let settings = run.settings().unwrap();
         assert!(settings.served.holds("default") && !settings.served.holds("kube-system"), "{set}");
+        let level = if set.contains("full") { Level::Baseline } else { Level::Privileged };
+        assert_eq!(settings.pod_security, level, "{set}");
         assert!(settings.sidecar_resources.is_some() && settings.sidecar_image.contains("/campfire"), "{set}: {settings:?}");
         let given = arguments("/spec/containers/0/args", find(&objects, "Pod", "campfire-operator-test"));
         let asked = Cli::try_parse_from(given).unwrap().command;
@@ -181,6 +184,17 @@ fn the_operator_may_do_what_it_needs_and_no_more() {
         .map(|object| text(object, "/metadata/namespace"))
         .collect();
     assert_eq!(places, ["default", "games"]);
+    // Pods are tried, by dry runs, where Campfires live, and made nowhere.
+    for role in full.iter().filter(|object| matches!(text(object, "/kind"), "ClusterRole" | "Role")) {
+        let pods = list(role, "/rules").iter().filter(|rule| list(rule, "/resources").contains(&"pods".into()));
+        let verbs: BTreeSet<&str> = pods.flat_map(|rule| list(rule, "/verbs")).filter_map(Value::as_str).collect();
+        let expected: &[&str] = match text(role, "/metadata/name") {
+            "campfire-operator-campfires" => &["create"],
+            "campfire-operator" if text(role, "/kind") == "ClusterRole" => &["get", "list", "watch"],
+            _ => &[],
+        };
+        assert_eq!(verbs.into_iter().collect::<Vec<_>>(), expected, "{}", text(role, "/metadata/name"));
+    }
 }
 
 #[test]

@@ -425,7 +425,7 @@ impl World {
     async fn with_rights_in(&self, namespace: &str) -> Client {
         let everywhere = json!([
             { "apiGroups": ["campfire.network"], "resources": ["*"], "verbs": ["*"] },
-            { "apiGroups": [""], "resources": ["pods", "namespaces", "nodes"], "verbs": ["get", "list", "watch"] },
+            { "apiGroups": [""], "resources": ["pods", "namespaces", "nodes", "limitranges", "resourcequotas"], "verbs": ["get", "list", "watch"] },
             { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] },
         ]);
         let there =

@@ -29,6 +29,7 @@ use crate::rules;
     printcolumn = r#"{"name":"TURN","type":"string","jsonPath":".status.turn","description":"TURN servers that are ready, of those wanted here"}"#,
     printcolumn = r#"{"name":"Endpoints","type":"integer","jsonPath":".status.endpointCount","description":"Addresses of all servers of this cluster"}"#,
     printcolumn = r#"{"name":"Peers","type":"integer","jsonPath":".status.peers","description":"Peers at the fire, in all clusters"}"#,
+    printcolumn = r#"{"name":"No-Mesh","type":"integer","jsonPath":".status.podsWithoutMesh","description":"Pods that ask for the mesh and are without it"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#,
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name becomes part of Service names: expected at most 40 characters, lower-case letters, digits and '-', a letter first"),
@@ -440,9 +441,13 @@ pub struct Sidecar {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
-    /// CPU and memory, instead of the chart's.
+    /// CPU and memory, instead of the chart's. A pod's QoS class, its quotas and LimitRanges come first: see docs/kubernetes.md.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// Secrets to pull the image with, in the pods' own namespaces; added to the pods' own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub image_pull_secrets: Vec<SecretRef>,
 }
 
 /// How peers of other clusters are shown.
@@ -503,6 +508,16 @@ pub struct CampfireStatus {
     /// Pods that should have a sidecar and have none (they were made while the operator was away): make them anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed_pods: Option<i32>,
+    /// Pods that ask for the mesh and are without it, for whatever reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods_without_mesh: Option<i32>,
+    /// The same by reason: those for which a pod gets no sidecar, and those of its MeshPeer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["reason"]))]
+    pub without_mesh: Vec<WithoutMesh>,
+    /// Pods whose sidecar was given other settings than one would be given now (pool, routes, MTU, image, …): make them anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outdated_pods: Option<i32>,
     /// Secret by which another cluster joins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join_secret_name: Option<String>,
@@ -533,6 +548,17 @@ pub struct Endpoint {
     pub transport: TransportName,
     /// From where it is reached: `Cluster` (this one alone) or `External`.
     pub scope: EndpointScope,
+}
+
+/// How many pods are without the mesh for a reason.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WithoutMesh {
+    /// CamelCase.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// How many.
+    pub pods: i32,
 }
 
 /// A key that is held.

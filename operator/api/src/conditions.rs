@@ -58,6 +58,8 @@ named! {
         Joinable,
         /// Where a rotation stands.
         Rotated,
+        /// Pods with the sidecar are admitted in the Campfire's namespace.
+        MembersAdmitted,
         /// Not every peer of other clusters has an object.
         RemotePeersTruncated,
         /// The API server knows all fields.
@@ -107,6 +109,12 @@ named! {
         WaitingForPeers,
         RotatesElsewhere,
         InvalidAnnotation,
+        Admitted,
+        AdmittedByDefault,
+        PodSecurityForbids,
+        PodSecurityDefault,
+        PolicyForbids,
+        NotTried,
         TooMany,
         DefinitionOutdated,
         Ready,
@@ -131,6 +139,12 @@ named! {
         NoPublicKey,
         Starting,
         FireUnreachable,
+        InterfaceUnconfigured,
+        NotScheduled,
+        ImageNotPulled,
+        InitFailing,
+        SidecarFailing,
+        NoSettings,
     }
 }
 
@@ -145,13 +159,15 @@ impl Reason {
             | Self::NotDeployed
             | Self::Joinable
             | Self::Retired
+            | Self::Admitted
+            | Self::AdmittedByDefault
             | Self::TooMany
             | Self::Ready
             | Self::JoinSecretWritten
             | Self::Linked
             | Self::Camped
             | Self::AtTheFire => Truth::True,
-            Self::Gone | Self::NotReported | Self::NotReporting | Self::NoPublicKey => Truth::Unknown,
+            Self::NotTried | Self::Gone | Self::NotReported | Self::NotReporting | Self::NoPublicKey => Truth::Unknown,
             Self::NamespaceNotServed
             | Self::InvalidName
             | Self::InvalidSpec
@@ -179,6 +195,9 @@ impl Reason {
             | Self::WaitingForPeers
             | Self::RotatesElsewhere
             | Self::InvalidAnnotation
+            | Self::PodSecurityForbids
+            | Self::PodSecurityDefault
+            | Self::PolicyForbids
             | Self::DefinitionOutdated
             | Self::CampfireNotFound
             | Self::NamespaceNotAdmitted
@@ -192,7 +211,13 @@ impl Reason {
             | Self::NotAtTheFire
             | Self::Left
             | Self::Starting
-            | Self::FireUnreachable => Truth::False,
+            | Self::FireUnreachable
+            | Self::InterfaceUnconfigured
+            | Self::NotScheduled
+            | Self::ImageNotPulled
+            | Self::InitFailing
+            | Self::SidecarFailing
+            | Self::NoSettings => Truth::False,
         }
     }
 }
@@ -253,6 +278,20 @@ pub const CAMPFIRE: &[Meaning] = &[
     row(ConditionType::Rotated, Reason::WaitingForPeers, "not everybody has the new key"),
     row(ConditionType::Rotated, Reason::RotatesElsewhere, "the key is another cluster's"),
     row(ConditionType::Rotated, Reason::InvalidAnnotation, "annotation `campfire.network/rotate` names no step"),
+    row(ConditionType::MembersAdmitted, Reason::Admitted, "a pod of this namespace is admitted with the sidecar"),
+    row(
+        ConditionType::MembersAdmitted,
+        Reason::AdmittedByDefault,
+        "the same, and the namespace has no PodSecurity label: so it is where others have none",
+    ),
+    row(ConditionType::MembersAdmitted, Reason::PodSecurityForbids, "the namespace's PodSecurity label forbids the sidecar"),
+    row(
+        ConditionType::MembersAdmitted,
+        Reason::PodSecurityDefault,
+        "the cluster's PodSecurity default forbids it wherever a namespace has no label",
+    ),
+    row(ConditionType::MembersAdmitted, Reason::PolicyForbids, "another admission policy refuses pods with the sidecar here"),
+    row(ConditionType::MembersAdmitted, Reason::NotTried, "no pod can be tried here, with or without the sidecar"),
     row(ConditionType::RemotePeersTruncated, Reason::TooMany, "more than 200 peers of other clusters are there: not each has a MeshPeer"),
     row(ConditionType::DefinitionCurrent, Reason::DefinitionOutdated, "the CustomResourceDefinition is older than the operator"),
     row(ConditionType::Ready, Reason::Ready, "peers can meet"),
@@ -285,6 +324,12 @@ pub const MESH_PEER: &[Meaning] = &[
     row(ConditionType::Ready, Reason::Ready, "it can be used"),
     row(ConditionType::Ready, Reason::Starting, "the sidecar is on its way"),
     row(ConditionType::Ready, Reason::FireUnreachable, "no TURN server is reached, or none any more"),
+    row(ConditionType::Ready, Reason::InterfaceUnconfigured, "the init container could not make the interface"),
+    row(ConditionType::Ready, Reason::NotScheduled, "the pod has no node yet"),
+    row(ConditionType::Ready, Reason::ImageNotPulled, "the sidecar's image cannot be pulled"),
+    row(ConditionType::Ready, Reason::InitFailing, "the init container cannot be started, or fails"),
+    row(ConditionType::Ready, Reason::SidecarFailing, "the sidecar cannot be started, or fails"),
+    row(ConditionType::Ready, Reason::NoSettings, "the sidecar runs and has not reached the operator"),
 ];
 
 named! {
@@ -310,6 +355,18 @@ named! {
         InvalidAnnotation,
         /// PodSecurity admission would refuse the pod.
         PodSecurityForbids,
+        /// Another admission policy would.
+        PolicyForbids,
+        /// A quota has room for the pod, and none for the sidecar.
+        QuotaForbids,
+        /// A LimitRange has none for the sidecar.
+        LimitRangeForbids,
+        /// A kubelet runs the pod from a file.
+        MirrorPod,
+        /// The pod has a user namespace, in which no TUN device can be made.
+        UserNamespace,
+        /// The pod's annotations leave no room for the sidecar's.
+        AnnotationsFull,
         /// A container or volume of the pod has a name that the sidecar needs.
         NameTaken,
         /// The Campfire has no network yet: it has just been made, or nothing has come of it.

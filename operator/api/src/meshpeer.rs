@@ -24,14 +24,15 @@ use crate::rules;
     doc = "One peer at a campfire. The operator makes those of pods and of other clusters; people declare what is outside.",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
     printcolumn = r#"{"name":"Campfire","type":"string","jsonPath":".spec.campfireRef.name"}"#,
     printcolumn = r#"{"name":"Cluster","type":"string","jsonPath":".status.clusterName"}"#,
     printcolumn = r#"{"name":"Address","type":"string","jsonPath":".status.addresses[0]"}"#,
     printcolumn = r#"{"name":"Path","type":"string","jsonPath":".status.path"}"#,
-    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason"}"#,
+    printcolumn = r#"{"name":"Why","type":"string","jsonPath":".status.reason","description":"Why the path is not direct"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
-    printcolumn = r#"{"name":"Key","type":"string","priority":1,"jsonPath":".status.publicKey"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#,
+    printcolumn = r#"{"name":"Key","type":"string","priority":1,"jsonPath":".status.publicKey"}"#,
     validation = Rule::new("self.spec.type != 'External' || (has(self.spec.external) && has(self.spec.external.secretName)) || self.metadata.name.size() <= 248").message("metadata.name is too long to call the join Secret by it: give external.secretName, or a name of at most 248 characters"),
 )]
 #[serde(rename_all = "camelCase")]

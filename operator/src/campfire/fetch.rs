@@ -1,6 +1,6 @@
 //! What there is: read from the cluster, from its caches, and from what the parts of the operator know. Nothing is decided here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -11,14 +11,19 @@ use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
+use super::admission;
 use super::children::{self, Children, MANAGED_BY, MANAGER};
 use super::error::{Error, during, during_secret};
+use super::missed::Reasons;
 use super::peers::{Holder, Peers};
 use super::reconcile::Remembered;
 use super::validate::{self, KeySource, Valid};
+use crate::conditions::Said;
 use crate::context::Context;
 use crate::members::Claim;
 use crate::state::{Membership, ObjectKey, View};
+use crate::webhook::containers::Defaults;
+use crate::webhook::inject::settings_hash;
 
 /// What there is of a Campfire whose spec is understood.
 #[derive(Default)]
@@ -45,8 +50,12 @@ pub struct Found {
     pub truncated: bool,
     /// What members are told.
     pub told: Option<Arc<Membership>>,
-    /// Pods that got no sidecar.
-    pub missed: i32,
+    /// Pods that are without the mesh, by reason.
+    pub without: Reasons,
+    /// Pods whose sidecar was given other settings than one would be given now.
+    pub outdated: usize,
+    /// Whether pods with a sidecar are admitted in its namespace, if it was tried.
+    pub admitted: Option<Said>,
     /// A step of a rotation was taken since this was read.
     pub stepped: bool,
 }
@@ -71,7 +80,8 @@ pub async fn key(ctx: &Context, remembered: &Remembered, campfire: &Campfire, va
         view: ctx.sightings.get(&valid.key),
         truncated: ctx.sightings.truncated(&valid.key),
         told: ctx.memberships.get(&valid.key),
-        missed: remembered.missed.of(&valid.key),
+        without: remembered.without(&valid.key),
+        outdated: outdated(ctx, campfire, &valid.key),
         ..Found::default()
     })
 }
@@ -90,6 +100,8 @@ pub async fn all(ctx: &Context, remembered: &Remembered, campfire: &Campfire, va
         services: list(ctx, valid, during(failed("Service"))).await?,
         sets: list(ctx, valid, during(failed("StatefulSet"))).await?,
     };
+    let image = campfire.spec.sidecar.image.as_deref();
+    found.admitted = Some(admission::tried(ctx, &remembered.verdicts, &valid.key.namespace, image).await);
     if valid.turn.replicas > 0 {
         servers(ctx, valid, &mut found).await?;
     }
@@ -121,6 +133,23 @@ async fn servers(ctx: &Context, valid: &Valid, found: &mut Found) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// How many pods were given other settings than they would be given now, by the hash that the webhook stamped.
+pub fn outdated(ctx: &Context, campfire: &Campfire, key: &ObjectKey) -> usize {
+    let defaults = Defaults::of(&ctx.settings);
+    // Of a thousand pods most say the same.
+    let mut hashes: HashMap<Vec<(String, String)>, Option<String>> = HashMap::new();
+    let pods = ctx.cluster.pods.state_filter(|pod| Claim::of(&pod.metadata).is_some_and(|claim| claim.campfire == *key));
+    pods.iter()
+        .filter(|pod| {
+            let Some(stamped) = pod.annotations().get(names::SETTINGS_HASH_ANNOTATION) else { return false };
+            let own = pod.annotations().iter().filter(|(name, _)| name.starts_with(names::CONFIG_PREFIX));
+            let own: Vec<_> = own.map(|(name, value)| (name.clone(), value.clone())).collect();
+            let now = hashes.entry(own).or_insert_with(|| settings_hash(pod.annotations(), campfire, &defaults));
+            now.as_ref().is_some_and(|now| now != stamped)
+        })
+        .count()
 }
 
 /// Two Campfires with one key would be one mesh with two lists of members: the older one has it.

@@ -11,11 +11,13 @@
 //! `reconcile` is these five in a row. A plan is made of `keys` (what the Secret holds), `rotation` (how one key follows another),
 //! `children` (what a Campfire consists of), `endpoints` (where its servers are reached) and `peers` (who is there): all pure. Where what was
 //! applied tells more (a key that was made, a Service's address), it is planned again. `watch` says what makes a Campfire be looked at again,
-//! `queue` when; `missed` looks for pods that got no sidecar.
+//! `queue` when; `missed` looks for pods that got no sidecar, `unmeshed` for those whose sidecar has no mesh,
+//! `admission` tries whether pods with one are admitted.
 //!
 //! A child that a person edits is put back; what others add to it (labels, annotations, containers) is left alone. Nothing is written when nothing
 //! changed. An invalid spec is a condition, and waited on: what runs goes on meanwhile. What may pass is tried again with backoff.
 
+mod admission;
 mod apply;
 mod children;
 mod endpoints;
@@ -35,6 +37,7 @@ mod rotation;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unmeshed;
 pub mod validate;
 mod watch;
 
@@ -194,6 +197,9 @@ fn look_for_missed(ctx: &Arc<Context>, remembered: &Arc<Remembered>, touched: &m
                     }
                 }
                 Err(error) => tracing::warn!(%error, "pods without sidecar could not be looked for; tried again"),
+            }
+            for key in remembered.unmeshed.look(&ctx).await {
+                let _ = touched.send(key).await;
             }
             tokio::time::sleep(missed::EVERY).await;
         }

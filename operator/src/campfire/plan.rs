@@ -15,6 +15,7 @@ use super::endpoints;
 use super::fetch::Found;
 use super::keys::{self, Held, KeyWrite};
 use super::rotation::{self, Lacking, Standing};
+use super::status;
 use super::validate::{KeySource, Valid};
 use crate::conditions::{Said, Stated};
 use crate::settings::OperatorSettings;
@@ -89,6 +90,7 @@ pub fn plan(valid: &Valid, found: &Found, settings: &OperatorSettings) -> Result
     ];
     said.extend(joinable.map(|joinable| (ConditionType::Joinable, joinable)));
     said.extend(rotated.map(|rotated| (ConditionType::Rotated, rotated)));
+    said.extend(found.admitted.clone().map(|admitted| (ConditionType::MembersAdmitted, admitted)));
     if found.truncated {
         let message = "more peers of other clusters are at the fire than are shown as MeshPeers: status.clusters counts them all";
         said.push((ConditionType::RemotePeersTruncated, Said::of(Reason::TooMany, message)));
@@ -170,8 +172,8 @@ fn status(valid: &Valid, found: &Found, held: &Held, own: &[Server], said: &[Sta
     let fingerprints = held.fingerprints();
     let endpoints = endpoints::shown(own);
     let joinable = said.iter().any(|(kind, said)| *kind == ConditionType::Joinable && said.is_true());
+    let before = status::with_pods(found.before.clone(), &found.without, found.outdated);
     CampfireStatus {
-        missed_pods: Some(found.missed),
         server_list_version: Some(list_version(&found.before, own)),
         join_secret_name: joinable.then(|| names::join_secret(&valid.key.name)),
         turn: Some(format!("{}/{}", endpoints::ready(valid, found), valid.turn.replicas)),
@@ -183,7 +185,7 @@ fn status(valid: &Valid, found: &Found, held: &Held, own: &[Server], said: &[Sta
         rotation: held.rotation(),
         peers: Some(found.peers.total()),
         clusters: found.peers.clusters(),
-        ..found.before.clone()
+        ..before
     }
 }
 

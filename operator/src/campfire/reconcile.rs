@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use campfire_api::Campfire;
 use campfire_api::conditions::{ConditionType, Reason};
-use campfire_api::{Campfire, CampfireStatus};
 
+use super::admission::Verdicts;
 use super::apply::{self, Settled};
 use super::error::Error;
-use super::missed::Missed;
+use super::missed::{Missed, Reasons};
 use super::plan::{self, Plan, plan};
+use super::unmeshed::Unmeshed;
 use super::validate::{self, Valid, validate};
 use super::{endpoints, fetch, keys, status};
 use crate::conditions::Said;
@@ -40,6 +42,22 @@ pub struct Remembered {
     pub settled: Settled,
     /// See [`Missed`].
     pub missed: Missed,
+    /// See [`Unmeshed`].
+    pub unmeshed: Unmeshed,
+    /// See [`Verdicts`].
+    pub verdicts: Verdicts,
+}
+
+impl Remembered {
+    /// How many pods of a Campfire are without the mesh, by why: those without a sidecar, and those whose sidecar has none.
+    pub fn without(&self, campfire: &ObjectKey) -> Reasons {
+        let mut reasons = self.missed.of(campfire);
+        for (reason, pods) in self.unmeshed.of(campfire) {
+            let sum = reasons.entry(reason).or_default();
+            *sum = sum.saturating_add(pods);
+        }
+        reasons
+    }
 }
 
 /// Brings one Campfire to what it should be.
@@ -74,7 +92,7 @@ async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid
                 continue;
             }
             Err(why) => {
-                let next = CampfireStatus { missed_pods: Some(found.missed), ..found.before };
+                let next = status::with_pods(found.before, &found.without, found.outdated);
                 let accepted = Said::of(Reason::Accepted, "the spec is understood");
                 status::write(ctx, campfire, next, vec![(ConditionType::Accepted, accepted), (ConditionType::KeyReady, why)]).await?;
                 return Ok(Reconciled::Invalid(None));
@@ -101,7 +119,8 @@ async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid
 async fn refuse(ctx: &Context, remembered: &Remembered, campfire: &Campfire, why: Said) -> Result<Reconciled, Error> {
     let again = matches!(why.reason, Reason::Forbidden | Reason::Refused).then_some(REFUSED);
     let key = ObjectKey::of(campfire);
-    let next = CampfireStatus { missed_pods: Some(remembered.missed.of(&key)), ..campfire.status.clone().unwrap_or_default() };
+    let outdated = fetch::outdated(ctx, campfire, &key);
+    let next = status::with_pods(campfire.status.clone().unwrap_or_default(), &remembered.without(&key), outdated);
     status::write(ctx, campfire, next, vec![(ConditionType::Accepted, why)]).await?;
     match keep(ctx, remembered, campfire).await {
         Ok(()) => Ok(Reconciled::Invalid(again)),

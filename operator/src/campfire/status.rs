@@ -1,25 +1,60 @@
 //! Says in the status what was found and done.
 
 use campfire_api::conditions::{ConditionType, Reason};
-use campfire_api::{Campfire, CampfireStatus};
+use campfire_api::{Campfire, CampfireStatus, WithoutMesh};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use super::error::{Error, during};
+use super::missed::{MISSED, Reasons};
 use crate::conditions::{Said, Stated, merged, reason};
 use crate::context::Context;
 use crate::definitions::REMEDY;
 use crate::events::{self, Happened};
 use crate::state::ObjectKey;
 
+/// Reasons in status, at most.
+const MAX_REASONS: usize = 32;
+
 /// Ready follows from the others: the first that is not True says why.
 pub fn ready(said: &[Stated], status: &CampfireStatus) -> Said {
     let needed = [ConditionType::Accepted, ConditionType::KeyReady, ConditionType::TurnAvailable];
     let lacking = said.iter().find(|(kind, said)| needed.contains(kind) && !said.is_true());
-    let all = || Said::of(Reason::Ready, format!("{} peers at the fire", status.peers.unwrap_or(0)));
+    let all = || Said::of(Reason::Ready, format!("{} peers at the fire{}", status.peers.unwrap_or(0), without(status)));
     lacking.map_or_else(all, |(_, lacking)| lacking.clone())
+}
+
+/// Pods that want for something, with what to do, after the number of peers.
+fn without(status: &CampfireStatus) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    let count = |pods: i32| if pods == 1 { "1 pod".to_owned() } else { format!("{pods} pods") };
+    let pods = status.pods_without_mesh.unwrap_or(0);
+    if pods > 0 {
+        let reasons: Vec<String> = status.without_mesh.iter().map(|why| format!("{} {}", why.pods, why.reason)).collect();
+        let _ = write!(text, "; {} without the mesh: {} (kubectl describe pod says more)", count(pods), reasons.join(", "));
+    }
+    let outdated = status.outdated_pods.unwrap_or(0);
+    if outdated > 0 {
+        let _ = write!(text, "; {} with older settings: make them anew (kubectl rollout restart)", count(outdated));
+    }
+    text
+}
+
+/// Puts the pods that are without the mesh into a status.
+pub fn with_pods(status: CampfireStatus, without: &Reasons, outdated: usize) -> CampfireStatus {
+    let mut reasons: Vec<WithoutMesh> =
+        without.iter().map(|(reason, pods)| WithoutMesh { reason: (*reason).to_owned(), pods: *pods }).collect();
+    reasons.truncate(MAX_REASONS);
+    CampfireStatus {
+        missed_pods: Some(without.get(MISSED).copied().unwrap_or(0)),
+        pods_without_mesh: Some(without.values().fold(0, |sum: i32, pods| sum.saturating_add(*pods))),
+        without_mesh: reasons,
+        outdated_pods: Some(i32::try_from(outdated).unwrap_or(i32::MAX)),
+        ..status
+    }
 }
 
 /// Writes the status if it says something new, and tells by an event when Ready turned.

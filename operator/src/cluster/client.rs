@@ -33,7 +33,9 @@ pub async fn connect(metrics: Arc<Metrics>) -> Result<Client> {
             let verb = request.method().clone();
             let path = request.uri().path();
             let silent = path.contains("/leases") || path.contains("/events") || path.contains("/tokenreviews");
-            let counted = !matches!(verb, http::Method::GET | http::Method::HEAD) && !silent;
+            // What is only tried changes nothing.
+            let tried = request.uri().query().is_some_and(|query| query.contains("dryRun="));
+            let counted = !tried && !matches!(verb, http::Method::GET | http::Method::HEAD) && !silent;
             let response = inner.send(request).await?;
             if counted {
                 metrics.api_write(verb.as_str(), response.status().as_u16());

@@ -6,7 +6,7 @@ mod client;
 use std::sync::Arc;
 
 use campfire_api::{Campfire, MeshPeer, names};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota};
 use kube::api::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -34,6 +34,15 @@ pub struct Changes {
     pub pods: broadcast::Sender<ObjectKey>,
 }
 
+/// What bounds the pods of a namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Bounds {
+    /// Its LimitRanges.
+    pub ranges: Vec<Arc<LimitRange>>,
+    /// Its quotas.
+    pub quotas: Vec<Arc<ResourceQuota>>,
+}
+
 /// The cluster.
 pub struct Cluster {
     /// Its client.
@@ -50,6 +59,10 @@ pub struct Cluster {
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Pods that have a sidecar.
     pub pods: Store<PartialObjectMeta<Pod>>,
+    /// What namespaces allow their pods.
+    pub ranges: Store<LimitRange>,
+    /// What is left to namespaces.
+    pub quotas: Store<ResourceQuota>,
     /// What changed in them.
     pub changes: Changes,
 }
@@ -96,6 +109,19 @@ impl Cluster {
                 readiness.gate("pods"),
                 lean_pod,
             ),
+            // Nobody waits for a change of these: they are looked at when a pod comes.
+            ranges: reflect(
+                watch_objects(Api::<LimitRange>::all(client.clone()), all()),
+                broadcast::Sender::new(1),
+                readiness.gate("limitranges"),
+                lean,
+            ),
+            quotas: reflect(
+                watch_objects(Api::<ResourceQuota>::all(client.clone()), all()),
+                broadcast::Sender::new(1),
+                readiness.gate("resourcequotas"),
+                lean,
+            ),
             client,
             changes,
         }
@@ -108,6 +134,8 @@ impl Cluster {
         let _ = self.peers.wait_until_ready().await;
         let _ = self.namespaces.wait_until_ready().await;
         let _ = self.pods.wait_until_ready().await;
+        let _ = self.ranges.wait_until_ready().await;
+        let _ = self.quotas.wait_until_ready().await;
     }
 
     /// The Campfires that are served.
@@ -128,6 +156,15 @@ impl Cluster {
     /// A namespace, if it was seen.
     pub fn namespace(&self, name: &str) -> Option<NamespaceMeta> {
         cached(&self.namespaces, &ObjectKey::new("", name)).map(|found| NamespaceMeta::new(name, found.metadata.clone()))
+    }
+
+    /// What bounds the pods of a namespace.
+    pub fn bounds(&self, namespace: &str) -> Bounds {
+        let here = |metadata: &ObjectMeta| metadata.namespace.as_deref() == Some(namespace);
+        Bounds {
+            ranges: self.ranges.state_filter(|range| here(&range.metadata)),
+            quotas: self.quotas.state_filter(|quota| here(&quota.metadata)),
+        }
     }
 
     /// The pod of this uid, if it is there and has a sidecar.

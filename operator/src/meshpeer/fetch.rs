@@ -43,6 +43,8 @@ pub(super) struct KnownPod {
     pub(super) reported: Option<Arc<Reported>>,
     /// The report, if there is one, is not too old.
     pub(super) fresh: bool,
+    /// Why its sidecar says nothing, if its pod shows it.
+    pub(super) cause: Option<Said>,
     /// This operator leads long enough to have heard of every pod.
     pub(super) heard_all: bool,
 }
@@ -141,6 +143,7 @@ impl Reconciler {
             refused: self.ctx.cluster.admit(&seen.campfire, &seen.pod.key.namespace).err(),
             cluster: self.cluster(&seen.campfire),
             fresh: reported.as_ref().is_some_and(|reported| reported.at + STALE > now),
+            cause: self.ctx.causes.of(&seen.pod),
             heard_all: self.began + STALE <= now,
             reported,
             seen,

@@ -86,7 +86,7 @@ fn of_pod(peer: &MeshPeer, pod: &KnownPod, now: Timestamp) -> Option<Action> {
         return delete(peer, true);
     }
     let accepted = accepted(&seen.campfire, &seen.pod.key.namespace, pod.refused);
-    write(peer, status::of_pod(peer, accepted, &pod.cluster, pod.heard(), now))
+    write(peer, status::of_pod(peer, accepted, &pod.cluster, pod.heard(), pod.cause.as_ref(), now))
 }
 
 fn of_remote(peer: &MeshPeer, remote: &KnownRemote, now: Timestamp) -> Option<Action> {
@@ -371,7 +371,7 @@ mod tests {
 
     fn pod() -> KnownPod {
         let seen = PodSeen { pod: PodId { key: key(), uid: "p".into() }, campfire: ObjectKey::new("camp", "fire") };
-        KnownPod { seen, refused: None, cluster: "here".into(), reported: None, fresh: false, heard_all: false }
+        KnownPod { seen, refused: None, cluster: "here".into(), reported: None, cause: None, fresh: false, heard_all: false }
     }
 
     fn owner() -> OwnerReference {

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use campfire_api::agent::{HEARTBEAT, MAX_PROBLEMS, Path};
+use campfire_api::agent::{HEARTBEAT, MAX_PROBLEMS, Path, ProblemReason};
 use campfire_api::conditions::{ConditionType, Reason};
 use campfire_api::{MeshPeer, MeshPeerStatus, PeerProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -37,8 +37,8 @@ pub enum Heard<'a> {
     Wait,
 }
 
-/// The status of a pod's peer.
-pub fn of_pod(peer: &MeshPeer, accepted: Said, cluster: &str, heard: Heard<'_>, now: Timestamp) -> MeshPeerStatus {
+/// The status of a pod's peer. `cause`: why its sidecar says nothing, as its pod shows.
+pub fn of_pod(peer: &MeshPeer, accepted: Said, cluster: &str, heard: Heard<'_>, cause: Option<&Said>, now: Timestamp) -> MeshPeerStatus {
     let held = peer.status.clone().unwrap_or_default();
     if matches!(heard, Heard::Wait) && held.public_key.is_some() {
         let mut conditions = merged(peer, [(ConditionType::Accepted, accepted)], now);
@@ -50,7 +50,7 @@ pub fn of_pod(peer: &MeshPeer, accepted: Said, cluster: &str, heard: Heard<'_>, 
         Heard::Nothing | Heard::Wait => None,
     };
     let connected = connected(heard, held.public_key.is_some());
-    let ready = if accepted.is_true() { ready(heard, &connected) } else { accepted.clone() };
+    let ready = if accepted.is_true() { ready(heard, &connected, cause) } else { accepted.clone() };
     let fresh = matches!(heard, Heard::Fresh(_));
     MeshPeerStatus {
         conditions: merged(
@@ -89,8 +89,13 @@ fn connected(heard: Heard<'_>, was_heard: bool) -> Said {
     }
 }
 
-fn ready(heard: Heard<'_>, connected: &Said) -> Said {
+fn ready(heard: Heard<'_>, connected: &Said, cause: Option<&Said>) -> Said {
+    let unconfigured = |report: &PeerReport| {
+        let problem = report.problems.iter().find(|problem| problem.reason == ProblemReason::InterfaceUnconfigured)?;
+        Some(Said::of(Reason::InterfaceUnconfigured, clip(&problem.message, MAX_MESSAGE)))
+    };
     match heard {
+        Heard::Fresh(report) if unconfigured(report).is_some() => unconfigured(report).unwrap_or_else(|| connected.clone()),
         Heard::Fresh(report) if report.camped && report.ready => Said::of(Reason::Ready, "the peer can be used"),
         Heard::Fresh(report) if report.ready => Said::of(
             Reason::FireUnreachable,
@@ -102,7 +107,7 @@ fn ready(heard: Heard<'_>, connected: &Said) -> Said {
              as a server is reached; see the problems",
         ),
         Heard::Fresh(_) => Said::of(Reason::Starting, "the sidecar has not joined yet"),
-        Heard::Stale(_) | Heard::Nothing | Heard::Wait => connected.clone(),
+        Heard::Stale(_) | Heard::Nothing | Heard::Wait => cause.unwrap_or(connected).clone(),
     }
 }
 
@@ -170,7 +175,9 @@ pub fn reason(status: Option<&MeshPeerStatus>, kind: ConditionType) -> Option<Re
 
 /// Whether a change from the held status is told at once: nothing was told yet, or the peer is on its way to its first Ready.
 pub fn prompt(held: Option<&MeshPeerStatus>) -> bool {
-    matches!(reason(held, ConditionType::Ready), None | Some(Reason::NotReported | Reason::Starting))
+    let starting =
+        [Reason::NotReported, Reason::Starting, Reason::NotScheduled, Reason::ImageNotPulled, Reason::InitFailing, Reason::NoSettings];
+    reason(held, ConditionType::Ready).is_none_or(|reason| starting.contains(&reason))
 }
 
 /// The merge patch that makes this the status of this very object.
@@ -198,11 +205,11 @@ mod tests {
     fn a_transition_moves_the_time_of_its_condition_alone() {
         let mut peer = peer();
         let report = report();
-        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report), at(10)));
-        let again = of_pod(&peer, accepted(), "east", Heard::Fresh(&report), at(20));
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report), None, at(10)));
+        let again = of_pod(&peer, accepted(), "east", Heard::Fresh(&report), None, at(20));
         assert_eq!(Some(&again), peer.status.as_ref(), "the same state is the same status, whenever it is built");
         let lost = PeerReport { camped: false, path: Path::None, ..report };
-        let later = of_pod(&peer, accepted(), "east", Heard::Fresh(&lost), at(30));
+        let later = of_pod(&peer, accepted(), "east", Heard::Fresh(&lost), None, at(30));
         let times: Vec<(&str, &str, i64)> = later
             .conditions
             .iter()
@@ -218,7 +225,7 @@ mod tests {
         let starting = PeerReport { camped: false, ready: false, path: Path::None, ..report() };
         let alone = PeerReport { unreachable: true, ..starting.clone() };
         for (report, reason) in [(starting, "Starting"), (alone, "FireUnreachable")] {
-            let status = of_pod(&peer, accepted(), "east", Heard::Fresh(&report), at(10));
+            let status = of_pod(&peer, accepted(), "east", Heard::Fresh(&report), None, at(10));
             assert_eq!(condition(&status, ConditionType::Ready).reason, reason);
         }
     }
@@ -226,20 +233,20 @@ mod tests {
     #[test]
     fn links_that_come_and_go_change_nothing_but_the_path() {
         let mut peer = peer();
-        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(10)));
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), None, at(10)));
         let more = PeerReport { unconnected: 5, ..report() };
-        assert_eq!(peer.status.as_ref(), Some(&of_pod(&peer, accepted(), "east", Heard::Fresh(&more), at(20))));
+        assert_eq!(peer.status.as_ref(), Some(&of_pod(&peer, accepted(), "east", Heard::Fresh(&more), None, at(20))));
         let mixed = PeerReport { path: Path::Mixed, reason: "SymmetricNAT".into(), ..report() };
-        let status = of_pod(&peer, accepted(), "east", Heard::Fresh(&mixed), at(20));
+        let status = of_pod(&peer, accepted(), "east", Heard::Fresh(&mixed), None, at(20));
         assert_eq!((status.path, status.reason.as_deref()), (Some(PathName::Mixed), Some("SymmetricNAT")));
     }
 
     #[test]
     fn who_stops_to_report_is_unknown_and_keeps_its_key_and_addresses() {
         let mut peer = peer();
-        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(10)));
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), None, at(10)));
         for heard in [Heard::Stale(&report()), Heard::Nothing] {
-            let status = of_pod(&peer, accepted(), "east", heard, at(20));
+            let status = of_pod(&peer, accepted(), "east", heard, None, at(20));
             let ready = condition(&status, ConditionType::Ready);
             assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("Unknown", "NotReporting"));
             assert_eq!((status.public_key.is_some(), status.addresses.len(), status.path), (true, 1, None));
@@ -249,18 +256,18 @@ mod tests {
     #[test]
     fn a_new_leader_believes_what_is_written_until_it_should_have_heard() {
         let mut peer = peer();
-        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(10)));
-        assert_eq!(peer.status.as_ref(), Some(&of_pod(&peer, accepted(), "east", Heard::Wait, at(500))));
-        let refused = of_pod(&peer, Said::of(Reason::CampfireNotFound, "make it"), "east", Heard::Wait, at(500));
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), None, at(10)));
+        assert_eq!(peer.status.as_ref(), Some(&of_pod(&peer, accepted(), "east", Heard::Wait, None, at(500))));
+        let refused = of_pod(&peer, Said::of(Reason::CampfireNotFound, "make it"), "east", Heard::Wait, None, at(500));
         assert_eq!(condition(&refused, ConditionType::Accepted).status, "False", "but for what it sees itself");
         peer.status = None;
-        let first = of_pod(&peer, accepted(), "east", Heard::Wait, at(500));
+        let first = of_pod(&peer, accepted(), "east", Heard::Wait, None, at(500));
         assert_eq!(condition(&first, ConditionType::Ready).reason, "NotReported");
     }
 
     #[test]
     fn who_is_not_accepted_is_not_ready_and_says_the_same_why() {
-        let status = of_pod(&peer(), Said::of(Reason::NamespaceNotAdmitted, "admit it"), "east", Heard::Fresh(&report()), at(1));
+        let status = of_pod(&peer(), Said::of(Reason::NamespaceNotAdmitted, "admit it"), "east", Heard::Fresh(&report()), None, at(1));
         let ready = condition(&status, ConditionType::Ready);
         assert_eq!((ready.status.as_str(), ready.reason.as_str(), ready.message.as_str()), ("False", "NamespaceNotAdmitted", "admit it"));
     }
@@ -270,7 +277,7 @@ mod tests {
         let problem = Problem { reason: ProblemReason::Other("X".repeat(100)), message: "ü".repeat(1_000) };
         let report =
             PeerReport { problems: vec![problem; 20], addresses: vec![IpAddr::from([0xfd; 16]); 9], reason: "Y".repeat(99), ..report() };
-        let status = of_pod(&peer(), accepted(), &"c".repeat(99), Heard::Fresh(&report), at(1));
+        let status = of_pod(&peer(), accepted(), &"c".repeat(99), Heard::Fresh(&report), None, at(1));
         assert_eq!((status.problems.len(), status.addresses.len()), (MAX_PROBLEMS, MAX_ADDRESSES));
         assert!(status.problems.iter().all(|problem| problem.reason.len() <= 64 && problem.message.len() <= 256));
         assert!(status.cluster_name.unwrap().len() <= 64 && status.reason.unwrap().len() <= 64);
@@ -280,17 +287,17 @@ mod tests {
     fn the_way_to_the_first_ready_is_told_at_once_and_later_changes_are_not() {
         let mut peer = peer();
         assert!(prompt(None));
-        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Wait, at(1)));
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Wait, None, at(1)));
         assert!(prompt(peer.status.as_ref()));
-        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&PeerReport { ready: false, ..report() }), at(1)));
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&PeerReport { ready: false, ..report() }), None, at(1)));
         assert!(prompt(peer.status.as_ref()));
-        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), at(1)));
+        peer.status = Some(of_pod(&peer, accepted(), "east", Heard::Fresh(&report()), None, at(1)));
         assert!(!prompt(peer.status.as_ref()));
     }
 
     #[test]
     fn a_patch_takes_back_what_is_no_longer_so() {
-        let status = of_pod(&peer(), accepted(), "", Heard::Nothing, at(1));
+        let status = of_pod(&peer(), accepted(), "", Heard::Nothing, None, at(1));
         let patch = patch("u", &status);
         assert_eq!(patch["metadata"]["uid"], "u");
         let said = patch["status"].as_object().unwrap();

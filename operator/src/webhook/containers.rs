@@ -2,15 +2,18 @@
 
 use std::net::IpAddr;
 
-use campfire_api::StartupPolicy;
 use campfire_api::names::{
     AGENT_AUDIENCE, AGENT_DIR, AGENT_PORT, AGENT_SERVICE, AGENT_VOLUME, CA_ANNOTATION, CA_FILE, INIT_CONTAINER, SIDECAR_CONTAINER,
     STATE_DIR, STATE_VOLUME, TOKEN_FILE, UID,
 };
+use campfire_api::{Resources, StartupPolicy};
 use campfire_protocol::identity::NetworkId;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::fit::Wish;
+use crate::settings::{Level, OperatorSettings};
 use crate::state::{MeshNetwork, ObjectKey};
 
 /// What the chart says of all sidecars.
@@ -22,10 +25,26 @@ pub struct Defaults {
     pub image: String,
     /// When it is pulled, as in a container.
     pub pull_policy: String,
-    /// CPU and memory, as in a container.
-    pub resources: Value,
+    /// CPU and memory.
+    pub resources: Resources,
+    /// The Pod Security Standard of namespaces that have no label, if nothing better is known.
+    pub pod_security: Level,
     /// Cluster IP of the agent API, for pods whose DNS does not know its name.
     pub agent_address: Option<IpAddr>,
+}
+
+impl Defaults {
+    /// As the operator was told.
+    pub fn of(settings: &OperatorSettings) -> Self {
+        Self {
+            operator_namespace: settings.namespace.clone(),
+            image: settings.sidecar_image.clone(),
+            pull_policy: settings.image_pull_policy.clone(),
+            resources: settings.sidecar_resources.clone().unwrap_or_default(),
+            pod_security: settings.pod_security,
+            agent_address: None,
+        }
+    }
 }
 
 /// The settings of one pod's sidecar.
@@ -35,8 +54,10 @@ pub struct Settings {
     pub image: String,
     /// See [`Defaults::pull_policy`].
     pub pull_policy: String,
-    /// CPU and memory, as in a container.
-    pub resources: Value,
+    /// CPU and memory that are asked for: what a pod gets follows from it too.
+    pub wish: Wish,
+    /// Secrets to pull the image with, beside the pod's own.
+    pub pull_secrets: Vec<String>,
     /// What the app waits for.
     pub startup: Startup,
     /// Log filter; `None`: the sidecar's default.
@@ -65,8 +86,9 @@ pub fn agent_url(namespace: &str) -> String {
     format!("https://{AGENT_SERVICE}.{namespace}.svc:{AGENT_PORT}")
 }
 
-/// The init container that makes what needs rights, and the sidecar that has none.
-pub fn containers(settings: &Settings) -> [Value; 2] {
+/// The init container that makes what needs rights, and the sidecar that has none. `resources`: what fits the pod.
+pub fn containers(settings: &Settings, resources: &Resources) -> [Value; 2] {
+    let resources = json!(ResourceRequirements::from(resources));
     let policy = match settings.startup.policy {
         StartupPolicy::Wait => "Wait",
         StartupPolicy::Require => "Require",
@@ -88,7 +110,7 @@ pub fn containers(settings: &Settings) -> [Value; 2] {
             "imagePullPolicy": settings.pull_policy,
             "args": [command],
             "env": env,
-            "resources": settings.resources,
+            "resources": resources,
             "volumeMounts": [{ "name": STATE_VOLUME, "mountPath": STATE_DIR }],
         })
     };
@@ -169,10 +191,10 @@ pub fn volumes() -> [Value; 2] {
 }
 
 /// Hash of what a pod was given: 16 hex digits. It changes with whatever [`containers`] and [`volumes`] put into a pod, but for the address
-/// of the agent API, which is a second way to it alone.
+/// of the agent API, which is a second way to it alone, and for what follows from the pod itself: its class, its namespace's bounds.
 pub fn hash(campfire: &ObjectKey, settings: &Settings) -> String {
     let settings = Settings { agent_address: None, ..settings.clone() };
-    let given = json!([campfire.to_string(), containers(&settings), volumes()]);
+    let given = json!([campfire.to_string(), containers(&settings, &settings.wish.resources), volumes(), settings.pull_secrets]);
     let digest = Sha256::digest(given.to_string());
     hex::encode(digest.get(..8).unwrap_or_default())
 }

@@ -1,27 +1,35 @@
 //! What becomes of a pod: pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use campfire_api::conditions::SkipReason;
 use campfire_api::names::{
     AGENT_VOLUME, CA_ANNOTATION, CAMPFIRE_ANNOTATION, CONFIG_PREFIX, CONFIG_SETTINGS, DISABLED, ENABLED, INIT_CONTAINER, INJECT_LABEL,
     INJECTED_LABEL, SETTINGS_HASH_ANNOTATION, SIDECAR_CONTAINER, STATE_VOLUME,
 };
-use campfire_api::{Campfire, SidecarMode, StartupPolicy};
+use campfire_api::{Campfire, Resources, SidecarMode, StartupPolicy};
 use campfire_protocol::identity::NetworkId;
-use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::amount::Amount;
 use super::containers::{Defaults, Settings, Startup, agent_url, containers, hash, volumes};
+use super::fit::{Wish, fit, ours};
+use super::guard;
 use crate::campfire::keys::network_of_prefix;
 use crate::campfire::validate::readable;
+use crate::cluster::Bounds;
 use crate::members::{NamespaceMeta, NoPlace, Places, Unadmitted};
 use crate::state::ObjectKey;
 
-/// Label of a namespace by which PodSecurity admission refuses pods.
-const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
+/// Longest annotations of an object, bytes: more the API server does not take.
+const MAX_ANNOTATIONS: usize = 256 * 1_024;
+/// Annotation of pods that a kubelet made by itself, of which the API server has but the image.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// One operation of a JSON patch (RFC 6902).
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -59,85 +67,131 @@ pub enum Decision {
         reason: SkipReason,
         /// For people: why, and what to do.
         message: String,
+        /// At which fire it would sit.
+        campfire: Option<ObjectKey>,
     },
 }
 
-fn skip(reason: SkipReason, message: impl Into<String>) -> Decision {
-    Decision::Skip { reason, message: message.into() }
-}
+/// Why a pod is left alone, and for people what to do.
+type Why = (SkipReason, String);
 
-/// Decides on a pod that is being made. `ca` is the operator's bundle, PEM; empty: the operator has just started and knows nothing yet.
-pub fn decide(pod: &Pod, namespace: &NamespaceMeta, places: &Places, defaults: &Defaults, ca: &str) -> Decision {
+/// Decides on a pod that is being made. `bounds`: of its namespace. `ca` is the operator's bundle, PEM; empty: the operator has just started and
+/// knows nothing yet.
+pub fn decide(pod: &Pod, namespace: &NamespaceMeta, bounds: &Bounds, places: &Places, defaults: &Defaults, ca: &str) -> Decision {
     let asked = |labels: &BTreeMap<String, String>| match labels.get(INJECT_LABEL).map(String::as_str) {
         Some(ENABLED) => Some(true),
         Some(DISABLED) => Some(false),
         _ => None,
     };
+    let skip = |(reason, message), campfire| Decision::Skip { reason, message, campfire };
     if !asked(pod.labels()).or_else(|| asked(&namespace.labels)).unwrap_or(false) {
-        return skip(SkipReason::NotAsked, "");
+        return skip((SkipReason::NotAsked, String::new()), None);
     }
     if namespace.name == "kube-system" || namespace.name == defaults.operator_namespace {
-        return skip(SkipReason::ProtectedNamespace, format!("pods in namespace {} never get a sidecar", namespace.name));
+        return skip((SkipReason::ProtectedNamespace, format!("pods in namespace {} never get a sidecar", namespace.name)), None);
     }
-    if let Some(refused) = unfit(pod) {
-        return refused;
+    let chosen = choose(pod, namespace, places);
+    let at = chosen.as_ref().ok().map(|campfire| ObjectKey::of(*campfire));
+    let mode = chosen.as_ref().map_or(SidecarMode::Auto, |campfire| campfire.spec.sidecar.mode);
+    match unfit(pod, mode, ca).map_or(chosen, Err).and_then(|campfire| inject(pod, campfire, namespace, bounds, places, defaults, ca)) {
+        Ok(patch) => patch,
+        Err(why) => skip(why, at),
     }
-    if ca.is_empty() {
-        return skip(SkipReason::OperatorStarting, "the operator has just started: delete the pod, so that it is made anew");
-    }
-    let campfire = match choose(pod, namespace, places) {
-        Ok(campfire) => campfire,
-        Err((reason, message)) => return skip(reason, message),
-    };
+}
+
+/// Of a pod that sits at this Campfire.
+fn inject(
+    pod: &Pod,
+    campfire: &Campfire,
+    namespace: &NamespaceMeta,
+    bounds: &Bounds,
+    places: &Places,
+    defaults: &Defaults,
+    ca: &str,
+) -> Result<Decision, Why> {
     if campfire.spec.sidecar.mode == SidecarMode::Auto
-        && let Some(level @ ("baseline" | "restricted")) = namespace.labels.get(ENFORCE).map(String::as_str)
+        && let Some(refusal) = guard::refusal(namespace, places, defaults.pod_security)
     {
-        return skip(
-            SkipReason::PodSecurityForbids,
-            format!(
-                "namespace {} enforces the Pod Security Standard {level}, which forbids the NET_ADMIN that the sidecar's init container needs: \
-                 label the namespace {ENFORCE}=privileged, or move the pod to a namespace that allows it",
-                namespace.name
-            ),
-        );
+        return Err(refusal);
     }
-    let network = campfire.status.as_ref().and_then(|status| network_of_prefix(status.prefix.as_deref()?));
-    let Some(network) = network else {
-        return skip(
-            SkipReason::CampfireNotReady,
-            format!(
-                "Campfire {} has no network yet (kubectl wait campfire --for=condition=Ready): make the pod anew then",
-                ObjectKey::of(campfire)
-            ),
-        );
-    };
+    let network = network(campfire).ok_or_else(|| {
+        let campfire = ObjectKey::of(campfire);
+        let message =
+            format!("Campfire {campfire} has no network yet (kubectl wait campfire --for=condition=Ready): make the pod anew then");
+        (SkipReason::CampfireNotReady, message)
+    })?;
     let mut warnings = Vec::new();
-    let settings = settings(pod, campfire, network, defaults, &mut warnings);
-    patch(pod, campfire, &settings, ca, warnings)
+    let settings = settings(pod.annotations(), campfire, network, defaults, &mut warnings);
+    let resources = pod.spec.as_ref().map_or_else(|| Ok(settings.wish.resources.clone()), |spec| fit(spec, &settings.wish, bounds))?;
+    Ok(patch(pod, campfire, &settings, &resources, ca, warnings))
+}
+
+fn network(campfire: &Campfire) -> Option<NetworkId> {
+    network_of_prefix(campfire.status.as_ref()?.prefix.as_deref()?)
+}
+
+/// How long the app of a pod with these annotations may wait for the mesh.
+pub fn startup_timeout(annotations: &BTreeMap<String, String>, campfire: &Campfire) -> Duration {
+    let own = annotations.get("config.campfire.network/startup-timeout").and_then(|text| seconds(text.trim()));
+    Duration::from_secs(own.or_else(|| seconds(&campfire.spec.sidecar.startup.timeout)).unwrap_or(10).into())
+}
+
+/// The hash that a pod with these annotations would be stamped with now; `None`: its Campfire has no network.
+pub fn settings_hash(annotations: &BTreeMap<String, String>, campfire: &Campfire, defaults: &Defaults) -> Option<String> {
+    let settings = settings(annotations, campfire, network(campfire)?, defaults, &mut Vec::new());
+    Some(hash(&ObjectKey::of(campfire), &settings))
 }
 
 /// Pods that no sidecar can help.
-fn unfit(pod: &Pod) -> Option<Decision> {
+fn unfit(pod: &Pod, mode: SidecarMode, ca: &str) -> Option<Why> {
     // The API server sends no such pod.
-    let Some(spec) = &pod.spec else { return Some(skip(SkipReason::NotAsked, "")) };
+    let Some(spec) = &pod.spec else { return Some((SkipReason::NotAsked, String::new())) };
+    let said = |reason, message: &str| Some((reason, message.to_owned()));
     if spec.host_network == Some(true) {
-        return Some(skip(SkipReason::HostNetwork, "the pod uses the node's network (hostNetwork), where the sidecar makes no interface"));
+        return said(SkipReason::HostNetwork, "the pod uses the node's network (hostNetwork), where the sidecar makes no interface");
     }
     let windows = |selector: &BTreeMap<String, String>| selector.get("kubernetes.io/os").is_some_and(|os| os == "windows");
     if spec.os.as_ref().is_some_and(|os| os.name == "windows") || spec.node_selector.as_ref().is_some_and(windows) {
-        return Some(skip(SkipReason::Windows, "the sidecar does not run on Windows"));
+        return said(SkipReason::Windows, "the sidecar does not run on Windows");
     }
+    if pod.annotations().contains_key(MIRROR) {
+        return said(SkipReason::MirrorPod, "a kubelet runs the pod from a file on its node, and nothing is added to it here");
+    }
+    if spec.host_users == Some(false) && mode == SidecarMode::Auto {
+        return said(
+            SkipReason::UserNamespace,
+            "the pod has a user namespace (hostUsers: false), in which no TUN device can be made: take that away, or, where the runtime gives pods \
+             /dev/net/tun, set spec.sidecar.mode: Tun in the Campfire",
+        );
+    }
+    let held: usize = pod.annotations().iter().map(|(name, value)| name.len() + value.len()).sum();
+    let ours = ca.len() + 512;
+    if held + ours > MAX_ANNOTATIONS && !pod.annotations().contains_key(CA_ANNOTATION) {
+        let message = format!(
+            "the pod's annotations take {held} bytes, and with the sidecar's {ours} more than the {MAX_ANNOTATIONS} that there may be"
+        );
+        return Some((SkipReason::AnnotationsFull, message));
+    }
+    if let Some(name) = taken(pod, spec) {
+        let message = format!("the pod has a container or volume named {name}, which the sidecar needs: rename it");
+        return Some((SkipReason::NameTaken, message));
+    }
+    if ca.is_empty() {
+        return said(SkipReason::OperatorStarting, "the operator has just started: delete the pod, so that it is made anew");
+    }
+    None
+}
+
+/// A name that the sidecar needs, and somebody else's container or volume has.
+fn taken<'a>(pod: &'a Pod, spec: &'a PodSpec) -> Option<&'a String> {
     // Stamped by us, or copied from such a pod: then what bears our names is ours to replace.
     let stamped = pod.annotations().contains_key(SETTINGS_HASH_ANNOTATION);
-    let ours = |name: &str| name == INIT_CONTAINER || name == SIDECAR_CONTAINER;
-    let mut taken = spec.containers.iter().map(|container| &container.name).filter(|name| ours(name)).collect::<Vec<_>>();
-    if !stamped {
-        taken.extend(inits(pod).iter().map(|container| &container.name).filter(|name| ours(name)));
-        taken.extend(volumes_of(pod).iter().map(|volume| &volume.name).filter(|name| our_volume(name)));
-    }
-    taken.first().map(|name| {
-        skip(SkipReason::NameTaken, format!("the pod has a container or volume named {name}, which the sidecar needs: rename it"))
-    })
+    let mut taken = spec.containers.iter().filter(|container| ours(container)).map(|container| &container.name);
+    let beside = || {
+        let containers = inits(pod).iter().filter(|container| ours(container)).map(|container| &container.name);
+        containers.chain(volumes_of(pod).iter().map(|volume| &volume.name).filter(|name| our_volume(name))).next()
+    };
+    taken.next().or_else(|| if stamped { None } else { beside() })
 }
 
 fn our_volume(name: &str) -> bool {
@@ -180,11 +234,18 @@ fn choose<'a>(pod: &Pod, namespace: &NamespaceMeta, places: &'a Places) -> Resul
 
 /// The sidecar's settings: the pod's annotations, else the Campfire's, else the chart's. What can't be read is left out, with a
 /// warning: a typing mistake must not keep a pod out of the mesh.
-fn settings(pod: &Pod, campfire: &Campfire, network: NetworkId, defaults: &Defaults, warnings: &mut Vec<String>) -> Settings {
+fn settings(
+    annotations: &BTreeMap<String, String>,
+    campfire: &Campfire,
+    network: NetworkId,
+    defaults: &Defaults,
+    warnings: &mut Vec<String>,
+) -> Settings {
     let sidecar = &campfire.spec.sidecar;
     let mut settings = Settings {
         image: sidecar.image.clone().unwrap_or_else(|| defaults.image.clone()),
-        resources: sidecar.resources.as_ref().map_or_else(|| defaults.resources.clone(), |wanted| json!(wanted)),
+        wish: Wish { resources: sidecar.resources.clone().unwrap_or_else(|| defaults.resources.clone()), own: sidecar.resources.is_some() },
+        pull_secrets: sidecar.image_pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
         startup: Startup { policy: sidecar.startup.policy, timeout: seconds(&sidecar.startup.timeout).unwrap_or(10) },
         log: None,
         pull_policy: defaults.pull_policy.clone(),
@@ -193,7 +254,7 @@ fn settings(pod: &Pod, campfire: &Campfire, network: NetworkId, defaults: &Defau
         network,
         mesh: readable(&campfire.spec.network),
     };
-    for (key, value) in pod.annotations() {
+    for (key, value) in annotations {
         let Some(name) = key.strip_prefix(CONFIG_PREFIX) else { continue };
         let value = value.trim();
         let wrong = match name {
@@ -251,19 +312,44 @@ fn seconds(text: &str) -> Option<u32> {
 }
 
 /// The operations that make the pod what it should be; none if it is.
-fn patch(pod: &Pod, campfire: &Campfire, settings: &Settings, ca: &str, warnings: Vec<String>) -> Decision {
+fn patch(pod: &Pod, campfire: &Campfire, settings: &Settings, resources: &Resources, ca: &str, warnings: Vec<String>) -> Decision {
     let campfire = ObjectKey::of(campfire);
-    let wanted = containers(settings);
+    let wanted = containers(settings, resources);
     let hash = hash(&campfire, settings);
     let annotations =
         [(CAMPFIRE_ANNOTATION, campfire.to_string()), (SETTINGS_HASH_ANNOTATION, hash.clone()), (CA_ANNOTATION, ca.to_owned())];
-    let same = pod.annotations().get(SETTINGS_HASH_ANNOTATION) == Some(&hash);
+    let same = pod.annotations().get(SETTINGS_HASH_ANNOTATION) == Some(&hash) && has(pod, resources);
     let mut ops = Vec::new();
     stamp(&mut ops, "/metadata/labels", pod.metadata.labels.as_ref(), &[(INJECTED_LABEL, ENABLED.to_owned())]);
     stamp(&mut ops, "/metadata/annotations", pod.metadata.annotations.as_ref(), &annotations);
     place_volumes(&mut ops, pod, same);
     place_containers(&mut ops, pod, same, wanted);
+    add_pull_secrets(&mut ops, pod, &settings.pull_secrets);
     Decision::Patch { ops, campfire, warnings }
+}
+
+/// Whether our containers have these already; a LimitRange may have given them more.
+fn has(pod: &Pod, resources: &Resources) -> bool {
+    let within = |wanted: &BTreeMap<String, Quantity>, held: Option<&BTreeMap<String, Quantity>>| {
+        wanted
+            .iter()
+            .all(|(name, amount)| held.and_then(|held| held.get(name)).is_some_and(|held| Amount::read(&held.0) == Amount::read(&amount.0)))
+    };
+    inits(pod).iter().filter(|container| ours(container)).all(|container| {
+        let held = container.resources.as_ref();
+        within(&resources.requests, held.and_then(|held| held.requests.as_ref()))
+            && within(&resources.limits, held.and_then(|held| held.limits.as_ref()))
+    })
+}
+
+/// Beside the pod's own, which stay.
+fn add_pull_secrets(ops: &mut Vec<Op>, pod: &Pod, wanted: &[String]) {
+    let held = pod.spec.as_ref().and_then(|spec| spec.image_pull_secrets.as_deref());
+    let mut lacking = wanted.iter().filter(|name| !held.unwrap_or_default().iter().any(|secret| secret.name == **name)).peekable();
+    if held.is_none() && lacking.peek().is_some() {
+        ops.push(Op::Add { path: "/spec/imagePullSecrets".into(), value: json!([]) });
+    }
+    ops.extend(lacking.map(|name| Op::Add { path: "/spec/imagePullSecrets/-".into(), value: json!({ "name": name }) }));
 }
 
 /// Adds what is missing or different to a map that may be missing itself.
@@ -302,7 +388,6 @@ fn place_containers(ops: &mut Vec<Op>, pod: &Pod, same: bool, wanted: [Value; 2]
         mounts.iter().all(|mount| our_volume(&mount.name))
     };
     let first = |index: usize, name: &str| inits.get(index).is_some_and(|container| container.name == name && ours_alone(container));
-    let ours = |container: &Container| container.name == INIT_CONTAINER || container.name == SIDECAR_CONTAINER;
     let held: Vec<usize> = inits.iter().enumerate().filter(|(_, container)| ours(container)).map(|(index, _)| index).collect();
     if same && held.len() == 2 && first(0, INIT_CONTAINER) && first(1, SIDECAR_CONTAINER) {
         return;

@@ -1,8 +1,13 @@
 //! The webhook that puts the sidecar into new pods. It never refuses one: where it can't help it says why, in a warning to
 //! whoever makes the pod and in an event on what controls it.
 
+pub mod amount;
 pub mod containers;
 mod events;
+pub mod fit;
+#[cfg(test)]
+mod fit_tests;
+pub mod guard;
 pub mod inject;
 #[cfg(test)]
 mod red_tests;
@@ -100,14 +105,7 @@ struct Outcome {
 impl Webhook {
     /// With the chart's defaults.
     pub fn new(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>) -> Self {
-        let settings = &ctx.settings;
-        let defaults = Defaults {
-            operator_namespace: settings.namespace.clone(),
-            image: settings.sidecar_image.clone(),
-            pull_policy: settings.image_pull_policy.clone(),
-            agent_address: None,
-            resources: settings.sidecar_resources.as_ref().map_or_else(|| serde_json::json!({}), |resources| serde_json::json!(resources)),
-        };
+        let defaults = Defaults::of(&ctx.settings);
         let pods = Family::<Outcome, Counter>::default();
         ctx.metrics.register(|registry| {
             let help = "Pods that the webhook was asked about, by result: Injected, or the reason why not";
@@ -160,7 +158,7 @@ impl Webhook {
                 (ops, warnings)
             }
             Decision::Skip { reason: SkipReason::NotAsked, .. } => (Vec::new(), Vec::new()),
-            Decision::Skip { reason, message } => {
+            Decision::Skip { reason, message, .. } => {
                 tracing::info!(namespace = namespace.name, %reason, why = message, "a pod gets no sidecar");
                 if !asked.dry_run {
                     self.events.skipped(&namespace.name, pod, reason, &message);
@@ -174,8 +172,9 @@ impl Webhook {
     /// What becomes of the pod. A Campfire that was made together with it has a network in a moment: that long it is waited for.
     async fn decide(&self, pod: &Pod, namespace: &NamespaceMeta, defaults: &Defaults, pem: &str) -> Decision {
         let begun = Instant::now();
+        let bounds = self.ctx.cluster.bounds(&namespace.name);
         loop {
-            let decision = decide(pod, namespace, &self.ctx.cluster.places(), defaults, pem);
+            let decision = decide(pod, namespace, &bounds, &self.ctx.cluster.places(), defaults, pem);
             let waits = matches!(decision, Decision::Skip { reason: SkipReason::CampfireNotReady, .. });
             if !waits || begun.elapsed() >= NETWORK {
                 return decision;

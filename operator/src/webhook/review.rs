@@ -11,7 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use campfire_http::message::Refusal;
 use hyper::StatusCode;
-use k8s_openapi::api::core::v1::{Container, Pod, PodOS, PodSpec, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, LocalObjectReference, Pod, PodOS, PodSpec, ResourceRequirements, Volume, VolumeMount};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -36,7 +37,8 @@ pub struct Asked {
     pub namespace: String,
     /// Nothing will be stored.
     pub dry_run: bool,
-    /// The pod, if this is about one being made: of containers and volumes the names alone, and of init containers' mounts those of volumes.
+    /// The pod, if this is about one being made: of volumes and pull secrets the names alone, of containers also resources and the volumes that
+    /// they mount.
     pub pod: Option<Box<Pod>>,
 }
 
@@ -126,11 +128,32 @@ struct Metadata {
 #[serde(rename_all = "camelCase")]
 struct Spec {
     host_network: Option<bool>,
+    host_users: Option<bool>,
     os: Option<PodOS>,
     node_selector: Option<BTreeMap<String, String>>,
-    containers: Option<Few<Named>>,
-    init_containers: Option<Few<Mounting>>,
+    active_deadline_seconds: Option<i64>,
+    priority_class_name: Option<String>,
+    image_pull_secrets: Option<Few<Named>>,
+    resources: Option<Amounts>,
+    containers: Option<Few<Containing>>,
+    init_containers: Option<Few<Containing>>,
     volumes: Option<Few<Named>>,
+}
+
+/// CPU, memory and storage that a container or a pod has.
+#[derive(Deserialize)]
+struct Amounts {
+    requests: Option<Three>,
+    limits: Option<Three>,
+}
+
+/// Of what may have any name, what decides.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Three {
+    cpu: Option<String>,
+    memory: Option<String>,
+    ephemeral_storage: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -141,9 +164,11 @@ struct Named {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Mounting {
+struct Containing {
     #[serde(default)]
     name: String,
+    restart_policy: Option<String>,
+    resources: Option<Amounts>,
     volume_mounts: Option<Few<Named>>,
 }
 
@@ -186,21 +211,43 @@ impl From<Sketch> for Pod {
 
 impl From<Spec> for PodSpec {
     fn from(spec: Spec) -> Self {
-        let container = |name: String| Container { name, ..Container::default() };
-        let containers = spec.containers.map_or_else(Vec::new, |list| list.0.into_iter().map(|named| container(named.name)).collect());
-        let init_containers = spec.init_containers.map(|list| list.0.into_iter().map(Container::from).collect());
-        let volumes = spec.volumes.map(|list| list.0.into_iter().map(|named| Volume { name: named.name, ..Volume::default() }).collect());
-        let Spec { host_network, os, node_selector, .. } = spec;
-        Self { host_network, os, node_selector, containers, init_containers, volumes, ..Self::default() }
+        let containers = |list: Few<Containing>| list.0.into_iter().map(Container::from).collect();
+        let secret = |named: Named| LocalObjectReference { name: named.name };
+        let volume = |named: Named| Volume { name: named.name, ..Volume::default() };
+        Self {
+            host_network: spec.host_network,
+            host_users: spec.host_users,
+            os: spec.os,
+            node_selector: spec.node_selector,
+            active_deadline_seconds: spec.active_deadline_seconds,
+            priority_class_name: spec.priority_class_name,
+            image_pull_secrets: spec.image_pull_secrets.map(|list| list.0.into_iter().map(secret).collect()),
+            resources: spec.resources.map(ResourceRequirements::from),
+            containers: spec.containers.map_or_else(Vec::new, containers),
+            init_containers: spec.init_containers.map(containers),
+            volumes: spec.volumes.map(|list| list.0.into_iter().map(volume).collect()),
+            ..Self::default()
+        }
     }
 }
 
-impl From<Mounting> for Container {
-    fn from(Mounting { name, volume_mounts }: Mounting) -> Self {
+impl From<Containing> for Container {
+    fn from(container: Containing) -> Self {
+        let Containing { name, restart_policy, resources, volume_mounts } = container;
         let names: Option<BTreeSet<String>> = volume_mounts.map(|list| list.0.into_iter().map(|mount| mount.name).collect());
         let volume_mounts =
             names.map(|names| names.into_iter().take(MOUNTS).map(|name| VolumeMount { name, ..VolumeMount::default() }).collect());
-        Self { name, volume_mounts, ..Self::default() }
+        Self { name, restart_policy, resources: resources.map(ResourceRequirements::from), volume_mounts, ..Self::default() }
+    }
+}
+
+impl From<Amounts> for ResourceRequirements {
+    fn from(Amounts { requests, limits }: Amounts) -> Self {
+        let read = |Three { cpu, memory, ephemeral_storage }: Three| {
+            let named = [("cpu", cpu), ("memory", memory), ("ephemeral-storage", ephemeral_storage)];
+            named.into_iter().filter_map(|(name, text)| Some((name.to_owned(), Quantity(text?)))).collect()
+        };
+        Self { requests: requests.map(read), limits: limits.map(read), ..Self::default() }
     }
 }
 

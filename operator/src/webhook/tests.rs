@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use campfire_api::Campfire;
 use campfire_api::conditions::SkipReason;
 use campfire_api::names::*;
+use campfire_api::{Campfire, Resources};
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use super::containers::Defaults;
 use super::inject::{Decision, Op};
 use super::{inject, review};
+use crate::cluster::Bounds;
 use crate::members::{NamespaceMeta, Places, Served};
+use crate::settings::Level;
 
 const CA: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
@@ -178,7 +180,7 @@ fn each_reason_to_leave_a_pod_alone_is_said_with_what_to_do() {
     ];
     for (pod, namespace, campfires, expected, part) in cases {
         match decide(&pod, &namespace, &campfires, &defaults(), CA) {
-            Decision::Skip { reason, message } => {
+            Decision::Skip { reason, message, .. } => {
                 assert_eq!(reason, expected);
                 assert!(message.contains(part), "{expected:?}: {message}");
             }
@@ -216,7 +218,7 @@ fn settings_come_from_the_pod_then_the_campfire_then_the_chart() {
     let (plain, _) = injected(&pod(json!({})), &namespace("shop"), &campfires);
     let sidecar = &plain["spec"]["initContainers"][1];
     assert_eq!(sidecar["image"], "of-campfire");
-    assert_eq!(sidecar["resources"], json!({ "limits": { "memory": "1Gi" } }));
+    assert_eq!(sidecar["resources"], json!({ "requests": { "cpu": "10m" }, "limits": { "memory": "1Gi" } }));
     assert_eq!(env(sidecar, "CAMPFIRE_STARTUP_POLICY"), "Require");
     assert_eq!(env(sidecar, "CAMPFIRE_STARTUP_TIMEOUT"), "120s");
     let own = annotated_pod(&[
@@ -267,7 +269,7 @@ fn a_pod_whose_campfire_has_no_network_yet_is_not_injected() {
     let mut new = campfire("shop", "home", json!({}));
     new.status = None;
     let decision = decide(&pod(json!({})), &namespace("shop"), &[new], &defaults(), CA);
-    let Decision::Skip { reason: SkipReason::CampfireNotReady, message } = decision else { panic!("{decision:?}") };
+    let Decision::Skip { reason: SkipReason::CampfireNotReady, message, .. } = decision else { panic!("{decision:?}") };
     assert!(message.contains("kubectl wait") && message.contains("make the pod anew"), "{message}");
 }
 
@@ -431,20 +433,25 @@ fn any_json() -> impl Strategy<Value = Value> {
 /// With these Campfires, all of which are served.
 fn decide(pod: &Pod, namespace: &NamespaceMeta, campfires: &[Campfire], defaults: &Defaults, ca: &str) -> Decision {
     let places = Places::new(campfires.iter().cloned().map(Arc::new).collect(), &Served::default());
-    inject::decide(pod, namespace, &places, defaults, ca)
+    inject::decide(pod, namespace, &Bounds::default(), &places, defaults, ca)
 }
 
-fn defaults() -> Defaults {
+pub(super) fn defaults() -> Defaults {
     Defaults {
         operator_namespace: "campfire-system".into(),
         image: "registry.example.org/campfire:0.1.0".into(),
         pull_policy: "IfNotPresent".into(),
-        resources: json!({ "requests": { "cpu": "10m", "memory": "24Mi" }, "limits": { "memory": "128Mi" } }),
+        resources: resources(json!({ "requests": { "cpu": "10m", "memory": "24Mi" }, "limits": { "memory": "128Mi" } })),
+        pod_security: Level::Privileged,
         agent_address: None,
     }
 }
 
-fn campfire(namespace: &str, name: &str, spec: Value) -> Campfire {
+pub(super) fn resources(given: Value) -> Resources {
+    serde_json::from_value(given).unwrap()
+}
+
+pub(super) fn campfire(namespace: &str, name: &str, spec: Value) -> Campfire {
     serde_json::from_value(json!({
         "apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": { "namespace": namespace, "name": name }, "spec": spec,
         "status": { "prefix": "fd01:203:405::/48" },
@@ -456,7 +463,7 @@ fn namespace(name: &str) -> NamespaceMeta {
     labelled(name, &[])
 }
 
-fn labelled(name: &str, labels: &[(&str, &str)]) -> NamespaceMeta {
+pub(super) fn labelled(name: &str, labels: &[(&str, &str)]) -> NamespaceMeta {
     NamespaceMeta { name: name.into(), labels: map(labels), annotations: BTreeMap::new() }
 }
 
@@ -465,10 +472,10 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 /// One that asks for the sidecar.
-fn pod(spec: Value) -> Pod {
+pub(super) fn pod(spec: Value) -> Pod {
     let mut pod = json!({
         "metadata": { "labels": { INJECT_LABEL: ENABLED, "app": "web" } },
-        "spec": { "containers": [{ "name": "app", "image": "app" }] },
+        "spec": { "containers": [{ "name": "app", "image": "app", "resources": { "requests": { "cpu": "1" } } }] },
     });
     pod["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
     serde_json::from_value(pod).unwrap()
@@ -499,7 +506,7 @@ fn asked(object: &Value) -> Value {
 fn ops(decision: Decision) -> Vec<Op> {
     match decision {
         Decision::Patch { ops, .. } => ops,
-        Decision::Skip { reason, message } => panic!("{reason:?}: {message}"),
+        Decision::Skip { reason, message, .. } => panic!("{reason:?}: {message}"),
     }
 }
 
@@ -520,12 +527,12 @@ fn injected(pod: &Pod, namespace: &NamespaceMeta, campfires: &[Campfire]) -> (Va
             }
             (after, warnings)
         }
-        Decision::Skip { reason, message } => panic!("{reason:?}: {message}"),
+        Decision::Skip { reason, message, .. } => panic!("{reason:?}: {message}"),
     }
 }
 
 /// RFC 6902, as strict as the API server: the parent must be there.
-fn apply(document: &mut Value, op: &Op) {
+pub(super) fn apply(document: &mut Value, op: &Op) {
     let (path, value) = match op {
         Op::Add { path, value } => (path, Some(value)),
         Op::Remove { path } => (path, None),
@@ -568,7 +575,8 @@ fn red_10_a_campfire_of_another_namespace_brings_its_image_as_root_or_turns_the_
         operator_namespace: "campfire-system".into(),
         image: "campfire:1".into(),
         pull_policy: "IfNotPresent".into(),
-        resources: json!({}),
+        resources: Resources::default(),
+        pod_security: Level::Privileged,
         agent_address: None,
     };
     let made: Pod = pod(json!({}));

@@ -28,7 +28,14 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts one; says why and returns `None` where there are no binaries (`CAMPFIRE_KUBERNETES_BIN`, or where the cluster tests
     /// keep theirs).
+    #[allow(dead_code, reason = "one test starts it in another way")]
     pub async fn start() -> Option<Self> {
+        Self::with_admission(None).await
+    }
+
+    /// The same, with this AdmissionConfiguration (YAML).
+    #[allow(dead_code, reason = "one test has one")]
+    pub async fn with_admission(configuration: Option<&str>) -> Option<Self> {
         let Some(bin) = binaries() else {
             println!("SKIPPED: no etcd and kube-apiserver: run `make test` once, or say where they are in CAMPFIRE_KUBERNETES_BIN");
             return None;
@@ -56,23 +63,24 @@ impl ControlPlane {
                 "--unsafe-no-fsync".into(),
             ],
         )];
-        servers.push(serve(
-            &bin.join("kube-apiserver"),
-            &at("api.log"),
-            &[
-                format!("--etcd-servers={etcd}"),
-                format!("--secure-port={api_port}"),
-                "--bind-address=127.0.0.1".into(),
-                "--advertise-address=192.0.2.1".into(),
-                file("cert-dir", "certs"),
-                file("token-auth-file", "tokens"),
-                file("service-account-key-file", "sa.pub"),
-                file("service-account-signing-key-file", "sa.key"),
-                "--service-account-issuer=https://kubernetes.default.svc".into(),
-                "--service-cluster-ip-range=10.91.0.0/16".into(),
-                "--authorization-mode=Node,RBAC".into(),
-            ],
-        ));
+        let mut flags = vec![
+            format!("--etcd-servers={etcd}"),
+            format!("--secure-port={api_port}"),
+            "--bind-address=127.0.0.1".into(),
+            "--advertise-address=192.0.2.1".into(),
+            file("cert-dir", "certs"),
+            file("token-auth-file", "tokens"),
+            file("service-account-key-file", "sa.pub"),
+            file("service-account-signing-key-file", "sa.key"),
+            "--service-account-issuer=https://kubernetes.default.svc".into(),
+            "--service-cluster-ip-range=10.91.0.0/16".into(),
+            "--authorization-mode=Node,RBAC".into(),
+        ];
+        if let Some(configuration) = configuration {
+            std::fs::write(at("admission.yaml"), configuration).unwrap();
+            flags.push(file("admission-control-config-file", "admission.yaml"));
+        }
+        servers.push(serve(&bin.join("kube-apiserver"), &at("api.log"), &flags));
         let kubeconfig = at("kubeconfig");
         std::fs::write(&kubeconfig, kubeconfig_of(api_port).to_string()).unwrap();
         let plane = Self { client: client(api_port).await, servers, dir, kubeconfig };

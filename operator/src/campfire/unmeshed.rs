@@ -1,0 +1,217 @@
+//! Pods that have a sidecar and no mesh. Where the sidecar does not say why, its pod shows it: an image that is not pulled, a container that fails.
+//! It is told where people look: by the MeshPeer, by an event on the pod, and by a number on the Campfire.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use campfire_api::conditions::{ConditionType, Reason};
+use campfire_api::names::{INIT_CONTAINER, SIDECAR_CONTAINER};
+use campfire_api::{Campfire, MeshPeer};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PartialObjectMeta;
+use kube::{Api, ResourceExt as _};
+
+use super::missed::Reasons;
+use crate::cluster::cached;
+use crate::conditions::{Said, condition};
+use crate::context::Context;
+use crate::events::{self, Happened};
+use crate::members::Claim;
+use crate::state::{ObjectKey, PodId};
+use crate::webhook::inject::startup_timeout;
+
+/// How long after its startup timeout a pod may be on its way: its image is pulled, its MeshPeer written.
+const GRACE: Duration = Duration::from_secs(20);
+/// Pods that are asked for in one look, and that events are sent for.
+const MOST: usize = 20;
+
+/// The pods of each Campfire that are without the mesh, by reason.
+#[derive(Debug, Default)]
+pub struct Unmeshed {
+    counts: Mutex<BTreeMap<ObjectKey, Reasons>>,
+    told: Mutex<BTreeSet<(PodId, Reason)>>,
+}
+
+impl Unmeshed {
+    /// Of one Campfire.
+    pub fn of(&self, campfire: &ObjectKey) -> Reasons {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).get(campfire).cloned().unwrap_or_default()
+    }
+
+    /// Looks at all pods that have a sidecar; returns the Campfires whose numbers changed.
+    pub async fn look(&self, ctx: &Context) -> Vec<ObjectKey> {
+        let mut counts: BTreeMap<ObjectKey, Reasons> = BTreeMap::new();
+        let (mut causes, mut told) = (HashMap::new(), BTreeSet::new());
+        let (mut asked, mut said) = (0, 0);
+        for late in ctx.cluster.pods.state().iter().filter_map(|pod| late(ctx, pod)) {
+            let mut why = late.said.clone();
+            if late.silent {
+                let known = ctx.causes.of(&late.pod);
+                let found = if asked < MOST { ask(ctx, &late.pod, &mut asked).await } else { known };
+                if let Some(found) = found {
+                    causes.insert(late.pod.clone(), found.clone());
+                    why = found;
+                }
+            }
+            let count = counts.entry(late.campfire).or_default().entry(why.reason.name()).or_default();
+            *count = count.saturating_add(1);
+            let mark = (late.pod, why.reason);
+            let new = !self.told.lock().unwrap_or_else(PoisonError::into_inner).contains(&mark);
+            if new && said < MOST {
+                said += 1;
+                events::say(&ctx.cluster, &*late.object, Happened::WithoutMesh(why.reason), &format!("without the mesh: {}", why.message))
+                    .await;
+                told.insert(mark);
+            } else if !new {
+                told.insert(mark);
+            }
+        }
+        ctx.causes.replace(causes);
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        let mut held = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys: BTreeSet<ObjectKey> = held.keys().chain(counts.keys()).cloned().collect();
+        let changed = keys.into_iter().filter(|key| held.get(key) != counts.get(key)).collect();
+        *held = counts;
+        changed
+    }
+}
+
+/// A pod that should be in the mesh by now.
+struct Late {
+    object: std::sync::Arc<PartialObjectMeta<Pod>>,
+    pod: PodId,
+    campfire: ObjectKey,
+    /// As its MeshPeer has it.
+    said: Said,
+    /// Its sidecar says nothing.
+    silent: bool,
+}
+
+fn late(ctx: &Context, pod: &std::sync::Arc<PartialObjectMeta<Pod>>) -> Option<Late> {
+    let key = ObjectKey::of(&**pod);
+    let campfire = Claim::of(&pod.metadata).filter(|claim| claim.plain)?.campfire;
+    let admitted: std::sync::Arc<Campfire> = ctx.cluster.admit(&campfire, &key.namespace).ok()?;
+    let age = Timestamp::now().as_second().saturating_sub(pod.creation_timestamp()?.0.as_second());
+    let patience = startup_timeout(pod.annotations(), &admitted).saturating_add(GRACE);
+    if pod.metadata.deletion_timestamp.is_some() || u64::try_from(age).unwrap_or(0) < patience.as_secs() {
+        return None;
+    }
+    let id = PodId { key: key.clone(), uid: pod.uid()? };
+    // What a new leader has not heard yet an earlier one wrote down.
+    let peer: Option<std::sync::Arc<MeshPeer>> = cached(&ctx.cluster.peers, &key);
+    let ready = peer.as_ref().and_then(|peer| condition(&peer.status.as_ref()?.conditions, ConditionType::Ready));
+    let report = ctx.reports.get(&id);
+    if ready.is_some_and(|ready| ready.status == "True") || report.as_ref().is_some_and(|said| said.report.ready) {
+        return None;
+    }
+    let unknown = || Said::of(Reason::NotReported, "its sidecar has not reported yet: kubectl logs POD -c campfire");
+    let said = ready.and_then(|ready| Some(Said::of(Reason::named(&ready.reason)?, ready.message.clone()))).unwrap_or_else(unknown);
+    Some(Late { object: pod.clone(), pod: id, campfire, said, silent: report.is_none() })
+}
+
+/// What the pod itself shows.
+async fn ask(ctx: &Context, pod: &PodId, asked: &mut usize) -> Option<Said> {
+    *asked += 1;
+    let pods: Api<Pod> = Api::namespaced(ctx.cluster.client.clone(), &pod.key.namespace);
+    let found = pods.get_opt(&pod.key.name).await.ok()??;
+    cause(found.status.as_ref()?)
+}
+
+/// Why a pod's sidecar says nothing. Pure.
+pub fn cause(status: &PodStatus) -> Option<Said> {
+    let of = |name: &str| status.init_container_statuses.iter().flatten().find(|container| container.name == name);
+    if let Some(unplaced) = status.conditions.iter().flatten().find(|it| it.type_ == "PodScheduled" && it.status == "False") {
+        let why = unplaced.message.clone().or_else(|| unplaced.reason.clone()).unwrap_or_default();
+        return Some(Said::of(Reason::NotScheduled, format!("the pod has no node yet: {why}")));
+    }
+    for (name, failing) in [(INIT_CONTAINER, Reason::InitFailing), (SIDECAR_CONTAINER, Reason::SidecarFailing)] {
+        if let Some(said) = of(name).and_then(|container| failure(container, failing)) {
+            return Some(said);
+        }
+    }
+    let running = |container: &ContainerStatus| container.state.as_ref().is_some_and(|state| state.running.is_some());
+    of(SIDECAR_CONTAINER).filter(|container| running(container)).map(|_| {
+        let message = "the sidecar runs and has not reached the operator: does the pod reach Service campfire-agent (a NetworkPolicy for egress, another \
+                       mesh's redirection)? kubectl logs POD -c campfire has its tries";
+        Said::of(Reason::NoSettings, message)
+    })
+}
+
+/// What is wrong with a container of ours.
+fn failure(container: &ContainerStatus, failing: Reason) -> Option<Said> {
+    let ContainerState { waiting, terminated, .. } = container.state.clone().unwrap_or_default();
+    let name = &container.name;
+    if let Some(waiting) = waiting {
+        let why = waiting.reason.unwrap_or_default();
+        let message = waiting.message.unwrap_or_default();
+        return match why.as_str() {
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "ImageInspectError"
+            | "RegistryUnavailable" => {
+                let image = &container.image;
+                let message = format!(
+                    "image {image} of container {name} is not pulled ({why}): push it, correct spec.sidecar.image or the chart's, or give \
+                     spec.sidecar.imagePullSecrets, and make the pod anew"
+                );
+                Some(Said::of(Reason::ImageNotPulled, message))
+            }
+            "" | "PodInitializing" | "ContainerCreating" => None,
+            _ => Some(Said::of(failing, format!("container {name}: {why} {message}: kubectl logs POD -c {name} says why"))),
+        };
+    }
+    let ended = terminated.filter(|ended| ended.exit_code != 0)?;
+    let why = ended.reason.unwrap_or_default();
+    Some(Said::of(failing, format!("container {name} ended with status {} ({why}): kubectl logs POD -c {name} says why", ended.exit_code)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_sidecar_silent_is_read_from_its_pod() {
+        let containers = |init: Value, sidecar: Value| {
+            let of = |name: &str, state: Value| json!({ "name": name, "image": "x:nope", "imageID": "", "ready": false, "restartCount": 0, "state": state });
+            json!({ "initContainerStatuses": [of(INIT_CONTAINER, init), of(SIDECAR_CONTAINER, sidecar)] })
+        };
+        let waiting = |reason: &str| json!({ "waiting": { "reason": reason, "message": "because" } });
+        let done = || json!({ "terminated": { "exitCode": 0 } });
+        let table = [
+            (
+                json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "message": "no node has CPU" }] }),
+                Some((Reason::NotScheduled, "no node has CPU")),
+            ),
+            (
+                containers(waiting("ImagePullBackOff"), waiting("PodInitializing")),
+                Some((Reason::ImageNotPulled, "image x:nope of container campfire-init")),
+            ),
+            (
+                containers(waiting("CrashLoopBackOff"), waiting("PodInitializing")),
+                Some((Reason::InitFailing, "kubectl logs POD -c campfire-init")),
+            ),
+            (
+                containers(json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } }), waiting("PodInitializing")),
+                Some((Reason::InitFailing, "OOMKilled")),
+            ),
+            (containers(done(), waiting("CreateContainerError")), Some((Reason::SidecarFailing, "CreateContainerError because"))),
+            (containers(done(), json!({ "running": {} })), Some((Reason::NoSettings, "Service campfire-agent"))),
+            (containers(done(), waiting("PodInitializing")), None),
+            (containers(waiting("PodInitializing"), waiting("PodInitializing")), None),
+            (json!({}), None),
+        ];
+        for (status, expected) in table {
+            let found = cause(&serde_json::from_value(status.clone()).unwrap());
+            assert_eq!(found.as_ref().map(|said| said.reason), expected.map(|(reason, _)| reason), "{status}");
+            if let (Some(found), Some((_, part))) = (found, expected) {
+                assert!(found.message.contains(part), "{}", found.message);
+            }
+        }
+    }
+}
