@@ -36,7 +36,7 @@ pub struct Cluster {
 }
 
 /// The namespaces in which stories have Campfires: the operator has rights in these alone.
-const WITH_CAMPFIRES: [&str; 5] = ["mesh", "job", "join", "lifecycle", "outages"];
+const WITH_CAMPFIRES: [&str; 6] = ["mesh", "job", "join", "lifecycle", "outages", "node"];
 
 static ONE: OnceLock<Option<Cluster>> = OnceLock::new();
 static TWO: OnceLock<Option<Cluster>> = OnceLock::new();
@@ -277,6 +277,13 @@ impl Cluster {
         let output = output.unwrap_or_else(|error| panic!("docker exec: {error}"));
         assert!(output.status.success(), "on the node: {line}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Restarts its node, with all that runs on it.
+    pub fn restart_node(&self) {
+        let output = Command::new(script()).args(["docker", "restart", "-t", "5", &self.node()]).output();
+        let output = output.unwrap_or_else(|error| panic!("docker restart: {error}"));
+        assert!(output.status.success(), "docker restart: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn node(&self) -> String {

@@ -1,0 +1,115 @@
+//! What becomes of members when their node is restarted while the operator is away, and when the operator that leads is frozen while pods start:
+//! all come into the mesh by themselves as soon as one answers, and none is made anew for it. In the second cluster, whose node is restarted.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use campfire_kind_tests::mesh::{campfire, deployment, is_true, name};
+use campfire_kind_tests::{Cluster, SYSTEM, is_ready};
+use serde_json::Value;
+
+const NAMESPACE: &str = "node";
+/// From the operator's return until the last member is back.
+const BACK: Duration = Duration::from_mins(1);
+const OPERATOR: &str = "app.kubernetes.io/name=campfire-operator";
+
+#[test]
+fn members_whose_node_was_restarted_without_an_operator_come_back_by_themselves_and_a_frozen_leader_keeps_nobody_out() {
+    let Some(cluster) = Cluster::two() else { return };
+    let ns = cluster.with_operator(NAMESPACE);
+    cluster.apply(ns, &campfire("{turn: {exposure: {type: ClusterIP}}}"));
+    cluster.campfire_ready(ns);
+    restarted(cluster, ns);
+    frozen(cluster, ns);
+    for kind in ["deployments", "campfires"] {
+        cluster.kubectl(&["delete", "-n", ns, kind, "--all", "--wait"]);
+    }
+}
+
+fn restarted(cluster: &Cluster, ns: &str) {
+    println!("===== the node is restarted while the operator is away");
+    cluster.apply(ns, &deployment("hello", 3, "{}"));
+    let before = uids(&cluster.pods(ns, "hello", 3));
+    members(cluster, ns, "hello", 3, Duration::from_secs(30));
+    cluster.kubectl(&["scale", "-n", SYSTEM, "deployment/campfire-operator", "--replicas=0"]);
+    cluster.wait_for("no operator to be left", SYSTEM, Duration::from_mins(1), || {
+        cluster.list(SYSTEM, "pods", OPERATOR).is_empty().then_some(())
+    });
+    cluster.restart_node();
+    cluster.wait_for("the API server to be back", ns, Duration::from_mins(2), || cluster.try_kubectl(&["get", "--raw", "/readyz"]).ok());
+    // Their apps run: nothing but the mesh waits for the operator.
+    cluster.wait_for("the apps to run again, without an operator", ns, Duration::from_mins(2), || {
+        let pods: Value =
+            serde_json::from_str(&cluster.try_kubectl(&["get", "-n", ns, "pods", "-l", "app=hello", "-o", "json"]).ok()?).ok()?;
+        let pods = pods["items"].as_array()?.clone();
+        (pods.len() == 3 && pods.iter().all(|pod| is_ready(pod) && restarts(pod) > 0)).then_some(())
+    });
+    cluster.kubectl(&["scale", "-n", SYSTEM, "deployment/campfire-operator", "--replicas=2"]);
+    cluster.wait_for("an operator to be ready", SYSTEM, Duration::from_mins(2), || {
+        cluster.list(SYSTEM, "pods", OPERATOR).iter().any(is_ready).then_some(())
+    });
+    members(cluster, ns, "hello", 3, BACK);
+    let pods = cluster.pods(ns, "hello", 3);
+    assert_eq!(uids(&pods), before, "they were made anew");
+    let address = cluster.mesh_address(ns, name(&pods[1]));
+    cluster.talks(ns, name(&pods[0]), &address, name(&pods[1]));
+    cluster.wait_for("the Campfire to miss nobody", ns, Duration::from_mins(1), || {
+        let campfire = cluster.get(ns, "campfire", "main")?;
+        (is_true(&campfire, "Ready") && campfire["status"]["podsWithoutMesh"] == 0).then_some(())
+    });
+}
+
+fn frozen(cluster: &Cluster, ns: &str) {
+    println!("===== the leader is frozen while pods start");
+    let lease = cluster.get(SYSTEM, "lease", "campfire-operator").unwrap();
+    let leader = lease["spec"]["holderIdentity"].as_str().unwrap().to_owned();
+    cluster.wait_for("both operators to be ready", SYSTEM, Duration::from_mins(1), || {
+        (cluster.list(SYSTEM, "pods", OPERATOR).iter().filter(|pod| is_ready(pod)).count() == 2).then_some(())
+    });
+    let pod = cluster.get(SYSTEM, "pod", &leader).unwrap();
+    let container = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().trim_start_matches("containerd://").to_owned();
+    let signal = |signal: &str| cluster.on_node(&format!("ctr -n k8s.io tasks kill -s {signal} {container}"));
+    signal("SIGSTOP");
+    let begun = Instant::now();
+    // Two at once, and one when the other has not taken over yet.
+    cluster.apply(ns, &deployment("frozen", 2, "{}"));
+    std::thread::sleep(Duration::from_secs(4));
+    cluster.apply(ns, &deployment("later", 1, "{}"));
+    for (app, count) in [("frozen", 2), ("later", 1)] {
+        members(cluster, ns, app, count, Duration::from_mins(1));
+    }
+    println!("all were in the mesh {:.1} s after the leader was frozen", begun.elapsed().as_secs_f64());
+    // It ends by itself when it wakes, or was killed by its probes meanwhile.
+    let _ = std::panic::catch_unwind(|| signal("SIGCONT"));
+}
+
+/// Waits until all pods of an app are in the mesh: their MeshPeers are ready, with the addresses that their interfaces have. (After a restart of the
+/// node those of before are there until the new ones are reported.)
+fn members(cluster: &Cluster, ns: &str, app: &str, count: usize, patience: Duration) {
+    let address = |pod: &Value| {
+        let line = ["ip", "-6", "addr", "show", "dev", "campfire0", "scope", "global"];
+        let text = cluster.exec(ns, name(pod), "app", &line).ok()?;
+        let address = text.split_whitespace().skip_while(|word| *word != "inet6").nth(1)?.split('/').next()?.to_owned();
+        Some(address)
+    };
+    let joined = |pod: &Value| {
+        let peer = cluster.get(ns, "meshpeer", name(pod))?;
+        let same = peer["spec"]["podRef"]["uid"] == pod["metadata"]["uid"] && is_true(&peer, "Ready");
+        (same && peer["status"]["addresses"][0] == address(pod)?.as_str()).then_some(())
+    };
+    cluster.wait_for(&format!("the {count} pods of {app} to be in the mesh"), ns, patience, || {
+        let pods = cluster.list(ns, "pods", &format!("app={app}"));
+        (pods.len() == count && pods.iter().all(|pod| joined(pod).is_some())).then_some(())
+    });
+}
+
+fn uids(pods: &[Value]) -> BTreeSet<String> {
+    pods.iter().map(|pod| pod["metadata"]["uid"].as_str().unwrap().to_owned()).collect()
+}
+
+fn restarts(pod: &Value) -> i64 {
+    let all = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+    all.filter_map(|container| container["restartCount"].as_i64()).max().unwrap_or(0)
+}
