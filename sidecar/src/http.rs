@@ -23,6 +23,9 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::metrics::{self, Snapshot};
+use crate::pod::WAITING;
+use crate::pod::init::PROBLEM;
+use crate::pod::ready::STARTED;
 use crate::report::Report;
 
 /// Asks the control loop for its state.
@@ -170,6 +173,9 @@ fn plain(status: StatusCode, text: &str) -> Answer {
 fn explain_socket(socket: &Path, error: &io::Error) -> anyhow::Error {
     let shown = socket.display();
     match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused if in_pod(socket).is_some() => {
+            anyhow::anyhow!("{}", in_pod(socket).unwrap_or_default())
+        }
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             anyhow::anyhow!(
                 "no campfire runs here (nothing listens on {shown}): start it with `campfire up`, or name its --interface or --run-dir"
@@ -180,6 +186,22 @@ fn explain_socket(socket: &Path, error: &io::Error) -> anyhow::Error {
         }
         _ => anyhow::anyhow!("{shown}: {error}"),
     }
+}
+
+/// What a pod's sidecar wrote down of why it does not listen yet, or will not, with what to do.
+fn in_pod(socket: &Path) -> Option<String> {
+    let state = socket.parent()?;
+    let read = |name: &str| {
+        std::fs::read_to_string(state.join(name)).ok().map(|text| text.chars().filter(|c| !c.is_control()).collect::<String>())
+    };
+    if let Some(problem) = read(PROBLEM) {
+        return Some(format!("this pod has no interface of the mesh: {problem}: mend that and make the pod anew"));
+    }
+    let last = read(WAITING).or_else(|| read(STARTED).map(|_| "it has just begun to ask".into()))?;
+    Some(format!(
+        "the sidecar waits for its settings from the operator, and comes into the mesh as soon as it has them ({last}): does the operator run, and does \
+         this pod reach its Service campfire-agent? NetworkPolicies for egress and another mesh's redirection may forbid it"
+    ))
 }
 
 /// Asks a running peer by its control socket.
@@ -226,5 +248,19 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(1), probe.read_to_string(&mut answer)).await.expect("within a second").unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
         server.abort();
+    }
+
+    #[test]
+    fn in_a_pod_that_is_without_its_mesh_status_says_why_and_not_to_start_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("campfire0.sock");
+        let said = || explain_socket(&socket, &io::ErrorKind::NotFound.into()).to_string();
+        assert!(said().contains("start it with `campfire up`"), "on a host: {}", said());
+        crate::pod::ready::started(dir.path());
+        assert!(said().contains("waits for its settings from the operator") && said().contains("just begun"), "{}", said());
+        std::fs::write(dir.path().join(WAITING), "no settings from the operator yet: connection refused").unwrap();
+        assert!(said().contains("connection refused") && said().contains("Service campfire-agent"), "{}", said());
+        std::fs::write(dir.path().join(PROBLEM), "TunDeniedByRuntime: not permitted").unwrap();
+        assert!(said().contains("no interface of the mesh: TunDeniedByRuntime: not permitted: mend that"), "{}", said());
     }
 }

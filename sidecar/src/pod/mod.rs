@@ -47,6 +47,8 @@ pub struct AgentLink {
     pub told: watch::Sender<Option<Report>>,
 }
 
+/// File that says why the sidecar has no settings yet, while it has none.
+pub const WAITING: &str = "waiting";
 /// How long a peer that starts may try before it is a problem that no server answers.
 const STARTING: Duration = Duration::from_secs(3);
 /// Longest pause between two tries to reach the operator.
@@ -196,8 +198,9 @@ pub async fn up(options: &Options) -> Result<()> {
     let cache = Cache::new(&state);
     ready::started(&state);
     let mut terminate = signal(SignalKind::terminate())?;
+    let waiting = state.join(WAITING);
     let settings = tokio::select! {
-        settings = first(&agent, &cache) => settings,
+        settings = first(&agent, &cache, &waiting) => settings,
         // Nobody knows this peer yet: there is nobody to say goodbye to.
         _ = terminate.recv() => return Ok(()),
     };
@@ -229,20 +232,24 @@ fn state_dir(options: &Options) -> PathBuf {
 }
 
 /// The settings to start with: what is kept, else what the operator says as soon as it answers.
-async fn first(agent: &Agent, cache: &Cache) -> Settings {
+async fn first(agent: &Agent, cache: &Cache, waiting: &Path) -> Settings {
     if let Some(settings) = cache.load() {
         return settings;
     }
     let mut pause = agent::Backoff::new(PATIENCE);
     loop {
-        match agent.settings("", 0).await {
+        let why = match agent.settings("", 0).await {
             Ok(Some(settings)) => {
                 keep(cache, &settings);
+                let _ = fs::remove_file(waiting);
                 return settings;
             }
-            Ok(None) => warn!("the operator has no settings for this pod yet; asking again"),
-            Err(failure) => warn!("no settings from the operator yet: {failure}; asking again"),
-        }
+            Ok(None) => "the operator has no settings for this pod yet".to_owned(),
+            Err(failure) => format!("no settings from the operator yet: {failure}"),
+        };
+        warn!("{why}; asking again");
+        // For whoever looks into the pod, by `campfire status` or at its startup probe.
+        let _ = fs::write(waiting, &why);
         pause.wait(None).await;
     }
 }

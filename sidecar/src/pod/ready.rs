@@ -10,10 +10,11 @@ use anyhow::{Context as _, Result, bail};
 use crate::cli::{Policy, ReadyArgs};
 use crate::config;
 use crate::http;
+use crate::pod::WAITING;
 use crate::pod::init::PROBLEM;
 
 /// File whose age is that of the sidecar's first start in this pod.
-const STARTED: &str = "started";
+pub const STARTED: &str = "started";
 
 /// Notes that the sidecar starts, unless it did before: a restart does not wait all over again.
 pub fn started(state: &Path) {
@@ -74,6 +75,9 @@ async fn lacking(arguments: &ReadyArgs, until: Instant) -> Option<String> {
             Some(format!("camped; {connected} of {known} peers answer"))
         }
         Ok(Ok(_)) => Some("no TURN server answers yet".into()),
-        Ok(Err(_)) | Err(_) => Some("waits for its settings from the operator".into()),
+        Ok(Err(_)) | Err(_) => {
+            let last = fs::read_to_string(arguments.run_dir.join(WAITING)).map(|why| format!(": {why}")).unwrap_or_default();
+            Some(format!("waits for its settings from the operator{last}"))
+        }
     }
 }
