@@ -1,14 +1,14 @@
 //! What the chart renders. Needs `helm` (in the path, in `HELM`, or where the cluster tests keep theirs); without it each test says so.
 
+mod helm;
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use campfire_api::names;
+use helm::{Helm, NAMESPACE, chart};
 use serde_json::Value;
 
 const VALUE_SETS: [&str; 4] = ["values.yaml", "ci/minimal-values.yaml", "ci/full-values.yaml", "ci/monitoring-values.yaml"];
-const NAMESPACE: &str = "campfire-system";
 
 #[test]
 fn every_value_set_lints_and_renders_objects_that_are_labelled_and_placed() {
@@ -61,7 +61,7 @@ fn every_value_is_in_the_schema_and_in_the_readme_and_the_other_way_round() {
     leaves(&values, "", &mut given);
     schema_leaves(&schema, &schema, "", &mut known);
     given.retain(|path| !open.iter().any(|open| path.starts_with(open)));
-    known.retain(|path| !open.iter().any(|open| path.starts_with(open)) && path != "global");
+    known.retain(|path| !open.iter().any(|open| path.starts_with(open)) && path != "global" && path != "enabled");
     assert_eq!(given, known);
     let readme = std::fs::read_to_string(chart().join("README.md")).unwrap();
     let explained = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
@@ -274,6 +274,54 @@ fn crds_are_those_of_the_repository_and_stay_unless_told_otherwise() {
 }
 
 #[test]
+fn a_parent_chart_may_say_whether_it_is_wanted() {
+    let Some(helm) = Helm::find() else { return };
+    let parent = tempfile::tempdir().unwrap();
+    std::fs::create_dir(parent.path().join("charts")).unwrap();
+    std::os::unix::fs::symlink(chart().canonicalize().unwrap(), parent.path().join("charts/campfire")).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let about = format!(
+        "apiVersion: v2\nname: platform\nversion: 1.0.0\ndependencies:\n- {{name: campfire, version: {version}, condition: campfire.enabled}}\n"
+    );
+    std::fs::write(parent.path().join("Chart.yaml"), about).unwrap();
+    let rendered = |enabled: bool| {
+        let wanted = format!("campfire.enabled={enabled}");
+        helm.run_in(parent.path(), &["template", "p", ".", "-n", NAMESPACE, "--set", &wanted, "--set", "global.x=1"]).unwrap()
+    };
+    assert!(rendered(true).contains("kind: Deployment"));
+    assert!(!rendered(false).contains("kind: Deployment"));
+}
+
+#[test]
+fn values_of_an_older_release_that_lack_what_came_since_are_filled_up() {
+    let Some(helm) = Helm::find() else { return };
+    let text = std::fs::read_to_string(chart().join("values.yaml")).unwrap();
+    assert!(text == std::fs::read_to_string(chart().join("files/values.yaml")).unwrap(), "differs: cp values.yaml files/values.yaml");
+    let whole = helm.render(&[]);
+    let values: serde_json::Map<String, Value> = serde_yaml::from_str(&text).unwrap();
+    // As `helm upgrade --reuse-values` has it: the chart is new, and its own values do not count.
+    let older = tempfile::tempdir().unwrap();
+    assert!(std::process::Command::new("cp").arg("-r").arg(chart().join(".")).arg(older.path()).status().unwrap().success());
+    let mut lacking: Vec<(String, Option<String>)> = Vec::new();
+    for (name, block) in &values {
+        lacking.push((name.clone(), None));
+        let keys = block.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "resources");
+        lacking.extend(keys.map(|key| (name.clone(), Some(key.clone()))));
+    }
+    for (name, key) in lacking {
+        let mut old = values.clone();
+        match &key {
+            None => drop(old.remove(&name)),
+            Some(key) => drop(old[&name].as_object_mut().unwrap().remove(key)),
+        }
+        std::fs::write(older.path().join("values.yaml"), serde_yaml::to_string(&old).unwrap()).unwrap();
+        let rendered =
+            helm.run_in(older.path(), &["template", "c", ".", "-n", NAMESPACE]).unwrap_or_else(|error| panic!("{name} {key:?}: {error}"));
+        assert!(helm::objects(&rendered) == whole, "without {name} {key:?}");
+    }
+}
+
+#[test]
 fn what_needs_other_operators_or_may_surprise_is_off_by_default() {
     let Some(helm) = Helm::find() else { return };
     let kinds =
@@ -284,47 +332,6 @@ fn what_needs_other_operators_or_may_surprise_is_off_by_default() {
     let mut all = kinds(&["-f", "ci/monitoring-values.yaml"]);
     all.extend(kinds(&["-f", "ci/full-values.yaml"]));
     assert!(extra.iter().all(|kind| all.contains(*kind)), "{all:?}");
-}
-
-/// The chart's folder.
-fn chart() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/campfire")
-}
-
-struct Helm(PathBuf);
-
-impl Helm {
-    fn find() -> Option<Self> {
-        let given = std::env::var_os("HELM").map(PathBuf::from);
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let in_path = std::env::split_paths(&path).map(|folder| folder.join("helm"));
-        let cache = std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
-            .map(|cache| cache.join("campfire/kind-tests/tools"));
-        let cached =
-            cache.and_then(|tools| std::fs::read_dir(tools).ok()).into_iter().flatten().flatten().map(|entry| entry.path().join("helm"));
-        let found = given.into_iter().chain(in_path).chain(cached).find(|path| path.is_file());
-        if found.is_none() {
-            println!("SKIPPED: no helm in the path (https://helm.sh/docs/intro/install, or run the cluster tests once)");
-        }
-        found.map(Self)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = Command::new(&self.0).args(arguments).current_dir(chart()).output().map_err(|error| error.to_string())?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.success() { Ok(said) } else { Err(said + &String::from_utf8_lossy(&output.stderr)) }
-    }
-
-    fn render(&self, arguments: &[&str]) -> Vec<Value> {
-        let all = [&["template", "c", ".", "-n", NAMESPACE], arguments].concat();
-        let rendered = self.run(&all).unwrap_or_else(|refused| panic!("{arguments:?}: {refused}"));
-        serde_yaml::Deserializer::from_str(&rendered)
-            .map(|document| <Value as serde::Deserialize>::deserialize(document).expect("YAML of helm"))
-            .filter(|object| !object.is_null())
-            .collect()
-    }
 }
 
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
