@@ -60,7 +60,7 @@ fn every_field_changes_and_the_key_is_rotated_under_traffic_and_what_is_deleted_
         cluster.change(ns, &format!(r#"{{"spec": {change}}}"#));
     }
     let set = cluster.wait_for("one TURN server to be left", ns, Duration::from_mins(2), || {
-        let left = cluster.list(ns, "pods", "app.kubernetes.io/instance=main").len();
+        let left = cluster.list(ns, "pods", "campfire.network/campfire=main").len();
         cluster.get(ns, "statefulset", "main-turn").filter(|set| set["spec"]["replicas"] == 1 && left == 1)
     });
     assert!(set["spec"]["template"]["spec"]["tolerations"].is_null(), "what was taken back is gone: {set}");

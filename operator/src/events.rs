@@ -17,6 +17,8 @@ pub enum Happened {
     ReconcileFailed,
     /// Somebody put another key into the Secret.
     KeyChanged,
+    /// The Secret with the key was gone, and was put back.
+    KeyPutBack,
     /// A pod was made while no webhook answered.
     SidecarMissed,
     /// A Campfire is Ready now, or no more.
@@ -34,6 +36,7 @@ impl Happened {
         match self {
             Self::ReconcileFailed => "ReconcileFailed",
             Self::KeyChanged => "KeyChanged",
+            Self::KeyPutBack => "KeyPutBack",
             Self::SidecarMissed => "SidecarMissed",
             Self::Turned(reason) | Self::NotAccepted(reason) | Self::WithoutMesh(reason) => reason.name(),
             Self::Skipped(reason) => reason.name(),
@@ -44,7 +47,7 @@ impl Happened {
     fn action(self) -> &'static str {
         match self {
             Self::ReconcileFailed | Self::Turned(_) => "Reconcile",
-            Self::KeyChanged => "ReadKey",
+            Self::KeyChanged | Self::KeyPutBack => "ReadKey",
             Self::SidecarMissed | Self::Skipped(_) => "Inject",
             Self::NotAccepted(_) => "Accept",
             Self::WithoutMesh(_) => "Connect",
@@ -56,6 +59,7 @@ impl Happened {
             Self::Turned(Reason::Ready) => EventType::Normal,
             Self::ReconcileFailed
             | Self::KeyChanged
+            | Self::KeyPutBack
             | Self::SidecarMissed
             | Self::Turned(_)
             | Self::NotAccepted(_)

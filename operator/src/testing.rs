@@ -187,7 +187,7 @@ pub fn membership(keys: Vec<HeldKey>) -> Membership {
 }
 
 fn pod(namespace: &str, name: &str, uid: &str, annotations: &Value) -> PartialObjectMeta<Pod> {
-    let metadata = json!({ "namespace": namespace, "name": name, "uid": uid, "annotations": annotations });
+    let metadata = json!({ "namespace": namespace, "name": name, "uid": uid, "annotations": annotations, "creationTimestamp": "2026-01-01T00:00:00Z" });
     serde_json::from_value(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata })).unwrap()
 }
 

@@ -22,6 +22,53 @@ use kube::{Api, Client, Config, CustomResourceExt, ResourceExt};
 use serde_json::{Value, json};
 
 #[tokio::test]
+async fn a_key_that_was_deleted_by_mistake_is_put_back_and_pods_with_older_settings_are_counted() {
+    let Some(world) = World::start().await else { return };
+    let operator = Operator::start(&world.client, &["default"]).await;
+    let spec = |pool: &str| json!({ "turn": { "replicas": 0, "servers": ["turn:192.0.2.1"] }, "network": { "ipv4Pool": pool } });
+    world.campfire("fire", spec("100.80.0.0/16")).await;
+    campfire_says(&world.campfires(), "fire", "Ready", "Ready").await;
+    let made = world.secrets().get("fire-psk").await.unwrap();
+    assert!(
+        made.owner_references().is_empty() && !made.labels().contains_key("app.kubernetes.io/instance"),
+        "it belongs to nobody: {made:?}"
+    );
+    world.secrets().delete("fire-psk", &DeleteParams::default()).await.unwrap();
+    eventually("it is put back", || async {
+        world.secrets().get_opt("fire-psk").await.unwrap().is_some_and(|back| back.uid() != made.uid() && back.data == made.data)
+    })
+    .await;
+    eventually("an event says so", || async {
+        let events = Api::<k8s_openapi::api::events::v1::Event>::namespaced(world.client.clone(), "default");
+        let events = events.list(&ListParams::default()).await.unwrap();
+        events.iter().any(|event| event.reason.as_deref() == Some("KeyPutBack"))
+    })
+    .await;
+
+    // A pod as the webhook stamped it, when the pool was another.
+    let stamped = {
+        let defaults = campfire_operator::webhook::containers::Defaults::of(&operator.ctx.settings);
+        let campfire = world.campfires().get("fire").await.unwrap();
+        campfire_operator::webhook::inject::settings_hash(&std::collections::BTreeMap::new(), &campfire, &defaults).unwrap()
+    };
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
+    apply(&Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(world.client.clone(), "default"), "default", &account).await;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "spec": { "containers": [{ "name": "app", "image": "app" }] },
+        "metadata": { "name": "old", "labels": { "campfire.network/injected": "enabled" },
+            "annotations": { "campfire.network/campfire": "default/fire", "campfire.network/settings-hash": stamped } },
+    });
+    apply(&Api::<k8s_openapi::api::core::v1::Pod>::namespaced(world.client.clone(), "default"), "old", &pod).await;
+    let outdated = async || world.campfires().get("fire").await.unwrap().status.unwrap_or_default().outdated_pods;
+    eventually("the pod is as it would be now", || async { outdated().await == Some(0) && operator.ctx.cluster.pods.state().len() == 1 })
+        .await;
+    world.campfire("fire", spec("100.90.0.0/16")).await;
+    eventually("the pod is counted", || async { outdated().await == Some(1) }).await;
+    let said = campfire_says(&world.campfires(), "fire", "Ready", "Ready").await;
+    assert!(said.contains("1 pod with older settings: make them anew (kubectl rollout restart)"), "{said}");
+}
+
+#[tokio::test]
 async fn a_campfire_that_is_invalid_says_what_to_change() {
     let Some(world) = World::start().await else { return };
     let _operator = Operator::start(&world.client, &["default"]).await;

@@ -17,8 +17,8 @@ use campfire_api::{Campfire, MeshPeer};
 use campfire_operator::state::{ObjectKey, PeerReport, PodId as Who, Reported, Sighting, View, WireguardKey};
 use campfire_protocol::identity::{Identity, PublicKey};
 use campfire_protocol::key::{Fingerprint, Psk};
-use control_plane::{ControlPlane, apply, program};
-use in_process::{Operator, eventually, peer_says};
+use control_plane::{ControlPlane, apply, define, program};
+use in_process::{Operator, campfire_says, eventually, peer_says};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -60,6 +60,48 @@ async fn kubectl_prints_what_the_document_prints() {
     if std::env::var_os("CAMPFIRE_WRITE_DOCS").is_some() {
         std::fs::write(file, written.strip_suffix("```").unwrap()).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_backed_up_as_the_document_says_is_the_same_mesh_again_in_another_cluster() {
+    let Some(kubectl) = program("kubectl") else {
+        println!("SKIPPED: no kubectl beside etcd and kube-apiserver: run `make test` once");
+        return;
+    };
+    let (Some(before), Some(after)) = (ControlPlane::start().await, ControlPlane::start().await) else { return };
+    let document = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md")).unwrap();
+    let section = document.split_once("\n## What to back up\n").unwrap().1.split("\n## ").next().unwrap().to_owned();
+    let commands: Vec<&str> = section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    let [backup, restore] = commands[..] else { panic!("{commands:?}") };
+    let folder = tempfile::tempdir().unwrap();
+    let typed = |plane: &ControlPlane, commands: &str| {
+        let path = format!("{}:{}", kubectl.parent().unwrap().display(), std::env::var("PATH").unwrap());
+        let mut bash = Command::new("bash");
+        bash.args(["-euo", "pipefail", "-c", commands]).current_dir(folder.path()).env("PATH", path).env("KUBECONFIG", plane.kubeconfig());
+        let output = bash.output().unwrap();
+        assert!(output.status.success(), "{commands}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let status = async |plane: &ControlPlane| {
+        let campfires = Api::<Campfire>::namespaced(plane.client.clone(), "default");
+        campfire_says(&campfires, "main", "KeyReady", "KeyReady").await;
+        let status = campfires.get("main").await.unwrap().status.unwrap();
+        (status.key_fingerprint.unwrap(), status.prefix.unwrap())
+    };
+    define(&before.client).await;
+    let _there = Operator::start(&before.client, &["default"]).await;
+    let spec = json!({ "psk": { "deletionPolicy": "Delete" }, "turn": { "replicas": 0, "servers": ["turn:192.0.2.1"] } });
+    let campfire = json!({ "apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": { "name": "main" }, "spec": spec });
+    apply(&Api::<Campfire>::namespaced(before.client.clone(), "default"), "main", &campfire).await;
+    let was = status(&before).await;
+    typed(&before, backup);
+
+    define(&after.client).await;
+    let _here = Operator::start(&after.client, &["default"]).await;
+    let restoring = restore.to_owned();
+    tokio::task::block_in_place(|| typed(&after, &restoring));
+    assert_eq!(status(&after).await, was, "the same key, the same network");
+    let key = Api::<Secret>::namespaced(after.client.clone(), "default").get("main-psk").await.unwrap();
+    assert!(key.owner_references().is_empty(), "no owner of the other cluster");
 }
 
 /// Without what is another at each run: ages, times, ids, ports and addresses that the cluster chose, and so the width of columns.

@@ -213,7 +213,7 @@ impl Cluster {
             }))?;
             let by = PostParams { field_manager: manager.clone(), ..PostParams::default() };
             let made = api.create(&by, &object).await.context("a MeshPeer")?;
-            let said = status::of_pod(&made, Said::of(Reason::Accepted, ""), CLUSTER, Heard::Fresh(&peer.heard()), Timestamp::now());
+            let said = status::of_pod(&made, Said::of(Reason::Accepted, ""), CLUSTER, Heard::Fresh(&peer.heard()), None, Timestamp::now());
             let patch = Patch::Merge(status::patch(&peer.uid_of(&made), &said));
             let by = PatchParams { field_manager: manager.clone(), ..PatchParams::default() };
             api.patch_status(&peer.name, &by, &patch).await.map(drop).context("a MeshPeer's status")

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use campfire_api::{DeletionPolicy, names};
 use campfire_protocol::identity::NetworkId;
-use campfire_protocol::key::Psk;
+use campfire_protocol::key::{KeyMode, Psk};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
@@ -29,7 +29,7 @@ use super::plan::JoinSecret;
 use super::rotation;
 use super::validate::{KeySource, Valid};
 use crate::context::Context;
-use crate::state::ObjectKey;
+use crate::state::{HeldKey, ObjectKey};
 
 /// Annotation on each child: hash of what was applied, so that a field that is no longer wanted is seen to be.
 const APPLIED: &str = "campfire.network/applied";
@@ -86,7 +86,16 @@ impl Settled {
 pub async fn key(ctx: &Context, valid: &Valid, write: KeyWrite, found: &mut Found) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
     match (write, &found.key) {
-        (KeyWrite::Make, _) => found.key = Some(make(ctx, &api, valid).await?),
+        (KeyWrite::Make, _) => {
+            let mut network = [0; 5];
+            getrandom::fill(&mut network).map_err(Error::Random)?;
+            let key = HeldKey::new(random_key()?, KeyMode::Announce);
+            found.key = Some(make(ctx, &api, valid, keys::data(&[key], NetworkId(network))).await?);
+        }
+        (KeyWrite::PutBack(held), _) => {
+            found.key = Some(make(ctx, &api, valid, keys::data(&held.keys, held.network)).await?);
+            tracing::warn!(campfire = %valid.key, secret = valid.source.secret(), "the Secret with the key was gone, and is put back");
+        }
         (KeyWrite::Own(owners), Some(secret)) => {
             let change = json!({ "metadata": { "ownerReferences": owners } });
             found.key = Some(change_key(ctx, &api, secret, change).await?);
@@ -103,13 +112,9 @@ pub async fn key(ctx: &Context, valid: &Valid, write: KeyWrite, found: &mut Foun
     Ok(())
 }
 
-/// Makes the key. A Secret that appeared meanwhile is an error, and so adopted by the next try.
-async fn make(ctx: &Context, api: &Api<Secret>, valid: &Valid) -> Result<Secret, Error> {
+/// Makes the Secret with the key. One that appeared meanwhile is an error, and so adopted by the next try.
+async fn make(ctx: &Context, api: &Api<Secret>, valid: &Valid, data: BTreeMap<String, ByteString>) -> Result<Secret, Error> {
     let name = valid.source.secret();
-    let mut network = [0; 5];
-    getrandom::fill(&mut network).map_err(Error::Random)?;
-    let data =
-        [(names::PSK_KEY, random_key()?.to_text().as_bytes().to_vec()), (names::NETWORK_KEY, NetworkId(network).to_string().into_bytes())];
     let owned = matches!(valid.source, KeySource::Psk { deletion: DeletionPolicy::Delete, .. });
     let secret = Secret {
         metadata: ObjectMeta {
@@ -119,7 +124,7 @@ async fn make(ctx: &Context, api: &Api<Secret>, valid: &Valid) -> Result<Secret,
             ..ObjectMeta::default()
         },
         type_: Some("Opaque".into()),
-        data: Some(data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text))).collect()),
+        data: Some(data),
         ..Secret::default()
     };
     may_write(ctx)?;

@@ -98,14 +98,10 @@ fn protocol(transport: TransportName) -> &'static str {
     }
 }
 
-/// Labels of everything that belongs to a Campfire.
+/// Labels of everything that belongs to a Campfire. None says of which instance it is: by that Argo CD knows what it has applied itself, and
+/// takes the rest away, a key that outlived its Campfire as well.
 pub fn labels(campfire: &str) -> BTreeMap<String, String> {
-    map([
-        ("app.kubernetes.io/part-of", "campfire"),
-        (MANAGED_BY, MANAGER),
-        ("app.kubernetes.io/instance", campfire),
-        (CAMPFIRE_LABEL, campfire),
-    ])
+    map([("app.kubernetes.io/part-of", "campfire"), (MANAGED_BY, MANAGER), (CAMPFIRE_LABEL, campfire)])
 }
 
 /// Labels by which a Campfire's servers are selected.

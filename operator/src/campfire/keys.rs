@@ -67,6 +67,8 @@ impl Held {
 pub enum KeyWrite {
     /// It is made, with a new key.
     Make,
+    /// It is gone, and put back as members were told it.
+    PutBack(Held),
     /// Its owners become these.
     Own(Vec<OwnerReference>),
     /// A step of a rotation is taken.
@@ -95,10 +97,11 @@ pub fn due(valid: &Valid, found: &Found) -> Result<Option<KeyWrite>, Said> {
             let message = format!("Secret {name} is missing: copy it from the other cluster, where it is <campfire>-join");
             Err(Said::of(Reason::JoinSecretMissing, message))
         }
+        (KeySource::Psk { made: true, .. }, None) if told(found).is_some() => Ok(told(found).map(KeyWrite::PutBack)),
         (KeySource::Psk { .. }, None) if found.before.key_fingerprint.is_some() => {
             let message = format!(
                 "Secret {name}, which held the key, is gone, and a new key would part the peers: put it back from a backup, or delete the \
-                 Campfire and make it anew"
+                 Campfire and make it anew, and all its pods"
             );
             Err(Said::of(Reason::KeyMissing, message))
         }
@@ -112,14 +115,26 @@ pub fn due(valid: &Valid, found: &Found) -> Result<Option<KeyWrite>, Said> {
     }
 }
 
+/// The keys that members are told, if they are those of which the status has the fingerprint.
+fn told(found: &Found) -> Option<Held> {
+    let told = found.told.as_ref()?;
+    let newest = told.keys.first()?.fingerprint().to_string();
+    let known = found.before.key_fingerprint.as_ref() == Some(&newest);
+    known.then(|| Held { keys: told.keys.clone(), network: told.id, servers: Vec::new() })
+}
+
 /// What the owners of a Secret that the operator made become by the deletion policy; `None`: they are so.
 fn owners(valid: &Valid, secret: &Secret, deletion: DeletionPolicy) -> Option<Vec<OwnerReference>> {
     let made = secret.labels().get(MANAGED_BY).is_some_and(|manager| manager == MANAGER);
-    let owned = secret.owner_references().iter().any(|owner| owner.uid == valid.uid);
+    let campfires = || secret.owner_references().iter().filter(|owner| owner.kind == Campfire::kind(&()));
+    let owned = campfires().any(|owner| owner.uid == valid.uid);
+    // One that is no more, as in a backup of another cluster: with it the garbage collector would take the key.
+    let stale = campfires().any(|owner| owner.uid != valid.uid);
     let wanted = deletion == DeletionPolicy::Delete;
-    if !made || owned == wanted {
+    if (!made || owned == wanted) && !stale {
         return None;
     }
+    let wanted = if made { wanted } else { owned };
     let others = secret.owner_references().iter().filter(|owner| owner.kind != Campfire::kind(&()));
     Some(others.cloned().chain(wanted.then(|| owner(valid))).collect())
 }

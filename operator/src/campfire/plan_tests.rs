@@ -105,6 +105,29 @@ fn the_key_is_made_owned_or_let_go_before_anything_else() {
     wanted(&with("Delete"), &ours(json!([campfire])));
     wanted(&with("Retain"), &ours(json!([other])));
     wanted(&with("Delete"), &found(ONE));
+    // As a backup of another cluster has it: the garbage collector would take the key.
+    let gone = json!({"apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "name": "fire", "uid": "u-0"});
+    for (policy, kept) in [("Retain", vec!["u-2"]), ("Delete", vec!["u-2", "u-1"])] {
+        let KeyWrite::Own(owners) = written(&with(policy), &ours(json!([gone, other]))) else { panic!() };
+        assert_eq!(owners.iter().map(|owner| owner.uid.as_str()).collect::<Vec<_>>(), kept, "{policy}");
+    }
+}
+
+#[test]
+fn a_key_that_vanished_is_put_back_as_members_have_it_and_no_other_is() {
+    let held = held(ONE);
+    let told = |keys: &keys::Held| Some(Arc::new(testing::membership(keys.keys.clone())));
+    let before = CampfireStatus { key_fingerprint: Some(held.keys[0].fingerprint().to_string()), ..CampfireStatus::default() };
+    let gone = Found { before: before.clone(), told: told(&held), ..Found::default() };
+    let KeyWrite::PutBack(back) = written(&valid(inside()), &gone) else { panic!() };
+    assert_eq!((back.keys, back.network), (held.keys.clone(), gone.told.as_ref().unwrap().id));
+    let refused = |spec: Value, found: Found| plan(&valid(spec), &found, &settings()).unwrap_err();
+    let other = super::tests::held(&[(9, KeyMode::Announce)]);
+    let why = refused(inside(), Found { before: before.clone(), told: told(&other), ..Found::default() });
+    assert!(why.reason == Reason::KeyMissing && why.message.contains("and all its pods"), "{why:?}");
+    // A person's own is the person's to put back.
+    let named = json!({"psk": {"secretRef": {"name": "k"}}, "turn": {"exposure": {"type": "ClusterIP"}}});
+    assert_eq!(refused(named, Found { before, told: told(&held), ..Found::default() }).reason, Reason::KeyMissing);
 }
 
 #[test]

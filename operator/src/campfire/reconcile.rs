@@ -8,6 +8,7 @@ use campfire_api::conditions::{ConditionType, Reason};
 use super::admission::Verdicts;
 use super::apply::{self, Settled};
 use super::error::Error;
+use super::keys::KeyWrite;
 use super::missed::{Missed, Reasons};
 use super::plan::{self, Plan, plan};
 use super::unmeshed::Unmeshed;
@@ -88,7 +89,12 @@ async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid
         let wanted = match plan(valid, &found, &ctx.settings) {
             Ok(Plan::All(wanted)) => wanted,
             Ok(Plan::Key(write)) => {
+                let put_back = matches!(write, KeyWrite::PutBack(_));
                 apply::key(ctx, valid, write, &mut found).await?;
+                if put_back {
+                    let note = format!("Secret {}, which held the key, was gone: it is put back as members have it", valid.source.secret());
+                    events::say(&ctx.cluster, campfire, Happened::KeyPutBack, &note).await;
+                }
                 continue;
             }
             Err(why) => {

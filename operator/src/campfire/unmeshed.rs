@@ -173,7 +173,51 @@ fn failure(container: &ContainerStatus, failing: Reason) -> Option<Said> {
 mod tests {
     use serde_json::{Value, json};
 
+    use std::sync::Arc;
+
     use super::*;
+    use crate::testing::{self, Rig};
+
+    #[tokio::test]
+    async fn a_pod_without_its_mesh_is_counted_and_has_one_event_that_says_why() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let events = told.clone();
+        let mut rig = Rig::new(move |method, path, body| match (method, path) {
+            ("GET", "/api/v1/namespaces/shop/pods/web") => {
+                let waiting = json!({ "waiting": { "reason": "ImagePullBackOff" } });
+                let init = json!({ "name": INIT_CONTAINER, "image": "x:nope", "imageID": "", "ready": false, "restartCount": 0, "state": waiting });
+                let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "web" }, "status": { "initContainerStatuses": [init] } });
+                (200, pod)
+            }
+            ("POST", path) if path.ends_with("/events") => {
+                events.lock().unwrap().push((body["reason"].clone(), body["regarding"]["name"].clone()));
+                (201, body.clone())
+            }
+            _ => (
+                404,
+                json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "message": "", "code": 404 }),
+            ),
+        });
+        let campfire = ObjectKey::new("shop", "home");
+        rig.namespace("shop", &json!({}));
+        rig.campfire("shop", "home", &json!({}));
+        for (name, uid) in [("web", "1"), ("fine", "2")] {
+            rig.pod("shop", name, uid, &json!({ campfire_api::names::CAMPFIRE_ANNOTATION: "shop/home" }));
+        }
+        let fine = PodId { key: ObjectKey::new("shop", "fine"), uid: "2".into() };
+        let said = crate::state::Reported { campfire: campfire.clone(), report: testing::report(1), at: std::time::Instant::now() };
+        rig.ctx.reports.put(fine, said);
+        let unmeshed = Unmeshed::default();
+        assert_eq!(unmeshed.look(&rig.ctx).await, std::slice::from_ref(&campfire));
+        assert_eq!(unmeshed.of(&campfire), Reasons::from([("ImageNotPulled", 1)]));
+        let silent = PodId { key: ObjectKey::new("shop", "web"), uid: "1".into() };
+        assert_eq!(rig.ctx.causes.of(&silent).unwrap().reason, Reason::ImageNotPulled, "for its MeshPeer");
+        assert_eq!(unmeshed.look(&rig.ctx).await, [], "nothing new");
+        assert_eq!(*told.lock().unwrap(), [(json!("ImageNotPulled"), json!("web"))], "once");
+        rig.delete_pod("shop", "web", "1");
+        assert_eq!(unmeshed.look(&rig.ctx).await, std::slice::from_ref(&campfire));
+        assert_eq!(unmeshed.of(&campfire), Reasons::new());
+    }
 
     #[test]
     fn what_keeps_a_sidecar_silent_is_read_from_its_pod() {
