@@ -117,7 +117,7 @@ fn the_commands_of_the_documentation_work_as_they_stand() {
 
 /// The examples that no command of the documentation applies, as they stand.
 fn other_examples(cluster: &Cluster) {
-    typed(cluster, "kubectl apply -f examples/networkpolicy-member.yaml -f examples/job.yaml", &[]);
+    typed(cluster, "kubectl apply -f examples/networkpolicy-member.yaml -f examples/networkpolicy-turn.yaml -f examples/job.yaml", &[]);
     typed(cluster, "kubectl wait job/once --for=condition=Complete --timeout=60s", &[]);
     let printed = typed(cluster, "kubectl logs job/once -c app", &[]);
     assert!(printed.contains("inet6"), "the Job's app saw no mesh address: {printed}");
@@ -127,7 +127,8 @@ fn other_examples(cluster: &Cluster) {
         let games = cluster.get("default", "campfire", "games")?;
         (games["status"]["turn"] == "2/2" && condition(&games, "TurnAvailable")?["reason"] == "WaitingForAddress").then_some(())
     });
-    let all = "-f examples/networkpolicy-member.yaml -f examples/job.yaml -f examples/loadbalancer.yaml";
+    let all =
+        "-f examples/networkpolicy-member.yaml -f examples/networkpolicy-turn.yaml -f examples/job.yaml -f examples/loadbalancer.yaml";
     typed(cluster, &format!("kubectl delete {all}"), &[]);
 }
 

@@ -112,6 +112,10 @@ fn the_operator_takes_the_arguments_that_the_chart_gives_it() {
         assert!(settings.served.holds("default") && !settings.served.holds("kube-system"), "{set}");
         let level = if set.contains("full") { Level::Baseline } else { Level::Privileged };
         assert_eq!(settings.pod_security, level, "{set}");
+        let (port, host) = if set.contains("full") { (10_250, Some(&true.into())) } else { (names::WEBHOOK_PORT, None) };
+        let pod = find(&objects, "Deployment", "campfire-operator").pointer("/spec/template/spec").unwrap();
+        assert_eq!((settings.webhook_port, pod.pointer("/hostNetwork")), (port, host), "{set}");
+        assert_eq!(pod.pointer("/containers/0/ports/2/containerPort"), Some(&port.into()), "{set}: where the Service leads");
         assert!(settings.sidecar_resources.is_some() && settings.sidecar_image.contains("/campfire"), "{set}: {settings:?}");
         let given = arguments("/spec/containers/0/args", find(&objects, "Pod", "campfire-operator-test"));
         let asked = Cli::try_parse_from(given).unwrap().command;

@@ -94,8 +94,48 @@ pub async fn write(ctx: &Context, campfire: &Campfire, mut next: CampfireStatus,
         Err(error) => return Err(during("the status could not be written")(error)),
         Ok(_) => {}
     }
-    if reason(&before.conditions, ConditionType::Ready) != Some(ready.reason) {
-        events::say(&ctx.cluster, campfire, Happened::Turned(ready.reason), &ready.message).await;
+    if let Some(note) = turned(reason(&before.conditions, ConditionType::Ready), &ready) {
+        events::say(&ctx.cluster, campfire, Happened::Turned(ready.reason), &note).await;
     }
     Ok(())
+}
+
+/// What an event tells when Ready turned; `None`: nothing. Servers that a Campfire has just begun to make are no news, and how many peers there
+/// are when it is Ready is not for an event, which stays as it was.
+fn turned(before: Option<Reason>, ready: &Said) -> Option<String> {
+    let begins = [Reason::TurnNotReady, Reason::WaitingForAddress, Reason::NoEndpoints].contains(&ready.reason);
+    match (before, ready.reason) {
+        (None, _) if begins => None,
+        (Some(before), now) if before == now => None,
+        (_, Reason::Ready) => Some("peers can meet".into()),
+        (_, _) => Some(ready.message.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinary_start_is_no_warning_and_no_event_counts_peers() {
+        let said = |reason| Said::of(reason, "0 peers at the fire");
+        assert_eq!(turned(None, &said(Reason::TurnNotReady)), None);
+        assert_eq!(turned(Some(Reason::TurnNotReady), &said(Reason::Ready)).as_deref(), Some("peers can meet"));
+        assert_eq!(turned(Some(Reason::Ready), &said(Reason::Ready)), None);
+        assert!(turned(Some(Reason::Ready), &said(Reason::TurnNotReady)).is_some(), "servers that were there");
+        assert!(turned(None, &said(Reason::InvalidSpec)).is_some());
+    }
+
+    #[test]
+    fn ready_counts_the_pods_that_are_without_the_mesh_and_those_with_older_settings() {
+        let without = Reasons::from([("ImageNotPulled", 2), (MISSED, 1)]);
+        let status = with_pods(CampfireStatus { peers: Some(4), ..CampfireStatus::default() }, &without, 1);
+        assert_eq!((status.pods_without_mesh, status.missed_pods, status.without_mesh.len()), (Some(3), Some(1), 2));
+        let said = ready(&[], &status).message;
+        assert_eq!(
+            said,
+            "4 peers at the fire; 3 pods without the mesh: 2 ImageNotPulled, 1 SidecarMissed (kubectl describe pod says more); 1 pod with older \
+             settings: make them anew (kubectl rollout restart)"
+        );
+    }
 }
