@@ -11,8 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
-use campfire_api::names::{DISABLED, ENABLED, INIT_CONTAINER, INJECT_LABEL, INJECT_PATH, SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION};
-use campfire_api::{Campfire, CampfireStatus};
+use campfire_api::conditions::Reason;
+use campfire_api::names::{
+    CANARY_LABEL, CANARY_WEBHOOK, DISABLED, ENABLED, INIT_CONTAINER, INJECT_LABEL, INJECT_PATH, SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION,
+};
+use campfire_api::{Campfire, CampfireStatus, MeshPeer};
+use campfire_operator::campfire::canary;
 use campfire_operator::certs::{Authority, Bundle, Times};
 use campfire_operator::webhook;
 use campfire_operator::webhook::fit::class_of;
@@ -22,7 +26,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -124,6 +128,23 @@ async fn a_policy_that_refuses_our_containers_in_a_campfires_namespace_is_found_
     let asks = json!({ "metadata": { "labels": { INJECT_LABEL: ENABLED } } });
     Api::<Namespace>::all(world.client.clone()).patch("default", &PatchParams::default(), &Patch::Merge(asks)).await.unwrap();
     world.tries("default", app(json!({})), &Out::Without("PolicyForbids")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_the_api_server_reaches_the_webhook_is_asked_of_it_and_the_cause_is_told() {
+    let Some(world) = World::start(None).await else { return };
+    let said = canary::look(&world.operator.ctx).await.unwrap();
+    assert!(said.is_true(), "{said:?}");
+    let nobody = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "metadata": { "name": WEBHOOK_CONFIGURATION }, "webhooks": [asking(1, "")],
+    });
+    apply(&Api::<MutatingWebhookConfiguration>::all(world.client.clone()), WEBHOOK_CONFIGURATION, &nobody).await;
+    eventually("it is found out", || async { canary::look(&world.operator.ctx).await.is_some_and(|said| !said.is_true()) }).await;
+    let said = canary::look(&world.operator.ctx).await.unwrap();
+    assert!(said.reason == Reason::Unreached && said.message.contains("connection refused"), "{said:?}");
+    let peers = Api::<MeshPeer>::all(world.client.clone());
+    assert!(peers.list(&ListParams::default()).await.unwrap().items.is_empty(), "nothing comes to be");
 }
 
 fn app(resources: Value) -> Value {
@@ -302,6 +323,16 @@ fn others() -> Vec<Row> {
     ]
 }
 
+/// The entry by which the operator finds out whether it is reached, as the chart has it.
+fn asking(port: u16, ca: &str) -> Value {
+    json!({
+        "name": CANARY_WEBHOOK, "failurePolicy": "Fail", "timeoutSeconds": 3, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "clientConfig": { "url": format!("https://localhost:{port}{INJECT_PATH}"), "caBundle": ca },
+        "objectSelector": { "matchLabels": { CANARY_LABEL: "asked" } },
+        "rules": [{ "apiGroups": ["campfire.network"], "apiVersions": ["v1alpha1"], "operations": ["CREATE"], "resources": ["meshpeers"] }],
+    })
+}
+
 /// An API server, the operator, and its webhook.
 struct World {
     client: Client,
@@ -335,7 +366,7 @@ impl World {
         });
         let configuration = json!({
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
-            "metadata": { "name": WEBHOOK_CONFIGURATION }, "webhooks": [webhook],
+            "metadata": { "name": WEBHOOK_CONFIGURATION }, "webhooks": [webhook, asking(port, &ca)],
         });
         apply(&Api::<MutatingWebhookConfiguration>::all(client.clone()), WEBHOOK_CONFIGURATION, &configuration).await;
         let spec = json!({

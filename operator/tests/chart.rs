@@ -128,8 +128,15 @@ fn injection_may_fail_without_a_pod_failing_and_never_touches_the_system_or_itse
     let Some(helm) = Helm::find() else { return };
     let objects = helm.render(&["--set", "webhook.excludedNamespaces={gatekeeper-system}"]);
     let configuration = find(&objects, "MutatingWebhookConfiguration", names::WEBHOOK_CONFIGURATION);
-    let webhooks = list(configuration, "/webhooks");
-    assert_eq!(webhooks.len(), 2);
+    let (canary, webhooks): (Vec<&Value>, Vec<&Value>) =
+        list(configuration, "/webhooks").iter().partition(|webhook| text(webhook, "/name") == names::CANARY_WEBHOOK);
+    assert_eq!((canary.len(), webhooks.len()), (1, 2));
+    assert_eq!(canary[0].pointer("/objectSelector"), Some(&serde_json::json!({ "matchLabels": { names::CANARY_LABEL: "asked" } })));
+    assert_eq!(
+        canary[0].pointer("/rules/0/resources"),
+        Some(&serde_json::json!(["meshpeers"])),
+        "it fails, and nothing of anybody else's with it"
+    );
     for webhook in webhooks {
         assert_eq!(text(webhook, "/failurePolicy"), "Ignore");
         assert_eq!(text(webhook, "/sideEffects"), "NoneOnDryRun");

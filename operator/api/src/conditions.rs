@@ -60,6 +60,8 @@ named! {
         Rotated,
         /// Pods with the sidecar are admitted in the Campfire's namespace.
         MembersAdmitted,
+        /// The API server reaches the webhook.
+        WebhookReached,
         /// Not every peer of other clusters has an object.
         RemotePeersTruncated,
         /// The API server knows all fields.
@@ -115,6 +117,8 @@ named! {
         PodSecurityDefault,
         PolicyForbids,
         NotTried,
+        Reached,
+        Unreached,
         TooMany,
         DefinitionOutdated,
         Ready,
@@ -161,6 +165,7 @@ impl Reason {
             | Self::Retired
             | Self::Admitted
             | Self::AdmittedByDefault
+            | Self::Reached
             | Self::TooMany
             | Self::Ready
             | Self::JoinSecretWritten
@@ -198,6 +203,7 @@ impl Reason {
             | Self::PodSecurityForbids
             | Self::PodSecurityDefault
             | Self::PolicyForbids
+            | Self::Unreached
             | Self::DefinitionOutdated
             | Self::CampfireNotFound
             | Self::NamespaceNotAdmitted
@@ -292,6 +298,8 @@ pub const CAMPFIRE: &[Meaning] = &[
     ),
     row(ConditionType::MembersAdmitted, Reason::PolicyForbids, "another admission policy refuses pods with the sidecar here"),
     row(ConditionType::MembersAdmitted, Reason::NotTried, "no pod can be tried here, with or without the sidecar"),
+    row(ConditionType::WebhookReached, Reason::Reached, "the API server asks the webhook, and is answered"),
+    row(ConditionType::WebhookReached, Reason::Unreached, "the API server does not reach the webhook: new pods start without a sidecar"),
     row(ConditionType::RemotePeersTruncated, Reason::TooMany, "more than 200 peers of other clusters are there: not each has a MeshPeer"),
     row(ConditionType::DefinitionCurrent, Reason::DefinitionOutdated, "the CustomResourceDefinition is older than the operator"),
     row(ConditionType::Ready, Reason::Ready, "peers can meet"),

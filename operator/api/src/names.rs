@@ -76,6 +76,10 @@ pub const INJECT_PATH: &str = "/inject";
 pub const WEBHOOK_CONFIGURATION: &str = "campfire-injection";
 /// Port of health (`/healthz`, `/readyz`) and metrics (`/metrics`) of the operator.
 pub const HTTP_PORT: u16 = 8080;
+/// Name of the entry in [`WEBHOOK_CONFIGURATION`] by which the operator finds out whether the API server reaches it.
+pub const CANARY_WEBHOOK: &str = "canary.inject.campfire.network";
+/// Label of the MeshPeers, never made, that [`CANARY_WEBHOOK`] is asked about: `asked`, and `answered` by the webhook.
+pub const CANARY_LABEL: &str = "campfire.network/canary";
 /// Name of the operator's Lease.
 pub const LEASE: &str = "campfire-operator";
 /// Secret in the operator's namespace with its CA: `ca.crt`, `ca.key`, `next.crt`, `next.key`.

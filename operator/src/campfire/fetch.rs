@@ -54,6 +54,8 @@ pub struct Found {
     pub without: Reasons,
     /// Pods whose sidecar was given other settings than one would be given now.
     pub outdated: usize,
+    /// Whether the API server reaches the webhook, if that is known.
+    pub reached: Option<Said>,
     /// Whether pods with a sidecar are admitted in its namespace, if it was tried.
     pub admitted: Option<Said>,
     /// A step of a rotation was taken since this was read.
@@ -81,6 +83,7 @@ pub async fn key(ctx: &Context, remembered: &Remembered, campfire: &Campfire, va
         truncated: ctx.sightings.truncated(&valid.key),
         told: ctx.memberships.get(&valid.key),
         without: remembered.without(&valid.key),
+        reached: remembered.reached(),
         outdated: outdated(ctx, campfire, &valid.key),
         ..Found::default()
     })

@@ -12,13 +12,15 @@
 //! `children` (what a Campfire consists of), `endpoints` (where its servers are reached) and `peers` (who is there): all pure. Where what was
 //! applied tells more (a key that was made, a Service's address), it is planned again. `watch` says what makes a Campfire be looked at again,
 //! `queue` when; `missed` looks for pods that got no sidecar, `unmeshed` for those whose sidecar has no mesh,
-//! `admission` tries whether pods with one are admitted.
+//! `admission` tries whether pods with one are admitted, and `canary`
+//! whether the API server reaches the webhook.
 //!
 //! A child that a person edits is put back; what others add to it (labels, annotations, containers) is left alone. Nothing is written when nothing
 //! changed. An invalid spec is a condition, and waited on: what runs goes on meanwhile. What may pass is tried again with backoff.
 
 mod admission;
 mod apply;
+pub mod canary;
 mod children;
 mod endpoints;
 mod error;
@@ -190,6 +192,9 @@ fn look_for_missed(ctx: &Arc<Context>, remembered: &Arc<Remembered>, touched: &m
     let mut looks = JoinSet::new();
     looks.spawn(async move {
         loop {
+            for key in remembered.asked(&ctx, canary::look(&ctx).await) {
+                let _ = touched.send(key).await;
+            }
             match remembered.missed.look(&ctx).await {
                 Ok(changed) => {
                     for key in changed {

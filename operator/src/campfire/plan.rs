@@ -91,6 +91,7 @@ pub fn plan(valid: &Valid, found: &Found, settings: &OperatorSettings) -> Result
     said.extend(joinable.map(|joinable| (ConditionType::Joinable, joinable)));
     said.extend(rotated.map(|rotated| (ConditionType::Rotated, rotated)));
     said.extend(found.admitted.clone().map(|admitted| (ConditionType::MembersAdmitted, admitted)));
+    said.extend(found.reached.clone().map(|reached| (ConditionType::WebhookReached, reached)));
     if found.truncated {
         let message = "more peers of other clusters are at the fire than are shown as MeshPeers: status.clusters counts them all";
         said.push((ConditionType::RemotePeersTruncated, Said::of(Reason::TooMany, message)));

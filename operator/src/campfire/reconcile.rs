@@ -1,5 +1,6 @@
 //! One Campfire: fetch, validate, plan, apply, status.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use campfire_api::Campfire;
@@ -47,9 +48,26 @@ pub struct Remembered {
     pub unmeshed: Unmeshed,
     /// See [`Verdicts`].
     pub verdicts: Verdicts,
+    /// Whether the API server reaches the webhook, as far as is known.
+    reached: Mutex<Option<Said>>,
 }
 
 impl Remembered {
+    /// Whether the API server reaches the webhook.
+    pub fn reached(&self) -> Option<Said> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was found of that; returns the Campfires that are to say so. What is not known now stays as it was.
+    pub fn asked(&self, ctx: &Context, found: Option<Said>) -> Vec<ObjectKey> {
+        let mut held = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.is_none() || *held == found {
+            return Vec::new();
+        }
+        *held = found;
+        ctx.cluster.campfires.state().iter().map(|campfire| ObjectKey::of(&**campfire)).collect()
+    }
+
     /// How many pods of a Campfire are without the mesh, by why: those without a sidecar, and those whose sidecar has none.
     pub fn without(&self, campfire: &ObjectKey) -> Reasons {
         let mut reasons = self.missed.of(campfire);

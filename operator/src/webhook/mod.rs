@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use campfire_api::conditions::SkipReason;
-use campfire_api::names::{AGENT_SERVICE, INJECT_PATH};
+use campfire_api::names::{AGENT_SERVICE, CANARY_LABEL, INJECT_PATH};
 use campfire_http::Limits;
 use campfire_http::message::{self, Answer, Refusal};
 use hyper::body::{Body, Bytes};
@@ -39,7 +39,7 @@ use tokio::sync::watch;
 
 use self::containers::Defaults;
 use self::events::Events;
-use self::inject::{Decision, decide};
+use self::inject::{Decision, Op, decide};
 use crate::certs::{Bundle, wire};
 use crate::context::Context;
 use crate::members::NamespaceMeta;
@@ -140,7 +140,10 @@ impl Webhook {
         let body = message::read(request, MAX_REVIEW, PATIENCE).await?;
         let asked = review::read(&body)?;
         let Some(pod) = &asked.pod else {
-            return Ok(message::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &[], &[]))));
+            let path = format!("/metadata/labels/{}", CANARY_LABEL.replace('/', "~1"));
+            let answered = [Op::Add { path, value: "answered".into() }];
+            let ops = if asked.canary { &answered[..] } else { &[] };
+            return Ok(message::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, ops, &[]))));
         };
         let synced = tokio::time::timeout(SYNC, self.ctx.cluster.synced()).await.is_ok();
         let namespace = self.namespace(&asked.namespace).await;

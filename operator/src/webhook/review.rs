@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use campfire_api::names::GROUP;
 use campfire_http::message::Refusal;
 use hyper::StatusCode;
 use k8s_openapi::api::core::v1::{Container, LocalObjectReference, Pod, PodOS, PodSpec, ResourceRequirements, Volume, VolumeMount};
@@ -37,6 +38,8 @@ pub struct Asked {
     pub namespace: String,
     /// Nothing will be stored.
     pub dry_run: bool,
+    /// Whether this is the operator's own question, by which it finds out whether it is reached.
+    pub canary: bool,
     /// The pod, if this is about one being made: of volumes and pull secrets the names alone, of containers also resources and the volumes that
     /// they mount.
     pub pod: Option<Box<Pod>>,
@@ -91,6 +94,10 @@ pub fn read(body: &[u8]) -> Result<Asked, Refusal> {
     if !is_label(&request.namespace) {
         return Err(bad("the AdmissionReview's request is of no namespace".into()));
     }
+    let canary = request.operation == "CREATE"
+        && request.resource.group == GROUP
+        && request.resource.resource == "meshpeers"
+        && request.dry_run == Some(true);
     let creates = request.operation == "CREATE"
         && request.resource.group.is_empty()
         && request.resource.resource == "pods"
@@ -103,7 +110,7 @@ pub fn read(body: &[u8]) -> Result<Asked, Refusal> {
             Some(Box::new(sketch.into()))
         }
     };
-    Ok(Asked { uid: request.uid, namespace: request.namespace, dry_run: request.dry_run.unwrap_or(false), pod })
+    Ok(Asked { uid: request.uid, namespace: request.namespace, dry_run: request.dry_run.unwrap_or(false), canary, pod })
 }
 
 /// A pod, as far as it is read.
