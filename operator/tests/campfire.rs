@@ -351,7 +351,7 @@ async fn killed_after_each_write_it_converges_to_the_same() {
 #[tokio::test]
 async fn what_is_wrong_with_a_secret_is_said_with_what_to_do() {
     let Some(world) = World::new("secrets").await else { return };
-    let _operator = Operator::start(&world, "secrets", 23_080, None);
+    let _operator = Operator::start(&world, "secrets", 24_080, None);
     let named = |secret: &str| json!({"psk": {"secretRef": {"name": secret}}, "turn": {"replicas": 0, "servers": ["turn:192.0.2.1"]}});
     world.make("one", named("key")).await;
     assert!(world.reason("one", "KeyReady", "KeySecretMissing").await.contains("Secret key is missing: create it"));
