@@ -210,7 +210,7 @@ async fn a_secret_that_is_wrong_is_said_to_be_without_a_word_of_what_it_holds() 
     assert_eq!(
         says("two", "KeyMissing").await,
         "False: Secret key, which held the key, is gone, and a new key would part the peers: put it back from a backup, or delete the Campfire and \
-         make it anew"
+         make it anew, and all its pods"
     );
     world.secret("uri", json!({ "uri": "camp://turn.example.org" })).await;
     world.campfire("joins", json!({ "join": { "secretRef": { "name": "uri" } } })).await;
