@@ -270,7 +270,7 @@ impl World {
                 }
                 Output::Fire(fire::Output::OpenStream { stream, .. }) => self.streams.push(stream),
                 Output::Data(Command::IdentifyInitiation { token, .. }) => self.tokens.push(token),
-                Output::Fire(_) | Output::Data(_) | Output::Notice(_) => {}
+                Output::Fire(_) | Output::Data(_) | Output::Notice(_) | Output::Pong(_) => {}
             }
         }
         let _ = self.mesh.table();

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::{IpNet, Ipv4Net};
@@ -43,6 +44,8 @@ pub enum Command {
     Graph(GraphArgs),
     /// Explain why the path to a peer is what it is, and what would help
     Why(WhyArgs),
+    /// Ask a peer whether it answers, how fast, and on which path: inside the session, without any right to send pings
+    Ping(PingArgs),
     /// Make a key, or what follows from one
     #[command(subcommand)]
     Key(KeyCommand),
@@ -344,6 +347,38 @@ pub struct WhyArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub which: Which,
+}
+
+/// `campfire ping`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  campfire ping ada
+  campfire ping --count 20 --interval 0.2 fd51:c3c8:1d2b::1
+  campfire ping --full ada                                   do large packets come through?
+
+Exit codes: 0 one answer at least, 1 none.")]
+pub struct PingArgs {
+    /// A peer's name, overlay address or public key (or how it begins)
+    pub peer: String,
+    /// How often to ask
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub count: u32,
+    /// Seconds between two
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    pub interval: Duration,
+    /// With packets as large as the interface takes (its MTU); else as small as can be
+    #[arg(long)]
+    pub full: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub which: Which,
+}
+
+/// Seconds between two pings.
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.01..=3600.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "expected seconds, 0.01 to 3600".into())
 }
 
 /// `campfire key`.

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as BlockingUnixStream;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use campfire_http::message::{Answer, of_kind, respond};
 use campfire_http::{Counts, Limits, Wire};
+use campfire_mesh::ping::Pong;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::metrics::{self, Snapshot};
+use crate::ping;
 use crate::pod::WAITING;
 use crate::pod::init::PROBLEM;
 use crate::pod::ready::STARTED;
@@ -41,6 +44,32 @@ impl Asker {
     }
 }
 
+/// Has peers asked whether they answer.
+#[derive(Clone, Debug)]
+pub struct Pinger(pub mpsc::Sender<PingRequest>);
+
+/// One that is to be asked.
+#[derive(Debug)]
+pub struct PingRequest {
+    /// One of its overlay addresses.
+    pub address: IpAddr,
+    /// With a packet as large as can be.
+    pub full: bool,
+    /// Who waits for the answer.
+    pub answer: oneshot::Sender<Pong>,
+}
+
+impl Pinger {
+    /// `None`: no answer came.
+    async fn ping(&self, address: IpAddr, full: bool) -> Option<Pong> {
+        let (answer, receiver) = oneshot::channel();
+        self.0.send(PingRequest { address, full, answer }).await.ok()?;
+        tokio::time::timeout(PING_PATIENCE, receiver).await.ok()?.ok()
+    }
+}
+
+/// How long a ping's answer is waited for: what comes later is of no use to whoever asks.
+const PING_PATIENCE: Duration = Duration::from_secs(2);
 /// The largest answer that a client reads, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// Clients served at the same time on one listener.
@@ -90,12 +119,12 @@ pub async fn each_client<F: Future<Output = ()> + Send + 'static>(listener: Unix
 }
 
 /// What is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Pages {
     /// Probes and metrics.
     Probes,
-    /// Those and the status: for the control socket.
-    All,
+    /// Those, the status, and pings: for the control socket.
+    All(Pinger),
 }
 
 /// Bounds of probes and metrics: whoever reaches the pod reaches them.
@@ -114,20 +143,21 @@ const LIMITS: Limits = Limits {
 pub async fn listen_probes(listener: TcpListener, asker: Asker) {
     let handler = move |_: SocketAddr, request: Request<Incoming>| {
         let asker = asker.clone();
-        async move { answer(&request, &asker, Pages::Probes).await }
+        async move { answer(&request, &asker, &Pages::Probes).await }
     };
     campfire_http::serve(listener, Wire::Plain, LIMITS, Arc::new(Counts::default()), std::future::pending(), handler).await;
 }
 
 /// Serves the control socket until the task is dropped.
-pub async fn listen_control(listener: UnixListener, asker: Asker) {
-    each_client(listener, move |client| control(client, asker.clone())).await;
+pub async fn listen_control(listener: UnixListener, asker: Asker, pinger: Pinger) {
+    let pages = Pages::All(pinger);
+    each_client(listener, move |client| control(client, asker.clone(), pages.clone())).await;
 }
 
-async fn control(client: UnixStream, asker: Asker) {
+async fn control(client: UnixStream, asker: Asker, pages: Pages) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let asker = asker.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &asker, Pages::All).await) }
+        let (asker, pages) = (asker.clone(), pages.clone());
+        async move { Ok::<_, Infallible>(answer(&request, &asker, &pages).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -138,7 +168,7 @@ async fn control(client: UnixStream, asker: Asker) {
     let _ = tokio::time::timeout(Duration::from_mins(1), connection).await;
 }
 
-async fn answer(request: &Request<Incoming>, asker: &Asker, pages: Pages) -> Answer {
+async fn answer(request: &Request<Incoming>, asker: &Asker, pages: &Pages) -> Answer {
     if request.method() != Method::GET {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET");
     }
@@ -147,7 +177,10 @@ async fn answer(request: &Request<Incoming>, asker: &Asker, pages: Pages) -> Ans
         // That this is answered at all is what is asked.
         return plain(StatusCode::OK, "ok\n");
     }
-    let known = matches!(path, "/readyz" | "/metrics") || (pages == Pages::All && path == "/v1/status");
+    if let (Pages::All(pinger), "/v1/ping") = (pages, path) {
+        return ping(pinger, request.uri().query().unwrap_or_default()).await;
+    }
+    let known = matches!(path, "/readyz" | "/metrics") || (matches!(pages, Pages::All(_)) && path == "/v1/status");
     if !known {
         return plain(StatusCode::NOT_FOUND, "not here\n");
     }
@@ -157,10 +190,23 @@ async fn answer(request: &Request<Incoming>, asker: &Asker, pages: Pages) -> Ans
         "/readyz" if snapshot.report.camped() => plain(StatusCode::SERVICE_UNAVAILABLE, "camped, not yet connected to all\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "not camped\n"),
         "/metrics" => of_kind(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics::text(snapshot).into()),
-        _ => match serde_json::to_vec(&snapshot.report) {
-            Ok(json) => respond(StatusCode::OK, json.into()),
-            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-        },
+        _ => json(&snapshot.report),
+    }
+}
+
+/// Asks the peer that the query names: `address=fd00::7&full=1`.
+async fn ping(pinger: &Pinger, query: &str) -> Answer {
+    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let Some(address) = value("address").and_then(|address| address.parse().ok()) else {
+        return plain(StatusCode::BAD_REQUEST, "address=, an overlay address, is missing\n");
+    };
+    json(&ping::Answer::from(pinger.ping(address, value("full") == Some("1")).await))
+}
+
+fn json(value: &impl Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(json) => respond(StatusCode::OK, json.into()),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 
@@ -204,23 +250,28 @@ fn in_pod(socket: &Path) -> Option<String> {
     ))
 }
 
-/// Asks a running peer by its control socket.
+/// Asks a running peer by its control socket what it knows.
 pub async fn fetch(socket: &Path) -> Result<Report> {
+    serde_json::from_slice(&get(socket, "/v1/status").await?).context("an answer of another version of campfire?")
+}
+
+/// Asks a running peer by its control socket.
+pub async fn get(socket: &Path, question: &str) -> Result<Bytes> {
     let shown = socket.display();
     let stream = UnixStream::connect(socket).await.map_err(|error| explain_socket(socket, &error))?;
     let ask = async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let request = Request::get("/v1/status").header(header::HOST, "campfire").body(Full::new(Bytes::new()))?;
+        let request = Request::get(question).header(header::HOST, "campfire").body(Full::new(Bytes::new()))?;
         let response = sender.send_request(request).await?;
         if response.status() != StatusCode::OK {
             bail!("{shown} answers {}", response.status());
         }
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| anyhow::anyhow!("{error}"))?;
-        serde_json::from_slice(&body.to_bytes()).context("an answer of another version of campfire?")
+        Ok(body.to_bytes())
     };
     match tokio::time::timeout(Duration::from_secs(10), ask).await {
-        Ok(report) => report,
+        Ok(answer) => answer,
         Err(_) => bail!("{shown} does not answer: the peer hangs"),
     }
 }

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use campfire_mesh::status::Peer;
 use campfire_protocol::key::Psk;
-use campfire_sidecar::cli::{Cli, Command, GraphArgs, KeyCommand, KeySource, StatusArgs, Up, UriArgs, Which, WhyArgs};
+use campfire_sidecar::cli::{Cli, Command, GraphArgs, KeyCommand, KeySource, PingArgs, StatusArgs, Up, UriArgs, Which, WhyArgs};
 use campfire_sidecar::config::{self, BadConfig, EXIT_BAD_CONFIG, PeerSettings};
 use campfire_sidecar::report::Report;
 use campfire_sidecar::secrets::EnvironmentSecrets;
-use campfire_sidecar::{control, graph, http, logging, pod, secrets, show, why};
+use campfire_sidecar::{control, graph, http, logging, ping, pod, secrets, show, why};
 use clap::Parser as _;
 use zeroize::Zeroizing;
 
@@ -40,6 +41,7 @@ fn run(command: Command) -> Result<()> {
         Command::Status(arguments) => status(&arguments),
         Command::Graph(arguments) => draw(&arguments),
         Command::Why(arguments) => explain(&arguments),
+        Command::Ping(arguments) => ask_often(&arguments),
         Command::Key(KeyCommand::New) => {
             let mut bytes = Zeroizing::new([0; 32]);
             secrets::random(bytes.as_mut())?;
@@ -164,16 +166,30 @@ fn draw(arguments: &GraphArgs) -> Result<()> {
 
 fn explain(arguments: &WhyArgs) -> Result<()> {
     let report = ask(&arguments.which)?;
-    match why::find(&report, &arguments.peer).as_slice() {
-        [peer] => write(&why::explain(&report, peer)),
+    write(&why::explain(&report, find(&report, &arguments.peer)?))
+}
+
+fn ask_often(arguments: &PingArgs) -> Result<()> {
+    let socket = http::socket_path(&arguments.which.run_dir, &interface(&arguments.which)?);
+    let plan = ping::Plan { count: arguments.count, interval: arguments.interval, full: arguments.full };
+    client_runtime()?.block_on(async {
+        let report = http::fetch(&socket).await?;
+        ping::run(&socket, find(&report, &arguments.peer)?, plan, print).await
+    })
+}
+
+/// The one peer that is meant.
+fn find<'a>(report: &'a Report, wanted: &str) -> Result<&'a Peer> {
+    match why::find(report, wanted).as_slice() {
+        [peer] => Ok(peer),
         [] => {
             let mut names: Vec<&str> = report.status.peers.iter().map(|peer| peer.name.as_str()).collect();
             names.truncate(20);
-            bail!("no peer is called {}; known: {}", arguments.peer, if names.is_empty() { "nobody yet".into() } else { names.join(", ") })
+            bail!("no peer is called {wanted}; known: {}", if names.is_empty() { "nobody yet".into() } else { names.join(", ") })
         }
         many => {
             let keys: Vec<String> = many.iter().map(|peer| format!("{} ({})", peer.name, peer.public_key)).collect();
-            bail!("{} may be any of these: {}; name one by its key", arguments.peer, keys.join(", "))
+            bail!("{wanted} may be any of these: {}; name one by its key", keys.join(", "))
         }
     }
 }

@@ -39,6 +39,18 @@ fn two_peers_meet_ping_and_one_says_goodbye() {
     assert!(graph.contains("label=\"bob\""), "{graph}");
     assert!(table.contains("camped; 1 of 1 peers connected"), "{table}");
 
+    // Asked inside the session, where a firewall would let no ping through.
+    for full in [&[][..], &["--full"]] {
+        let pinged = lab.campfire(&ada, &[&["ping", "bob", "--count", "3", "--interval", "0.05"], full].concat());
+        let last = pinged.lines().last().unwrap();
+        assert!(last.starts_with("3 sent, 3 answered, 0% lost; round trip least "), "{pinged}");
+        assert!(
+            pinged.lines().nth(1).unwrap().starts_with("1: ") && (pinged.contains(", direct at ") || pinged.contains(", via ")),
+            "{pinged}"
+        );
+    }
+    assert!(!lab.output(&ada, &["ping", "nobody"]).status.success());
+
     // The interface is as it was asked for.
     let link = bob.output("ip", &["-o", "link", "show", "campfire0"]).unwrap();
     assert!(link.contains("mtu 1400") && link.contains(",UP"), "{link}");

@@ -194,6 +194,8 @@ impl Peer {
                     Output::Fire(output) => self.camp(now, output),
                     Output::Data(command) => self.datapath.command(now, command, &mut self.outside),
                     Output::Notice(notice) => self.outside.effects.push(Effect::Notice(notice)),
+                    // Nobody asks here.
+                    Output::Pong(_) => {}
                 }
             }
             let table = self.mesh.table();

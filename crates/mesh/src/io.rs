@@ -11,6 +11,8 @@ use campfire_datapath::table::Traffic;
 use campfire_protocol::carrier::Path;
 use campfire_tunnel::LinkId;
 
+use crate::ping::{Ping, Pong};
+
 /// What the shell tells the mesh.
 #[allow(missing_docs)] // of fields: the variant says it
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub enum Input<'a> {
     Traffic(Traffic),
     /// An application sends to an overlay address that has no link (or one without a session): make one.
     Wanted { address: IpAddr },
+    /// Somebody asks whether a peer answers.
+    Ping(Ping),
     /// New list of servers or keys (rotation, reload).
     Configure(Box<crate::config::Reconfigure>),
     /// Say goodbye everywhere; after draining the outputs the shell may exit.
@@ -49,6 +53,8 @@ pub enum Output {
     Data(Command),
     /// Something about a peer that a person would notice; for the log and for watchers.
     Notice(Notice),
+    /// What came of a ping.
+    Pong(Pong),
 }
 
 /// Something about a peer that a person would notice (what concerns servers is a [`campfire_fire::io::Notice`]).

@@ -30,6 +30,7 @@ mod liveness;
 mod meet;
 mod pacing;
 mod paths;
+pub mod ping;
 mod punch;
 mod relays;
 mod shared;
@@ -69,6 +70,7 @@ impl Mesh {
             Input::Tunnel(event) => self.links.tunnel(now, &mut self.fire, event),
             Input::Traffic(traffic) => self.links.traffic(now, &mut self.fire, &traffic),
             Input::Wanted { address } => self.links.want(now, &mut self.fire, address),
+            Input::Ping(ping) => self.links.ping(now, &mut self.fire, ping),
             Input::Configure(change) => {
                 self.fire.reconfigure(now, &change.fire);
                 self.links.reconfigure(now, &mut self.fire, &change);

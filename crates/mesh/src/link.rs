@@ -23,6 +23,7 @@ use crate::candidates::canonical;
 use crate::io::{Notice, WhyNotDirect};
 use crate::liveness::Liveness;
 use crate::paths::{Pair, Paths};
+use crate::ping;
 use crate::punch::{Punch, Step};
 use crate::relays::Relays;
 use crate::shared::Cx;
@@ -117,6 +118,7 @@ pub(crate) struct Link {
     pub(crate) punch: Punch,
     pub(crate) told: Option<Told>,
     pub(crate) probes: VecDeque<Sent>,
+    pub(crate) pings: VecDeque<ping::Out>,
     /// There is a session.
     pub(crate) established: Option<Time>,
     pub(crate) last_handshake: Option<Time>,
@@ -169,6 +171,7 @@ impl Link {
             punch: Punch::new(),
             told: None,
             probes: VecDeque::new(),
+            pings: VecDeque::new(),
             established: None,
             last_handshake: None,
             next_handshake: None,

@@ -688,7 +688,7 @@ impl Links {
     }
 
     /// Does something with one link, then files it under its next deadline and draws the consequence.
-    fn with(&mut self, now: Time, fire: &mut Fire, id: LinkId, what: impl FnOnce(&mut Link, &mut Cx<'_>) -> Verdict) {
+    pub(crate) fn with(&mut self, now: Time, fire: &mut Fire, id: LinkId, what: impl FnOnce(&mut Link, &mut Cx<'_>) -> Verdict) {
         self.with_after(now, fire, id, now, what);
     }
 

@@ -89,6 +89,11 @@ impl Link {
 
     /// A control packet came out of the tunnel.
     pub(crate) fn control(&mut self, cx: &mut Cx<'_>, path: Path, control: Control, length: usize) -> Verdict {
+        if let Control::ProbeReply { id, .. } = control
+            && self.pong(cx, path, id)
+        {
+            return Verdict::Keep;
+        }
         if matches!(control, Control::ProbeReply { .. }) {
             // Drawn conclusions from below, if it is what we asked for.
             self.last_received = Some(cx.now);
@@ -277,7 +282,9 @@ mod tests {
     use crate::candidates::Candidates;
     use crate::config::Config;
     use crate::io::{Output, WhyNotDirect};
+    use crate::ping::{Answer, NotAsked, PING_LIFE, Ping, Pong};
     use crate::shared::{Shared, Standing};
+    use crate::status::PathKind;
     use crate::table::Rules;
     use campfire_fire::Fire;
 
@@ -386,6 +393,42 @@ mod tests {
         assert_eq!(bench.link.path, None);
     }
 
+    #[test]
+    fn a_ping_goes_on_the_path_in_use_is_answered_once_and_throws_no_doubt_on_it() {
+        let mut bench = Bench::new();
+        let there = direct("203.0.113.7:4000");
+        let ping = |token, full| Ping { token, address: "fd00::1".parse().unwrap(), full };
+        bench.cx(|link, cx| link.ask_answer(cx, ping(1, false)));
+        assert_eq!(bench.pongs(), [Pong { token: 1, result: Err(NotAsked::NotConnected) }], "no path yet");
+        bench.make_direct("203.0.113.7:4000");
+        bench.said();
+        for (token, full, size) in [(2, false, 0), (3, true, FULL_SIZE)] {
+            bench.cx(|link, cx| link.ask_answer(cx, ping(token, full)));
+            let (id, asked) = probe_in(&bench.said(), there);
+            assert_eq!(asked, size);
+            bench.now += Duration::from_millis(30);
+            for _ in 0..2 {
+                bench.control(there, Control::ProbeReply { id, observed: None, size });
+            }
+            let answer = Answer {
+                rtt: Duration::from_millis(30),
+                path: PathKind::Direct,
+                endpoint: Some("203.0.113.7:4000".parse().unwrap()),
+                server: None,
+            };
+            assert_eq!(bench.pongs(), [Pong { token, result: Ok(answer) }]);
+        }
+        for token in 0..100 {
+            bench.cx(|link, cx| link.ask_answer(cx, ping(token, false)));
+        }
+        let refused = bench.pongs();
+        assert!(refused.len() >= 60 && refused.iter().all(|pong| pong.result == Err(NotAsked::Busy)), "{refused:?}");
+        assert!(!bench.link.paths.current().unwrap().live.in_doubt());
+        bench.now += PING_LIFE + Duration::from_millis(1);
+        bench.cx(|link, cx| link.ask_answer(cx, ping(7, false)));
+        assert!(bench.pongs().is_empty(), "those that were lost have made room");
+    }
+
     const FULL_SIZE: u16 = 1_240;
 
     /// One link with a session, and what it hangs on.
@@ -431,6 +474,14 @@ mod tests {
                     _ => None,
                 })
                 .collect()
+        }
+
+        /// What has come of pings since.
+        fn pongs(&mut self) -> Vec<Pong> {
+            let out = std::mem::take(&mut self.shared.out);
+            let (pongs, others) = out.into_iter().partition::<std::collections::VecDeque<_>, _>(|output| matches!(output, Output::Pong(_)));
+            self.shared.out = others;
+            pongs.into_iter().filter_map(|output| if let Output::Pong(pong) = output { Some(pong) } else { None }).collect()
         }
 
         fn make_direct(&mut self, address: &str) {

@@ -178,11 +178,7 @@ fn peer(now: Time, link: &Link, links: &Links, fire: &Fire, addressing: &Address
     let why = link.why(shared.standing(fire));
     let ago = |at: Time| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
     let connected = link.established.is_some() && !link.is_silent();
-    let (kind, endpoint, server) = match link.path.filter(|_| connected) {
-        Some(Path::Direct { remote, .. }) => (PathKind::Direct, Some(remote), None),
-        Some(Path::Relay { server, .. }) => (PathKind::Relay, fire.server_address(server), fire.server_name(server).map(str::to_owned)),
-        None => (PathKind::None, None, None),
-    };
+    let (kind, endpoint, server) = way(fire, link.path.filter(|_| connected));
     let (mut addresses, mut routes) = (vec![IpAddr::V6(link.address)], Vec::new());
     for net in addressing.allowed.get(link.id.0 as usize).into_iter().flatten() {
         match net.addr() {
@@ -218,6 +214,15 @@ fn peer(now: Time, link: &Link, links: &Links, fire: &Fire, addressing: &Address
         punch_attempts: link.punch.attempt(),
         next_attempt_ms: link.punch.paused_until().map(|until| u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX)),
         history: link.history().map(|(at, what)| Happened { ago_ms: ago(at), what: what.to_owned() }).collect(),
+    }
+}
+
+/// A path for people: what it is, its other end, and the server that relays.
+pub(crate) fn way(fire: &Fire, path: Option<Path>) -> (PathKind, Option<SocketAddr>, Option<String>) {
+    match path {
+        Some(Path::Direct { remote, .. }) => (PathKind::Direct, Some(remote), None),
+        Some(Path::Relay { server, .. }) => (PathKind::Relay, fire.server_address(server), fire.server_name(server).map(str::to_owned)),
+        None => (PathKind::None, None, None),
     }
 }
 

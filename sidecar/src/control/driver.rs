@@ -1,6 +1,6 @@
 //! The mesh, and what carries out what it asks for: the camp, the data thread, the interface, the log.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -17,13 +17,14 @@ use campfire_fire::io as fire;
 use campfire_mesh::Mesh;
 use campfire_mesh::config::Reconfigure;
 use campfire_mesh::io::{Input, Notice, Output};
+use campfire_mesh::ping::{Ping, Pong};
 use campfire_protocol::carrier::SocketId;
 use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_protocol::server::{Server, Transport};
 use campfire_protocol::time::Time;
 use campfire_sys::udp::Socket;
 use ipnet::Ipv4Net;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, trace, warn};
 use zeroize::Zeroizing;
@@ -33,6 +34,7 @@ use super::plane::Plane;
 use super::readiness::Readiness;
 use crate::config::{self, BadConfig, PeerSettings, Reloaded, Remarks};
 use crate::data::{self, DataConfig, DataHandle};
+use crate::http::PingRequest;
 use crate::metrics::Snapshot;
 use crate::plane::{Counters, FromData, ToData};
 use crate::report::Report;
@@ -77,6 +79,9 @@ pub(super) struct Driver {
     dress: watch::Sender<Dress>,
     tending: JoinHandle<()>,
     readiness: Readiness,
+    /// Who waits for the answer to which ping.
+    pings: HashMap<u64, oneshot::Sender<Pong>>,
+    next_ping: u64,
 }
 
 impl Driver {
@@ -152,6 +157,8 @@ impl Driver {
             dress,
             tending,
             readiness: Readiness::new(clock.instant()),
+            pings: HashMap::new(),
+            next_ping: 0,
             clock,
         };
         Ok((driver, Inbox { data: from, host: host_receiver }))
@@ -197,6 +204,16 @@ impl Driver {
         self.mesh.handle(self.clock.now(), Input::Fire(event.input()));
     }
 
+    /// Somebody wants to know whether a peer answers.
+    pub(super) fn ping(&mut self, request: PingRequest) {
+        // Those who have given up make room: as many wait as the control socket serves.
+        self.pings.retain(|_, waits| !waits.is_closed());
+        let token = self.next_ping;
+        self.next_ping = token.wrapping_add(1);
+        self.pings.insert(token, request.answer);
+        self.mesh.handle(self.clock.now(), Input::Ping(Ping { token, address: request.address, full: request.full }));
+    }
+
     /// The host's addresses changed, or what is wrong with the interface.
     pub(super) fn on_host(&mut self, host: Told) {
         let before = std::mem::replace(&mut self.host, host);
@@ -233,6 +250,11 @@ impl Driver {
                 Output::Fire(output) => self.carry_out_camping(output),
                 Output::Data(command) => self.plane.tell(ToData::Command(command)),
                 Output::Notice(notice) => log(&notice),
+                Output::Pong(pong) => {
+                    if let Some(waits) = self.pings.remove(&pong.token) {
+                        let _ = waits.send(pong);
+                    }
+                }
             }
         }
         let table = self.mesh.table();

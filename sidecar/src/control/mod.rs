@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 use self::driver::Driver;
 use crate::cli::Options;
 use crate::config::{BadConfig, PeerSettings, Reloaded};
-use crate::http::{self, Asker};
+use crate::http::{self, Asker, Pinger};
 use crate::metrics::Snapshot;
 use crate::pod;
 use crate::report::Report;
@@ -57,7 +57,8 @@ pub async fn run(
 
     let (mut driver, mut inbox) = Driver::start(&settings, link.is_none()).await?;
     let (asker, mut requests) = asker();
-    tokio::spawn(http::listen_control(control_socket, asker.clone()));
+    let (pinger, mut pings) = mpsc::channel(16);
+    tokio::spawn(http::listen_control(control_socket, asker.clone(), Pinger(pinger)));
     if let Some(listener) = metrics {
         tokio::spawn(http::listen_probes(listener, asker.clone()));
     }
@@ -97,6 +98,7 @@ pub async fn run(
             Some(answer) = requests.recv() => {
                 let _ = answer.send(driver.snapshot());
             }
+            Some(request) = pings.recv() => driver.ping(request),
             _ = hangup.recv() => match reload().and_then(|(options, environment)| Reloaded::new(&options, &environment, settings.network())) {
                 Ok(reloaded) => driver.reconfigure(reloaded),
                 Err(error) => error!("not reloaded, the old configuration stays: {error}"),
