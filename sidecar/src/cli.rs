@@ -46,6 +46,8 @@ pub enum Command {
     Why(WhyArgs),
     /// Ask a peer whether it answers, how fast, and on which path: inside the session, without any right to send pings
     Ping(PingArgs),
+    /// Be `wg` of wireguard-tools, for reading: `campfire wg show`. Done too where this program is called by the name `wg`
+    Wg(WgArgs),
     /// Make a key, or what follows from one
     #[command(subcommand)]
     Key(KeyCommand),
@@ -379,6 +381,15 @@ pub struct PingArgs {
 fn interval(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.01..=3600.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "expected seconds, 0.01 to 3600".into())
+}
+
+/// `campfire wg`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct WgArgs {
+    /// As `wg` takes them: show [INTERFACE | all | interfaces] [dump | peers | endpoints | …]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    pub words: Vec<String>,
 }
 
 /// `campfire key`.

@@ -8,6 +8,7 @@
 //! | [`plane`], [`data`] | the hot thread and the contract with it |
 //! | [`report`], [`show`], [`graph`], [`why`], [`ping`] | what a peer tells of itself, for people |
 //! | [`http`], [`uapi`], [`metrics`] | and for programs |
+//! | [`wg`] | what the real `wg show` prints, where there is none |
 
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
@@ -27,4 +28,5 @@ pub mod secrets;
 pub mod show;
 pub mod uapi;
 pub mod underlay;
+pub mod wg;
 pub mod why;

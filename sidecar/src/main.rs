@@ -13,11 +13,17 @@ use campfire_sidecar::cli::{Cli, Command, GraphArgs, KeyCommand, KeySource, Ping
 use campfire_sidecar::config::{self, BadConfig, EXIT_BAD_CONFIG, PeerSettings};
 use campfire_sidecar::report::Report;
 use campfire_sidecar::secrets::EnvironmentSecrets;
-use campfire_sidecar::{control, graph, http, logging, ping, pod, secrets, show, why};
+use campfire_sidecar::{control, graph, http, logging, ping, pod, secrets, show, wg, why};
 use clap::Parser as _;
 use zeroize::Zeroizing;
 
 fn main() -> ExitCode {
+    let mut called = std::env::args_os();
+    let name = called.next().unwrap_or_default().to_string_lossy().into_owned();
+    if Path::new(&name).file_name().is_some_and(|file| file == "wg") {
+        let arguments: Vec<String> = called.map(|word| word.to_string_lossy().into_owned()).collect();
+        return be_wg(&name, &arguments);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -26,6 +32,9 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_BAD_CONFIG) } else { ExitCode::SUCCESS };
         }
     };
+    if let Command::Wg(arguments) = &cli.command {
+        return be_wg("campfire wg", &arguments.words);
+    }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -35,6 +44,12 @@ fn main() -> ExitCode {
     }
 }
 
+/// Is `wg`, for reading.
+fn be_wg(name: &str, arguments: &[String]) -> ExitCode {
+    let around = wg::Surroundings::of_process();
+    ExitCode::from(wg::run(name, arguments, &around, &mut std::io::stdout().lock(), &mut std::io::stderr().lock()))
+}
+
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Up(arguments) => up(&arguments),
@@ -42,6 +57,8 @@ fn run(command: Command) -> Result<()> {
         Command::Graph(arguments) => draw(&arguments),
         Command::Why(arguments) => explain(&arguments),
         Command::Ping(arguments) => ask_often(&arguments),
+        // Taken care of before, as its exit codes are those of wg.
+        Command::Wg(_) => Ok(()),
         Command::Key(KeyCommand::New) => {
             let mut bytes = Zeroizing::new([0; 32]);
             secrets::random(bytes.as_mut())?;

@@ -1,8 +1,10 @@
 //! The user-space WireGuard control protocol (<https://www.wireguard.com/xplatform/#configuration-protocol>), read only:
-//! so that `wg show` works. Keys of ours are never told.
+//! so that `wg show` works. The private key is told to root alone (which can read it in any case, as with every implementation), and never
+//! in a pod; preshared keys to nobody.
 
 use std::fmt::Write as _;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,7 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use campfire_camp::unix_millis;
 use campfire_mesh::status::PathKind;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
+use zeroize::Zeroizing;
 
 use crate::http::{Asker, each_client};
 use crate::report::Report;
@@ -68,10 +71,12 @@ pub async fn read_request<R: AsyncBufRead + Unpin>(reader: &mut R) -> io::Result
     Ok(Some(Err(RequestError::TooLong)))
 }
 
-/// The answer to [`Request::Get`]. No private key: `wg` then shows no key of the interface, which is the truth for those
-/// who ask.
-pub fn render(report: &Report, now_unix_millis: u64) -> String {
-    let mut out = String::new();
+/// The answer to [`Request::Get`]. Without the private key the real `wg` shows no key of the interface, for it makes the public one of it.
+pub fn render(report: &Report, now_unix_millis: u64, private_key: Option<&[u8; 32]>) -> Zeroizing<String> {
+    let mut out = Zeroizing::new(String::new());
+    if let Some(key) = private_key {
+        let _ = writeln!(out, "private_key={}", *Zeroizing::new(hex::encode(key)));
+    }
     let _ = writeln!(out, "listen_port={}", report.listen_port);
     for peer in &report.status.peers {
         let Some(public_key) = STANDARD.decode(&peer.public_key).ok().filter(|key| key.len() == 32) else { continue };
@@ -95,8 +100,9 @@ pub fn render(report: &Report, now_unix_millis: u64) -> String {
     out
 }
 
-/// Talks with one client until it closes or says what is not understood. `report` gives the state when asked for.
-pub async fn serve<S, F>(stream: S, mut report: impl FnMut() -> F) -> io::Result<()>
+/// Talks with one client until it closes or says what is not understood. `report` gives the state when asked for; `private_key` is
+/// there for a client that may read it.
+pub async fn serve<S, F>(stream: S, private_key: Option<&[u8; 32]>, mut report: impl FnMut() -> F) -> io::Result<()>
 where
     S: tokio::io::AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = Option<(Report, u64)>>,
@@ -106,14 +112,14 @@ where
     while let Some(request) = read_request(&mut reader).await? {
         let answer = match request {
             Ok(Request::Get) => match report().await {
-                Some((report, now)) => render(&report, now),
-                None => errno(libc::EIO),
+                Some((report, now)) => render(&report, now, private_key),
+                None => errno(libc::EIO).into(),
             },
             Ok(Request::Set) => {
                 tracing::warn!(
                     "`wg` asked to change the interface, which is refused: peers follow from the key alone; see `campfire up --help` for what can be set"
                 );
-                errno(libc::EOPNOTSUPP)
+                errno(libc::EOPNOTSUPP).into()
             }
             Err(error) => {
                 tracing::debug!(%error, "request on the WireGuard socket");
@@ -130,13 +136,16 @@ fn errno(code: i32) -> String {
     format!("errno={}\n\n", -code)
 }
 
-/// Serves the socket that `wg` asks until the task is dropped.
-pub async fn listen(listener: UnixListener, asker: Asker) {
-    each_client(listener, move |client| {
-        let asker = asker.clone();
+/// Serves the socket that `wg` asks until the task is dropped. `private_key`: for those who are root.
+pub async fn listen(listener: UnixListener, asker: Asker, private_key: Option<Zeroizing<[u8; 32]>>) {
+    let private_key = Arc::new(private_key);
+    each_client(listener, move |client: UnixStream| {
+        let (asker, private_key) = (asker.clone(), private_key.clone());
         async move {
+            let is_root = client.peer_cred().is_ok_and(|who| who.uid() == 0);
+            let told = private_key.as_ref().as_deref().filter(|_| is_root);
             let report = || async { asker.ask().await.map(|snapshot| (snapshot.report, unix_millis().0)) };
-            let _ = tokio::time::timeout(PATIENCE, serve(client, report)).await;
+            let _ = tokio::time::timeout(PATIENCE, serve(client, told, report)).await;
         }
     })
     .await;

@@ -80,8 +80,8 @@ fn a_request_without_end_is_cut_off() {
 fn a_peer_with_a_broken_key_is_left_out() {
     let mut report = report();
     report.status.peers[0].public_key = "not a key\nallowed_ip=0.0.0.0/0".into();
-    let text = uapi::render(&report, 0);
-    assert_eq!(text, "listen_port=51820\nerrno=0\n\n");
+    let text = uapi::render(&report, 0, None);
+    assert_eq!(*text, "listen_port=51820\nerrno=0\n\n");
 }
 
 proptest! {
@@ -106,7 +106,7 @@ fn the_real_wg_shows_the_interface_and_may_not_change_it() {
             return;
         };
         let (sender, mut requests) = mpsc::channel(4);
-        let server = tokio::spawn(uapi::listen(listener, Asker(sender)));
+        let server = tokio::spawn(uapi::listen(listener, Asker(sender), None));
         let answers = tokio::spawn(async move {
             while let Some(answer) = requests.recv().await {
                 let _ = answer.send(Snapshot { report: report(), data: Vec::new(), streams: [0; 3] });
@@ -152,7 +152,7 @@ fn ask(request: &[u8]) -> String {
     runtime().block_on(async {
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let serving = tokio::spawn(async move {
-            let _ = uapi::serve(server, || async { Some((report(), 1_000_000)) }).await;
+            let _ = uapi::serve(server, None, || async { Some((report(), 1_000_000)) }).await;
         });
         // The other side may close before it has read all.
         let _ = client.write_all(request).await;

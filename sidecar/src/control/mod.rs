@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
+use zeroize::Zeroizing;
 
 use self::driver::Driver;
 use crate::cli::Options;
@@ -62,7 +63,9 @@ pub async fn run(
     if let Some(listener) = metrics {
         tokio::spawn(http::listen_probes(listener, asker.clone()));
     }
-    serve_wg(&settings, asker, &mut files);
+    // In a pod, other containers may run as root of it.
+    let private_key = link.is_none().then(|| settings.mesh.fire.identity.x25519_secret());
+    serve_wg(&settings, asker, private_key, &mut files);
     files.0.extend(settings.ready_file.clone());
 
     let mut minute = interval(Duration::from_mins(1));
@@ -129,12 +132,12 @@ async fn metrics_listener(settings: &PeerSettings) -> Result<Option<TcpListener>
 }
 
 /// Serves `wg show`, where that can be had.
-fn serve_wg(settings: &PeerSettings, asker: Asker, files: &mut Files) {
+fn serve_wg(settings: &PeerSettings, asker: Asker, private_key: Option<Zeroizing<[u8; 32]>>, files: &mut Files) {
     let path = http::socket_path(&settings.wg_dir, &settings.interface);
     match http::bind_unix(&path) {
         Ok(listener) => {
             files.0.push(path);
-            tokio::spawn(uapi::listen(listener, asker));
+            tokio::spawn(uapi::listen(listener, asker, private_key));
         }
         Err(error) => warn!("`wg show` will not find this interface: {error:#}"),
     }
