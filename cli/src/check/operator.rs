@@ -1,0 +1,198 @@
+//! The operator: ready, led, reached by the API server, its certificates.
+
+use anyhow::Result;
+use campfire_api::names::{ENABLED, INJECT_LABEL, LEASE, SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ListParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+use x509_parser::pem::Pem;
+
+use super::{Check, Findings, Outcome};
+use crate::cluster::Cluster;
+use crate::text::count;
+
+/// What the chart labels its Deployment with.
+const SELECTOR: &str = "app.kubernetes.io/name=campfire-operator";
+/// A CA that ends sooner, in seconds, should have been renewed.
+const SOON: i64 = 14 * DAY;
+const DAY: i64 = 24 * 3_600;
+
+/// Looks.
+pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>) {
+    let deployments = Api::<Deployment>::all(cluster.client.clone());
+    match deployments.list(&ListParams::default().labels(SELECTOR)).await {
+        Err(error) => findings.unknown(Check::OperatorReady, &cluster.explain(&error, "list deployments in all namespaces")),
+        Ok(list) => match list.items.as_slice() {
+            [] => findings.add(Check::OperatorReady, Outcome::Wrong, "there is no operator: no Deployment has its label"),
+            [deployment] => {
+                ready(findings, deployment);
+                leader(cluster, findings, &deployment.namespace().unwrap_or_default()).await;
+            }
+            several => {
+                let names: Vec<String> = several.iter().map(crate::status::full).collect();
+                findings.add(
+                    Check::OperatorReady,
+                    Outcome::Wrong,
+                    format!("there are several operators, which disturb each other: {}", names.join(", ")),
+                );
+            }
+        },
+    }
+    certificate(cluster, findings).await;
+    webhook(cluster, findings).await;
+}
+
+fn ready(findings: &mut Findings<'_>, deployment: &Deployment) {
+    let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
+    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let name = crate::status::full(deployment);
+    let words = format!("{ready} of {wanted} pods of Deployment {name} are ready");
+    let outcome = match ready {
+        0 => Outcome::Wrong,
+        some if some < wanted => Outcome::Warning,
+        _ => Outcome::Good,
+    };
+    findings.add(Check::OperatorReady, outcome, words);
+}
+
+async fn leader(cluster: &Cluster, findings: &mut Findings<'_>, namespace: &str) {
+    let lease = match Api::<Lease>::namespaced(cluster.client.clone(), namespace).get_opt(LEASE).await {
+        Err(error) => {
+            return findings.unknown(Check::OperatorLeader, &cluster.explain(&error, &format!("get leases in namespace {namespace}")));
+        }
+        Ok(None) => return findings.add(Check::OperatorLeader, Outcome::Wrong, "no replica leads, or ever did: there is no Lease"),
+        Ok(Some(lease)) => lease.spec.unwrap_or_default(),
+    };
+    let holder = lease.holder_identity.unwrap_or_default();
+    let renewed = lease.renew_time.map(|time| time.0.as_second());
+    let now = Timestamp::now().as_second();
+    let held = i64::from(lease.lease_duration_seconds.unwrap_or(15));
+    match renewed.map(|at| now - at) {
+        _ if holder.is_empty() => findings.add(Check::OperatorLeader, Outcome::Wrong, "no replica leads: the Lease is given up"),
+        None => findings.add(Check::OperatorLeader, Outcome::Wrong, format!("{holder} has never renewed its Lease")),
+        // Clocks may differ.
+        Some(ago) if ago > held * 3 => {
+            findings.add(Check::OperatorLeader, Outcome::Wrong, format!("nobody leads: {holder} renewed its Lease {ago} s ago"));
+        }
+        Some(_) => findings.good(Check::OperatorLeader, format!("{holder} leads")),
+    }
+}
+
+async fn certificate(cluster: &Cluster, findings: &mut Findings<'_>) {
+    let configurations = Api::<MutatingWebhookConfiguration>::all(cluster.client.clone());
+    let configuration = match configurations.get_opt(WEBHOOK_CONFIGURATION).await {
+        Err(error) => return findings.unknown(Check::OperatorCertificate, &cluster.explain(&error, "get mutatingwebhookconfigurations")),
+        Ok(None) => {
+            return findings.add(
+                Check::OperatorCertificate,
+                Outcome::Wrong,
+                format!("there is no MutatingWebhookConfiguration {WEBHOOK_CONFIGURATION}: no pod gets a sidecar"),
+            );
+        }
+        Ok(Some(configuration)) => configuration,
+    };
+    let bundles: Vec<Vec<u8>> =
+        configuration.webhooks.unwrap_or_default().into_iter().map(|it| it.client_config.ca_bundle.unwrap_or_default().0).collect();
+    let (outcome, words) = judge_bundles(&bundles, Timestamp::now().as_second());
+    findings.add(Check::OperatorCertificate, outcome, words);
+}
+
+/// The CA that ends last counts: while it is exchanged there are two.
+fn judge_bundles(bundles: &[Vec<u8>], now: i64) -> (Outcome, String) {
+    let Some(bundle) = bundles.iter().min_by_key(|bundle| bundle.len()).filter(|bundle| !bundle.is_empty()) else {
+        return (
+            Outcome::Wrong,
+            "the API server has no CA for the webhook (caBundle is empty): the operator puts it there once it leads".into(),
+        );
+    };
+    let ends = |pem: Pem| pem.parse_x509().ok().map(|certificate| certificate.validity().not_after.timestamp());
+    let last = Pem::iter_from_buffer(bundle).flatten().filter_map(ends).max();
+    match last.map(|ends| ends - now) {
+        None => (Outcome::Wrong, "the webhook's caBundle holds no certificate".into()),
+        Some(left) if left <= 0 => (Outcome::Wrong, "the webhook's CA has expired".into()),
+        Some(left) if left < SOON => {
+            (Outcome::Warning, format!("the webhook's CA ends in {}, and was not renewed", count((left / DAY) as usize, "day")))
+        }
+        Some(left) => (Outcome::Good, format!("the webhook's CA holds for {}", count((left / DAY) as usize, "day"))),
+    }
+}
+
+/// By a pod that nobody keeps: does it come back with a sidecar?
+async fn webhook(cluster: &Cluster, findings: &mut Findings<'_>) {
+    let namespace = match namespace(cluster).await {
+        Ok(Some(namespace)) => namespace,
+        Ok(None) => return findings.add(Check::OperatorWebhook, Outcome::Unknown, "there is no Campfire that a pod could sit at"),
+        Err(error) => return findings.unknown(Check::OperatorWebhook, &error),
+    };
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "generateName": "campfire-check-", "labels": { INJECT_LABEL: ENABLED } },
+        "spec": { "containers": [{ "name": "app", "image": "never-pulled" }] },
+    });
+    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &namespace);
+    let made = match serde_json::from_value(pod) {
+        Ok(pod) => pods.create(&PostParams { dry_run: true, field_manager: None }, &pod).await,
+        Err(error) => return findings.unknown(Check::OperatorWebhook, &error.into()),
+    };
+    match made {
+        Ok(pod) => {
+            let containers = pod.spec.unwrap_or_default().init_containers.unwrap_or_default();
+            if containers.iter().any(|container| container.name == SIDECAR_CONTAINER) {
+                findings.good(Check::OperatorWebhook, format!("a new pod in namespace {namespace} gets a sidecar"));
+            } else {
+                let words = format!(
+                    "a new pod in namespace {namespace} gets no sidecar: the API server does not reach the webhook, or the pod may not have one (kubectl get events -n {namespace})"
+                );
+                findings.add(Check::OperatorWebhook, Outcome::Wrong, words);
+            }
+        }
+        // The API server refused it for what the sidecar asks for, or for the pod itself.
+        Err(kube::Error::Api(status)) if status.message.contains("PodSecurity") || status.message.contains("webhook") => {
+            findings.add(
+                Check::OperatorWebhook,
+                Outcome::Wrong,
+                format!("a new pod in namespace {namespace} is refused: {}", status.message),
+            );
+        }
+        Err(error) => findings
+            .unknown(Check::OperatorWebhook, &cluster.explain(&error, &format!("create pods (in a dry run) in namespace {namespace}"))),
+    }
+}
+
+/// Where a pod may sit at a fire.
+async fn namespace(cluster: &Cluster) -> Result<Option<String>> {
+    if let Some(member) = cluster.members().await?.first() {
+        return Ok(Some(member.namespace.clone()));
+    }
+    Ok(cluster.campfires().await?.first().and_then(kube::ResourceExt::namespace))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn a_ca_that_is_missing_broken_or_at_its_end_is_told() {
+        let now = Timestamp::now().as_second();
+        let authority = |days: u64| {
+            let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            parameters.not_after = (SystemTime::now() + Duration::from_hours(24 * days) + Duration::from_mins(10)).into();
+            parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().into_bytes()
+        };
+        let judged = |bundles: &[Vec<u8>]| judge_bundles(bundles, now);
+        assert_eq!(judged(&[]).0, Outcome::Wrong);
+        assert_eq!(judged(&[authority(90), Vec::new()]).0, Outcome::Wrong, "each webhook needs it");
+        assert_eq!(judged(&[b"nonsense".to_vec()]).0, Outcome::Wrong);
+        assert_eq!(judged(&[authority(90)]), (Outcome::Good, "the webhook's CA holds for 90 days".into()));
+        assert_eq!(judged(&[authority(3)]).0, Outcome::Warning);
+        assert_eq!(judged(&[[authority(3), authority(90)].concat()]).0, Outcome::Good, "the next one is there");
+        assert_eq!(judge_bundles(&[authority(3)], now + 4 * DAY).0, Outcome::Wrong);
+    }
+}

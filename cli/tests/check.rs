@@ -1,0 +1,328 @@
+//! `check` and `dump` against worlds that are whole, and worlds that are broken in one way each.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+mod fake;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fake::{Answer, Api, Asked, list, refused};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// What stands in Secrets, logs and other people's containers, and may be in no output.
+const SECRET: &str = "aHVudGVyMg-the-key-of-the-mesh";
+
+#[test]
+fn a_whole_world_is_well_in_one_line() {
+    let api = Api::new(whole);
+    let (code, output, errors) = api.run(&["check", "--short"]);
+    let output = String::from_utf8(output).unwrap();
+    assert_eq!((code, errors.as_str()), (0, ""), "{output}");
+    assert!(output.starts_with("all is well: ") && output.lines().count() == 1, "{output}");
+    let long = api.well(&["check"]);
+    for line in [
+        "Cluster\nok   cluster-version: Kubernetes v1.33.1\n",
+        "ok   operator-leader: campfire-operator-1 leads\n",
+        "ok   operator-webhook: a new pod in namespace default gets a sidecar\n",
+        "ok   fire-servers: default/main: server oak, from hello-a: camped by UDP, 4.0 ms, which sees 198.51.100.1:4000\n",
+        "ok   member-ready: 2 pods at the fire and ready\n",
+        "ok   path-full: hello-a to hello-b: 0.8 ms, direct at 192.0.2.2:4000\n",
+    ] {
+        assert!(long.contains(line), "no {line:?} in:\n{long}");
+    }
+    let dry = api.asked().into_iter().filter(|asked| asked.method == "POST" && asked.path.ends_with("/pods")).collect::<Vec<_>>();
+    assert!(!dry.is_empty() && dry.iter().all(|asked| asked.query.contains("dryRun=All")), "pods are made in dry runs alone");
+    let allowed = ["/pods", "/selfsubjectaccessreviews"];
+    let written = api.asked().into_iter().filter(|asked| asked.method != "GET").collect::<Vec<_>>();
+    assert!(written.iter().all(|asked| allowed.iter().any(|end| asked.path.ends_with(end))), "{written:?}");
+    assert!(api.asked().iter().all(|asked| !asked.path.contains("/secrets")), "no Secret is read");
+}
+
+#[test]
+fn each_broken_world_is_told_with_what_to_do() {
+    for (id, line, exit, world) in broken_clusters().into_iter().chain(broken_fires()) {
+        let api = Api::new(world);
+        let (code, output, errors) = api.run(&["check", "--short"]);
+        let output = String::from_utf8(output).unwrap();
+        assert_eq!((code, errors.as_str()), (exit, ""), "{id}:\n{output}");
+        assert!(output.contains(line), "{id}: no {line:?} in:\n{output}");
+        assert!(output.contains(&format!("docs/cli.md#{id}\n")), "{id}: no link in:\n{output}");
+        let json: Value = serde_json::from_slice(&api.run(&["check", "-o", "json"]).1).unwrap();
+        let named = json["checks"].as_array().unwrap().iter().any(|check| check["id"] == id && check["result"] != "ok");
+        assert!(named, "{id}: {json:#}");
+    }
+}
+
+#[test]
+fn what_parts_two_clusters_is_told() {
+    let api = Api::new(whole);
+    let both = ["--context", "berlin", "--context", "paris", "check"];
+    let text = api.well(&both);
+    assert!(text.contains("Keys (all contexts)\nok   key-same: default/main in berlin, default/main in paris use one key\n"), "{text}");
+    assert!(text.contains("ok   name-unique: each cluster has a name of its own\n"), "{text}");
+    let api = Api::new(|context, asked| {
+        let parted = context == "paris" && asked.path.ends_with("/campfires");
+        let mut campfire = campfire(context);
+        campfire["status"]["keyFingerprint"] = json!("ffff000011112222");
+        if parted { list(&[campfire]) } else { whole("berlin", asked) }
+    });
+    let (code, output, _) = api.run(&both);
+    let text = String::from_utf8(output).unwrap();
+    assert_eq!(code, 2);
+    assert!(text.contains("FAIL key-same: different keys are used at one fire: 0c92726f408e3ae0 by default/main in berlin, ffff000011112222 by default/main in paris"), "{text}");
+    assert!(text.contains("warn name-unique: default/main in berlin and default/main in paris are all called berlin"), "{text}");
+}
+
+#[test]
+fn before_it_is_installed_nothing_of_it_is_needed() {
+    let api = Api::new(|context, asked| {
+        let absent = asked.path.starts_with("/openapi") || asked.path.contains("campfire.network");
+        if absent { refused(404, "NotFound", "not found") } else { whole(context, asked) }
+    });
+    let text = api.well(&["check", "--pre"]);
+    assert!(text.contains("ok   install-absent: not installed yet\nok   install-rights: ") && !text.contains("operator"), "{text}");
+    assert_eq!(api.run(&["check", "--short"]).0, 2, "and without --pre it is missed");
+}
+
+#[test]
+fn a_dump_has_what_a_report_needs_and_no_secret() {
+    let api = Api::new(whole);
+    let dump = api.well(&["dump"]);
+    for part in [
+        "===== berlin status\n",
+        "===== berlin campfires\n",
+        "===== berlin campfire status --json in default/hello-a\n",
+        "===== berlin log of default/hello-a campfire\n",
+        "joined by camp://01/oak#(left out)",
+    ] {
+        assert!(dump.contains(part), "no {part:?} in:\n{dump}");
+    }
+    assert!(!dump.contains(SECRET), "{dump}");
+    assert!(
+        api.asked().iter().all(|asked| !asked.path.contains("/secrets") && asked.method == "GET"),
+        "no Secret is read, and nothing is written"
+    );
+}
+
+/// Check, what it says, the exit code, and the world.
+type Broken = (&'static str, &'static str, i32, fn(&str, &Asked) -> Answer);
+
+fn broken_clusters() -> Vec<Broken> {
+    vec![
+        (
+            "cluster-definitions",
+            "FAIL cluster-definitions: the definitions are older than this plugin: they do not know Campfire.spec.join",
+            2,
+            |context, asked| {
+                if asked.path.starts_with("/openapi") {
+                    let mut schema = definitions();
+                    schema["components"]["schemas"]["network.campfire.Campfire"]["properties"]["spec"]["properties"]
+                        .as_object_mut()
+                        .unwrap()
+                        .remove("join");
+                    return Answer::Json(200, schema);
+                }
+                whole(context, asked)
+            },
+        ),
+        ("cluster-definitions", "FAIL cluster-definitions: there are no Campfires", 2, |context, asked| {
+            if asked.path.starts_with("/openapi") { refused(404, "NotFound", "not found") } else { whole(context, asked) }
+        }),
+        (
+            "cluster-rights",
+            "warn cluster-rights: you may not in namespace default of context berlin: create pods/exec",
+            1,
+            |context, asked| {
+                let exec = asked.body.pointer("/spec/resourceAttributes/subresource") == Some(&json!("exec"));
+                if exec { Answer::Json(201, json!({ "spec": {}, "status": { "allowed": false } })) } else { without_exec(context, asked) }
+            },
+        ),
+        ("cluster-podsecurity", "warn cluster-podsecurity: namespace default enforces PodSecurity restricted", 1, |context, asked| {
+            if asked.path == "/api/v1/namespaces" {
+                return list(&[
+                    json!({ "metadata": { "name": "default", "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } }),
+                ]);
+            }
+            whole(context, asked)
+        }),
+        (
+            "operator-ready",
+            "FAIL operator-ready: 0 of 2 pods of Deployment campfire-system/campfire-operator are ready",
+            2,
+            |context, asked| {
+                if asked.path.ends_with("/deployments") { list(&[deployment(0)]) } else { whole(context, asked) }
+            },
+        ),
+    ]
+}
+
+fn broken_fires() -> Vec<Broken> {
+    vec![
+        ("operator-leader", "FAIL operator-leader: nobody leads: campfire-operator-1 renewed its Lease 3", 2, |context, asked| {
+            if asked.path.ends_with("/leases/campfire-operator") { Answer::Json(200, lease(300)) } else { whole(context, asked) }
+        }),
+        (
+            "operator-webhook",
+            "FAIL operator-webhook: a new pod in namespace default gets no sidecar: the API server does not reach the webhook",
+            2,
+            |context, asked| {
+                if asked.method == "POST" && asked.path.ends_with("/pods") {
+                    Answer::Json(201, asked.body.clone())
+                } else {
+                    whole(context, asked)
+                }
+            },
+        ),
+        ("fire-conditions", "FAIL fire-conditions: default/main: TurnNotReady: no server is ready", 2, |context, asked| {
+            if !asked.path.ends_with("/campfires") {
+                return whole(context, asked);
+            }
+            let mut campfire = campfire(context);
+            campfire["status"]["conditions"] = json!([condition("Ready", "False", "TurnNotReady", "no server is ready")]);
+            list(&[campfire])
+        }),
+        (
+            "fire-servers",
+            "warn fire-servers: default/main: server oak, from hello-a: camped by TCP, 4.0 ms: no UDP gets there",
+            1,
+            |context, asked| {
+                if asked.command().last().is_some_and(|word| word == "--json") {
+                    let mut report = report();
+                    report["servers"][0]["transport"] = json!("tcp");
+                    return Answer::Ran(report.to_string(), String::new(), true);
+                }
+                whole(context, asked)
+            },
+        ),
+        ("member-missed", "warn member-missed: default/main: 3 pods without the sidecar that they should have", 1, |context, asked| {
+            if !asked.path.ends_with("/campfires") {
+                return whole(context, asked);
+            }
+            let mut campfire = campfire(context);
+            campfire["status"]["missedPods"] = json!(3);
+            list(&[campfire])
+        }),
+        ("path-full", "FAIL path-full: hello-a to hello-b: small packets come through, full-size ones do not", 2, |context, asked| {
+            if asked.command().last().is_some_and(|word| word == "--full") {
+                let lost = "PING\n1: no answer\n2: no answer\n3: no answer\n3 sent, 0 answered, 100% lost\n";
+                return Answer::Ran(lost.into(), "campfire: hello-b does not answer".into(), false);
+            }
+            whole(context, asked)
+        }),
+    ]
+}
+
+/// A world in which nobody may run commands in pods.
+fn without_exec(context: &str, asked: &Asked) -> Answer {
+    if asked.path.ends_with("/exec") { refused(403, "Forbidden", "no") } else { whole(context, asked) }
+}
+
+/// All is well.
+fn whole(context: &str, asked: &Asked) -> Answer {
+    let rest = asked.path.replace("/namespaces/default/", "/");
+    match rest.as_str() {
+        "/version" => Answer::Json(200, json!({ "major": "1", "minor": "33", "gitVersion": "v1.33.1" })),
+        "/openapi/v3/apis/campfire.network/v1alpha1" => Answer::Json(200, definitions()),
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" => Answer::Json(201, json!({ "spec": {}, "status": { "allowed": true } })),
+        "/api/v1/namespaces/default" => Answer::Json(200, json!({ "metadata": { "name": "default" } })),
+        "/apis/apps/v1/deployments" => list(&[deployment(2)]),
+        "/apis/coordination.k8s.io/v1/namespaces/campfire-system/leases/campfire-operator" => Answer::Json(200, lease(1)),
+        "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/campfire-injection" => Answer::Json(200, webhooks()),
+        "/apis/campfire.network/v1alpha1/campfires" => list(&[campfire(context)]),
+        "/apis/campfire.network/v1alpha1/meshpeers" => list(&[peer(context, "hello-a"), peer(context, "hello-b")]),
+        "/api/v1/pods" if asked.method == "POST" => {
+            let mut pod = asked.body.clone();
+            pod["spec"]["initContainers"] = json!([{ "name": "campfire-init" }, { "name": "campfire" }]);
+            Answer::Json(201, pod)
+        }
+        "/api/v1/pods" if asked.query.contains("injected") => list(&[pod("hello-a"), pod("hello-b")]),
+        "/api/v1/namespaces" | "/api/v1/pods" | "/api/v1/events" | "/api/v1/services" | "/apis/apps/v1/statefulsets" => list(&[]),
+        path if path.ends_with("/log") => Answer::Json(200, json!(format!("joined by camp://01/oak#{SECRET}"))),
+        path if path.ends_with("/exec") => exec(&asked.command()),
+        path if path.starts_with("/api/v1/pods/") => Answer::Json(200, pod(path.rsplit('/').next().unwrap())),
+        other => refused(404, "NotFound", &format!("not in this world: {other}")),
+    }
+}
+
+fn exec(command: &[String]) -> Answer {
+    match command.get(1).map(String::as_str) {
+        Some("status") => Answer::Ran(report().to_string(), String::new(), true),
+        Some("ping") => Answer::Ran("PING\n1: 0.8 ms, direct at 192.0.2.2:4000\n1 sent, 1 answered, 0% lost\n".into(), String::new(), true),
+        other => Answer::Ran(String::new(), format!("unexpected: {other:?}"), false),
+    }
+}
+
+fn report() -> Value {
+    let server = json!({ "id": "oak", "state": "Camped", "transport": "udp", "rtt_ms": 4.0, "observed": "198.51.100.1:4000" });
+    json!({ "version": "0.1.0", "self": { "name": "hello-a", "public_key": "a" }, "servers": [server], "peers": [] })
+}
+
+/// Those of this version, as an API server describes them.
+fn definitions() -> Value {
+    let mut schemas = json!({});
+    for definition in campfire_api::definitions() {
+        let value = serde_json::to_value(&definition).unwrap();
+        let kind = value["spec"]["names"]["kind"].as_str().unwrap().to_owned();
+        schemas[format!("network.campfire.{kind}")] = value.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone();
+    }
+    json!({ "components": { "schemas": schemas } })
+}
+
+fn deployment(ready: i32) -> Value {
+    json!({
+        "metadata": { "name": "campfire-operator", "namespace": "campfire-system" },
+        "spec": { "replicas": 2, "selector": {}, "template": {} }, "status": { "readyReplicas": ready },
+    })
+}
+
+fn lease(seconds_ago: u64) -> Value {
+    let at = SystemTime::now() - Duration::from_secs(seconds_ago);
+    let at = Timestamp::from_microsecond(i64::try_from(at.duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()).unwrap();
+    json!({ "metadata": { "name": "campfire-operator" }, "spec": { "holderIdentity": "campfire-operator-1", "leaseDurationSeconds": 15, "renewTime": format!("{at:.6}") } })
+}
+
+fn webhooks() -> Value {
+    use base64::Engine as _;
+    let authority = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+    let bundle = base64::engine::general_purpose::STANDARD.encode(authority);
+    let hook = |name: &str| json!({ "name": name, "admissionReviewVersions": ["v1"], "sideEffects": "NoneOnDryRun", "clientConfig": { "caBundle": bundle } });
+    json!({ "metadata": { "name": "campfire-injection" }, "webhooks": [hook("pod.inject.campfire.network"), hook("namespace.inject.campfire.network")] })
+}
+
+fn campfire(context: &str) -> Value {
+    json!({
+        "metadata": { "name": "main", "namespace": "default", "generation": 1 },
+        "spec": { "clusterName": context, "turn": { "exposure": { "type": "NodePort" } } },
+        "status": {
+            "turn": "1/1", "peers": 2, "prefix": "fd01:203:405::/48", "keyFingerprint": "0c92726f408e3ae0", "observedGeneration": 1,
+            "conditions": [condition("Ready", "True", "Ready", "2 peers at the fire")],
+        },
+    })
+}
+
+fn peer(context: &str, name: &str) -> Value {
+    json!({
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": { "type": "Pod", "campfireRef": { "name": "main" }, "podRef": { "name": name, "uid": "1" } },
+        "status": { "path": "Direct", "clusterName": context, "addresses": ["fd00::1"], "conditions": [condition("Ready", "True", "Ready", "the peer can be used")] },
+    })
+}
+
+fn pod(name: &str) -> Value {
+    json!({
+        "metadata": {
+            "name": name, "namespace": "default", "labels": { "campfire.network/injected": "enabled" },
+            "annotations": { "campfire.network/campfire": "default/main", "note": SECRET },
+        },
+        "spec": {
+            "containers": [{ "name": "app", "image": "app", "env": [{ "name": "PASSWORD", "value": SECRET }] }],
+            "initContainers": [{ "name": "campfire", "image": "localhost/campfire:0.1.0" }],
+        },
+        "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
+    })
+}
+
+fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
+    json!({ "type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-11-27T08:00:00Z" })
+}
