@@ -36,7 +36,7 @@ pub struct Cluster {
 }
 
 /// The namespaces in which stories have Campfires: the operator has rights in these alone.
-const WITH_CAMPFIRES: [&str; 6] = ["mesh", "job", "join", "lifecycle", "outages", "node"];
+const WITH_CAMPFIRES: [&str; 7] = ["mesh", "job", "join", "lifecycle", "outages", "node", "plugin"];
 
 static ONE: OnceLock<Option<Cluster>> = OnceLock::new();
 static TWO: OnceLock<Option<Cluster>> = OnceLock::new();

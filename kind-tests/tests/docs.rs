@@ -51,6 +51,14 @@ fn the_commands_of_the_documentation_work_as_they_stand() {
     let to = berlin.kubectl(&["get", "pods", "-n", "default", "-l", "app=hello", "-o", "jsonpath={.items[1].metadata.name}"]);
     assert!(printed.starts_with(&format!("{to}\n")) && printed.contains("2 of 2 peers connected"), "{printed}");
 
+    // The plugin, beside this test's own program.
+    let path = format!("{}:{}", programs().display(), std::env::var("PATH").unwrap());
+    let printed = typed(berlin, &format!("cd {}\n{}", dir.display(), quickstart[2]), &[("PATH", &path)]);
+    assert!(printed.contains("default/main") && printed.contains("4 sent, 4 answered, 0% lost"), "{printed}");
+    assert!(fs::read_to_string(dir.join("mesh.svg")).unwrap().contains(">hello-"), "a picture with names");
+    let printed = typed(berlin, "kubectl campfire check || true", &[("PATH", &path)]);
+    assert!(printed.contains("ok   operator-webhook: ") && printed.contains("ok   path-full: "), "{printed}");
+
     other_examples(berlin);
 
     // Another cluster. The first's servers are reached where this machine publishes its node ports.
@@ -138,8 +146,7 @@ struct Laptop(Child);
 impl Laptop {
     /// `campfire up`, until it sees everybody.
     fn up(cluster: &Cluster) -> Self {
-        // Beside the folder of this test's own program.
-        let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("campfire");
+        let program = programs().join("campfire");
         assert!(program.exists(), "no {}: cargo build --workspace --bins", program.display());
         let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
         let mut command = Command::new(root().join("kind-tests/cluster"));
@@ -162,6 +169,11 @@ impl Drop for Laptop {
 
 fn fingerprint(cluster: &Cluster) -> String {
     cluster.get("default", "campfire", "main").unwrap()["status"]["keyFingerprint"].as_str().unwrap().to_owned()
+}
+
+/// The folder of our programs: that of this test's own is below it.
+fn programs() -> std::path::PathBuf {
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned()
 }
 
 /// Waits until so many peers of elsewhere are shown as there.
