@@ -32,6 +32,7 @@ async fn what_a_real_api_server_says_is_understood() {
 
     // The definitions, and a Campfire that no operator looks after.
     define(client).await;
+    described(client, "of the definitions", |text| text.contains("\"members\"")).await;
     let namespace = Api::<Namespace>::all(client.clone());
     apply(
         &namespace,
@@ -163,18 +164,22 @@ async fn old_definitions(client: &Client) {
     let spec = definition.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties").unwrap();
     spec.as_object_mut().unwrap().remove("members").unwrap();
     definitions.replace(name, &kube::api::PostParams::default(), &serde_json::from_value(definition).unwrap()).await.unwrap();
-    // The API server's description of itself follows a moment later.
-    let served = async || {
-        let request = http::Request::get("/openapi/v3/apis/campfire.network/v1alpha1").body(Vec::new()).unwrap();
-        client.request::<Value>(request).await.unwrap().to_string()
-    };
+    described(client, "of the old definition", |text| !text.contains("\"members\"")).await;
+}
+
+/// Waits until the API server's description of itself, which follows a change a moment later, says this.
+async fn described(client: &Client, of_what: &str, says: impl Fn(&str) -> bool) {
     for _ in 0..300 {
-        if !served().await.contains("\"members\"") {
+        let request = http::Request::get("/openapi/v3/apis/campfire.network/v1alpha1").body(Vec::new()).unwrap();
+        // Not found, as long as it knows of none.
+        if let Ok(text) = client.request::<Value>(request).await.map(|value| value.to_string())
+            && says(&text)
+        {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    panic!("the API server does not tell of the old definition");
+    panic!("the API server does not tell {of_what}");
 }
 
 /// Lets `rob` read what the plugin reads, and nothing else.

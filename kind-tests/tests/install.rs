@@ -46,8 +46,11 @@ fn the_chart_is_installed_tests_itself_is_upgraded_and_leaves_nothing_stuck() {
     assert!(may("get", "secrets", "default"), "where Campfires may live");
     for namespace in ["kube-system", NAMESPACE] {
         assert!(!may("list", "secrets", namespace), "Secrets of {namespace}");
+        assert!(!may("create", "pods", namespace), "pods of {namespace}");
     }
-    assert!(!may("create", "pods", "default") && !may("*", "*", "default"));
+    // To try what admission makes of members (docs/decisions/0011): where Campfires may live, and its StatefulSets are the same power, alone.
+    assert!(may("create", "pods", "default") && !may("*", "*", "default"));
+    assert!(!may("delete", "pods", "default") && !may("patch", "pods", "default"));
     // `pods/exec` would be a pod of that name.
     let exec = cluster.try_kubectl(&["auth", "can-i", "create", "pods", "--subresource=exec", "-n", "default", operator]);
     assert!(exec.is_err(), "{exec:?}");
