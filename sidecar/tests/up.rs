@@ -207,6 +207,7 @@ fn what_somebody_changes_of_the_interface_is_put_right() {
         &["ip address flush dev campfire0"],
         &["sysctl -qw net.ipv6.conf.campfire0.disable_ipv6=1", "sysctl -qw net.ipv6.conf.campfire0.disable_ipv6=0"],
         &["ip link set campfire0 mtu 1500"],
+        &["ip rule del priority 20951"],
     ] {
         for command in change {
             let words: Vec<&str> = command.split(' ').collect();

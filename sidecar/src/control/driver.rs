@@ -101,7 +101,7 @@ impl Driver {
             .map_err(|error| interface::explain_device(&settings.interface, &error))?;
         let interface = Interface::set_up(&settings.interface, settings.mtu, &addresses).await?;
         let host = interface.host().await.context("the host's addresses")?;
-        let Remarks { fatal: why, others: mut remarks } = settings.check_on(&host.addresses, config::forwards());
+        let Remarks { fatal: why, others: mut remarks } = settings.check_on(&host.fixed, config::forwards());
         match why {
             Some(why) if fatal => return Err(BadConfig(why).into()),
             why => remarks.extend(why),

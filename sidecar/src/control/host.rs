@@ -28,6 +28,8 @@ pub struct Host {
     /// Addresses under which others might reach it, the likeliest first: those of the default route's device, then others, then those of
     /// bridges (which containers and virtual machines hang on). Not loopback, link-local or multicast; of devices that are up.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that no TUN device has: another mesh's may well lie in the same network as ours.
+    pub fixed: Vec<IpAddr>,
     /// Its own routes.
     pub locals: BTreeSet<Local>,
     /// Device of the default route.
@@ -38,6 +40,7 @@ pub struct Host {
 struct Device {
     name: String,
     bridge: bool,
+    tun: bool,
 }
 
 impl Host {
@@ -48,7 +51,10 @@ impl Host {
         while let Some(link) = links.try_next().await? {
             let flags = link.header.flags;
             if link.header.index != own && flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback) {
-                devices.insert(link.header.index, Device { name: name_of(&link), bridge: is_bridge(&link) });
+                devices.insert(
+                    link.header.index,
+                    Device { name: name_of(&link), bridge: is_a(&link, &InfoKind::Bridge), tun: is_a(&link, &InfoKind::Tun) },
+                );
             }
         }
         let (mut locals, mut defaults) = (BTreeSet::new(), Vec::new());
@@ -65,18 +71,20 @@ impl Host {
         defaults.sort_unstable();
         let first = defaults.first().map(|(_, index)| *index);
 
-        let mut addresses = Vec::new();
+        let (mut addresses, mut fixed) = (Vec::new(), Vec::new());
         let mut all = std::pin::pin!(handle.address().get().execute());
         while let Some(message) = all.try_next().await? {
             let index = message.header.index;
             let Some(device) = devices.get(&index).filter(|_| is_settled(&message)) else { continue };
             let rank = if defaults.iter().any(|(_, of)| *of == index) { 0 } else { 1 + u8::from(device.bridge) };
-            addresses.extend(address_of(&message).map(|net| net.addr()).filter(is_reachable).map(|address| (rank, address)));
+            let address = address_of(&message).map(|net| net.addr()).filter(is_reachable);
+            addresses.extend(address.map(|address| (rank, address)));
+            fixed.extend(address.filter(|_| !device.tun));
         }
         addresses.sort_unstable();
         addresses.dedup();
         let addresses = addresses.into_iter().map(|(_, address)| address).collect();
-        Ok(Self { addresses, locals, device: first.and_then(|index| devices.remove(&index)).map(|device| device.name) })
+        Ok(Self { addresses, fixed, locals, device: first.and_then(|index| devices.remove(&index)).map(|device| device.name) })
     }
 }
 
@@ -152,9 +160,9 @@ fn name_of(link: &LinkMessage) -> String {
         .unwrap_or_default()
 }
 
-fn is_bridge(link: &LinkMessage) -> bool {
+fn is_a(link: &LinkMessage, wanted: &InfoKind) -> bool {
     link.attributes.iter().any(|attribute| {
-        matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge))))
+        matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if kind == wanted)))
     })
 }
 

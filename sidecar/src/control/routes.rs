@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::Result;
+use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteMessage, RouteType};
-use rtnetlink::packet_route::rule::{RuleAction, RuleFlags, RuleMessage};
-use rtnetlink::{Error, Handle, RouteMessageBuilder};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
 
 use super::host::{Local, destination, device_of, routes};
 use super::interface::os_error;
@@ -128,13 +129,18 @@ impl Routes {
         }
         for v4 in [true, false] {
             let needed = taken.iter().any(|route| matches!(route, IpNet::V4(_)) == v4);
-            if needed && self.ruled.insert(v4) {
+            // Asked of the kernel: somebody may have taken it away, and in a pod the init container made it, for one who may not.
+            let there = self.is_ruled(v4).await?;
+            if needed && !there {
                 let mut add = self.handle.rule().add();
                 *add.message_mut() = self.rule(v4);
-                if !note(&mut failed, "the rule for accepted routes cannot be made", add.execute().await) {
-                    self.ruled.remove(&v4);
+                let made = note(&mut failed, "the rule for accepted routes cannot be made", add.execute().await);
+                if !self.ruled.insert(v4) && made {
+                    mended.push("the rule for accepted routes".to_owned());
                 }
-            } else if !needed && self.ruled.remove(&v4) {
+            } else if needed {
+                self.ruled.insert(v4);
+            } else if self.ruled.remove(&v4) && there {
                 note(&mut failed, "the rule for accepted routes cannot be removed", self.handle.rule().del(self.rule(v4)).execute().await);
             }
         }
@@ -161,6 +167,19 @@ impl Routes {
         let net = entry.net();
         // The prefix's length fits its family: it comes out of a network.
         builder.destination_prefix(net.addr(), net.prefix_len()).map(RouteMessageBuilder::build).unwrap_or_default()
+    }
+
+    /// Whether the rule of a family is there.
+    async fn is_ruled(&self, v4: bool) -> Result<bool> {
+        let version = if v4 { IpVersion::V4 } else { IpVersion::V6 };
+        let mut rules = std::pin::pin!(self.handle.rule().get(version).execute());
+        while let Some(rule) = rules.try_next().await? {
+            let says = |wanted: RuleAttribute| rule.attributes.contains(&wanted);
+            if says(RuleAttribute::Priority(PRIORITY)) && says(RuleAttribute::Table(self.table())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn rule(&self, v4: bool) -> RuleMessage {
