@@ -1,4 +1,4 @@
-//! What becomes of members when their node is restarted while the operator is away, and when the operator that leads is frozen while pods start:
+//! What becomes of members when their node is restarted while the operator is away, and when one of the two operators is frozen while pods start:
 //! all come into the mesh by themselves as soon as one answers, and none is made anew for it. In the second cluster, whose node is restarted.
 
 #![allow(clippy::unwrap_used)]
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use campfire_kind_tests::mesh::{campfire, deployment, is_true, name};
 use campfire_kind_tests::{Cluster, SYSTEM, is_ready};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const NAMESPACE: &str = "node";
 /// From the operator's return until the last member is back.
@@ -16,7 +16,7 @@ const BACK: Duration = Duration::from_mins(1);
 const OPERATOR: &str = "app.kubernetes.io/name=campfire-operator";
 
 #[test]
-fn members_whose_node_was_restarted_without_an_operator_come_back_by_themselves_and_a_frozen_leader_keeps_nobody_out() {
+fn members_whose_node_was_restarted_without_an_operator_come_back_by_themselves_and_a_frozen_operator_keeps_nobody_out() {
     let Some(cluster) = Cluster::two() else { return };
     let ns = cluster.with_operator(NAMESPACE);
     cluster.apply(ns, &campfire("{turn: {exposure: {type: ClusterIP}}}"));
@@ -63,15 +63,8 @@ fn restarted(cluster: &Cluster, ns: &str) {
 
 fn frozen(cluster: &Cluster, ns: &str) {
     println!("===== the leader is frozen while pods start");
-    let lease = cluster.get(SYSTEM, "lease", "campfire-operator").unwrap();
-    let leader = lease["spec"]["holderIdentity"].as_str().unwrap().to_owned();
-    cluster.wait_for("both operators to be ready", SYSTEM, Duration::from_mins(1), || {
-        (cluster.list(SYSTEM, "pods", OPERATOR).iter().filter(|pod| is_ready(pod)).count() == 2).then_some(())
-    });
-    let pod = cluster.get(SYSTEM, "pod", &leader).unwrap();
-    let container = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().trim_start_matches("containerd://").to_owned();
-    let signal = |signal: &str| cluster.on_node(&format!("ctr -n k8s.io tasks kill -s {signal} {container}"));
-    signal("SIGSTOP");
+    let (leader, _) = replicas(cluster);
+    let frozen = Frozen::begin(cluster, &leader);
     let begun = Instant::now();
     // Two at once, and one when the other has not taken over yet.
     cluster.apply(ns, &deployment("frozen", 2, "{}"));
@@ -82,7 +75,58 @@ fn frozen(cluster: &Cluster, ns: &str) {
     }
     println!("all were in the mesh {:.1} s after the leader was frozen", begun.elapsed().as_secs_f64());
     // It ends by itself when it wakes, or was killed by its probes meanwhile.
-    let _ = std::panic::catch_unwind(|| signal("SIGCONT"));
+    drop(frozen);
+
+    println!("===== the standby is frozen while pods start");
+    let (_, standby) = replicas(cluster);
+    let frozen = Frozen::begin(cluster, &standby);
+    let begun = Instant::now();
+    cluster.apply(ns, &deployment("beside", 2, "{}"));
+    members(cluster, ns, "beside", 2, Duration::from_mins(1));
+    println!("all were in the mesh {:.1} s after the standby was frozen", begun.elapsed().as_secs_f64());
+    drop(frozen);
+}
+
+/// The names of leader and standby, once both are ready and the API server is led to either.
+fn replicas(cluster: &Cluster) -> (String, String) {
+    cluster.wait_for("both operators to be ready, and the API server to be led to either", SYSTEM, Duration::from_mins(1), || {
+        let pods = cluster.list(SYSTEM, "pods", OPERATOR);
+        let lease = cluster.get(SYSTEM, "lease", "campfire-operator")?;
+        let leads = |pod: &&Value| lease["spec"]["holderIdentity"] == pod["metadata"]["name"];
+        let led = |pod: &Value, service: &str| {
+            let slice = cluster.get(SYSTEM, "endpointslice", service)?;
+            (slice["endpoints"] == json!([{ "addresses": [pod["status"]["podIP"]], "conditions": slice["endpoints"][0]["conditions"] }]))
+                .then_some(())
+        };
+        let (leader, standby) = (pods.iter().find(leads)?, pods.iter().find(|pod| !leads(pod))?);
+        led(leader, "campfire-webhook").and(led(standby, "campfire-webhook-standby"))?;
+        (pods.len() == 2 && pods.iter().all(is_ready)).then(|| (name(leader).to_owned(), name(standby).to_owned()))
+    })
+}
+
+/// A replica of the operator that is stopped (SIGSTOP), until this is dropped.
+struct Frozen<'a>(&'a Cluster, String);
+
+impl<'a> Frozen<'a> {
+    fn begin(cluster: &'a Cluster, pod: &str) -> Self {
+        let pod = cluster.get(SYSTEM, "pod", pod).unwrap();
+        let container =
+            pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().trim_start_matches("containerd://").to_owned();
+        let frozen = Self(cluster, container);
+        frozen.signal("SIGSTOP");
+        frozen
+    }
+
+    fn signal(&self, signal: &str) {
+        self.0.on_node(&format!("ctr -n k8s.io tasks kill -s {signal} {}", self.1));
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        // Its container may be gone: killed by its probes.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.signal("SIGCONT")));
+    }
 }
 
 /// Waits until all pods of an app are in the mesh: their MeshPeers are ready, with the addresses that their interfaces have. (After a restart of the

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::certs::Bundle;
 use crate::cluster::connect;
 use crate::context::{Context, Shutdown};
-use crate::leadership::{Leadership, lease};
+use crate::leadership::{Leadership, endpoints, lease};
 use crate::metrics::Metrics;
 use crate::settings::OperatorSettings;
 use crate::state::{PodId, Reports};
@@ -52,6 +52,7 @@ pub async fn run(settings: OperatorSettings) -> Result<()> {
     let mut parts = JoinSet::new();
     part(&mut parts, "http", health::serve(ctx.clone(), http));
     part(&mut parts, "lease", lease::run(ctx.clone(), mandate));
+    part(&mut parts, "endpoints", endpoints::keep(ctx.clone()));
     part(&mut parts, "definitions", definitions::run(ctx.clone()));
     let bundle = certs::run(ctx.clone());
     part(&mut parts, "leader", lead(ctx.clone(), bundle.clone(), queue));

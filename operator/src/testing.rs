@@ -93,8 +93,8 @@ impl Rig {
             shutdown: stop,
         };
         let authority = Authority::make(SystemTime::now(), &Times::default()).unwrap();
-        let (server, _) = authority.server(&server_names("campfire-system"), SystemTime::now(), &Times::default()).unwrap();
-        let bundle = watch::Sender::new(Arc::new(Bundle { pem: authority.pem(), server: Some(server) }));
+        let (servers, _) = authority.server(&server_names("campfire-system"), SystemTime::now(), &Times::default()).unwrap();
+        let bundle = watch::Sender::new(Arc::new(Bundle { pem: authority.pem(), servers: Some(servers) }));
         Self {
             ctx: Arc::new(ctx),
             mandate,

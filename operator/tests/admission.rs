@@ -351,8 +351,8 @@ impl World {
         let operator = Operator::start(&client, &["default"]).await;
         let now = SystemTime::now();
         let authority = Authority::make(now, &Times::default()).unwrap();
-        let (server, _) = authority.server(&["localhost".to_owned()], now, &Times::default()).unwrap();
-        let bundle = watch::Sender::new(Arc::new(Bundle { pem: authority.pem(), server: Some(server) }));
+        let (servers, _) = authority.server(&["localhost".to_owned()], now, &Times::default()).unwrap();
+        let bundle = watch::Sender::new(Arc::new(Bundle { pem: authority.pem(), servers: Some(servers) }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(webhook::serve(operator.ctx.clone(), bundle.subscribe(), listener));

@@ -14,12 +14,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use campfire_api::Campfire;
 use campfire_api::agent::{REPORT_PATH, SETTINGS_PATH, Settings as Told};
 use campfire_api::names::{
-    AGENT_AUDIENCE, AGENT_SERVICE, CA_SECRET, CAMPFIRE_ANNOTATION, ENABLED, INIT_CONTAINER, INJECT_LABEL, INJECT_PATH, INJECTED_LABEL,
-    SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE,
+    AGENT_AUDIENCE, AGENT_SERVICE, CA_SECRET, CAMPFIRE_ANNOTATION, ENABLED, INIT_CONTAINER, INJECT_AGAIN_PATH, INJECT_LABEL, INJECT_PATH,
+    INJECTED_LABEL, OPERATOR_SERVICE, SIDECAR_CONTAINER, STANDBY_SERVICE, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE,
 };
 use campfire_operator::certs::{self, Authority, Bundle, Times};
 use campfire_operator::context::{Context, Shutdown};
-use campfire_operator::leadership::{Leadership, Mandate};
+use campfire_operator::leadership::{Leadership, Mandate, endpoints};
 use campfire_operator::metrics::Metrics;
 use campfire_operator::settings::OperatorSettings;
 use campfire_operator::state::{HeldKey, Membership, MeshNetwork, ObjectKey, PodId as Who, Reports};
@@ -249,26 +249,99 @@ async fn the_ca_is_made_once_shared_by_all_replicas_and_put_back_when_lost() {
 }
 
 #[tokio::test]
-async fn the_agent_service_leads_to_the_leader_and_is_led_there_again() {
+async fn the_services_lead_to_the_leader_or_to_the_others_and_are_led_there_again() {
     let Some(plane) = ControlPlane::start().await else { return };
-    let operator = Operator::start(&plane.client).await;
+    let mut operator = Operator::start(&plane.client).await;
     operator.namespace(SYSTEM, &json!({})).await;
     let services = Api::<Service>::namespaced(plane.client.clone(), SYSTEM);
-    let service = json!({ "metadata": { "name": AGENT_SERVICE }, "spec": { "ports": [{ "name": "https", "port": 8443 }] } });
-    let service = services.create(&PostParams::default(), &serde_json::from_value(service).unwrap()).await.unwrap();
+    let mut uids = BTreeMap::new();
+    let led = [(AGENT_SERVICE, 8443), (WEBHOOK_SERVICE, 443), (STANDBY_SERVICE, 443)];
+    for (name, port) in led {
+        let service = json!({ "metadata": { "name": name }, "spec": { "ports": [{ "name": "https", "port": port }] } });
+        let service = services.create(&PostParams::default(), &serde_json::from_value(service).unwrap()).await.unwrap();
+        uids.insert(name, service.uid().unwrap());
+    }
     let slices = Api::<EndpointSlice>::namespaced(plane.client.clone(), SYSTEM);
-    let leads = async |address: &str| {
-        let found = slices.get_opt(AGENT_SERVICE).await.unwrap();
-        found.is_some_and(|slice| slice.endpoints.len() == 1 && slice.endpoints[0].addresses == [address])
+    // What the cluster's own controller would say of the Service that has all replicas.
+    let replicas = |ready: &[&str]| {
+        let endpoints: Vec<Value> = ready.iter().map(|it| json!({ "addresses": [it], "conditions": { "ready": true } })).collect();
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+            "metadata": { "name": "campfire-operator-x", "labels": { "kubernetes.io/service-name": OPERATOR_SERVICE } },
+        })
     };
-    operator.until("it leads to the leader", async || leads("192.0.2.7").await).await;
-    let slice = slices.get(AGENT_SERVICE).await.unwrap();
-    assert_eq!(slice.owner_references()[0].uid, service.uid().unwrap(), "it goes with the Service");
-    let elsewhere = Patch::Merge(json!({ "endpoints": [{ "addresses": ["192.0.2.66"] }] }));
-    slices.patch(AGENT_SERVICE, &PatchParams::default(), &elsewhere).await.unwrap();
-    operator.until("it leads to the leader again", async || leads("192.0.2.7").await).await;
-    slices.delete(AGENT_SERVICE, &DeleteParams::default()).await.unwrap();
-    operator.until("it leads to the leader again", async || leads("192.0.2.7").await).await;
+    let leads = async |service: &str, to: &[&str]| {
+        let found = slices.get_opt(service).await.unwrap();
+        found.is_some_and(|slice| slice.endpoints.iter().map(|it| it.addresses[0].as_str()).eq(to.iter().copied()))
+    };
+    let all = async |standbys: &[&str]| {
+        leads(AGENT_SERVICE, &["192.0.2.7"]).await && leads(WEBHOOK_SERVICE, &["192.0.2.7"]).await && leads(STANDBY_SERVICE, standbys).await
+    };
+    operator.until("they lead to the leader, who is alone", async || all(&[]).await).await;
+    for (name, uid) in &uids {
+        assert_eq!(slices.get(name).await.unwrap().owner_references()[0].uid, *uid, "it goes with the Service");
+    }
+    apply(&slices, "campfire-operator-x", &replicas(&["192.0.2.7", "192.0.2.8"])).await;
+    operator.until("one leads to the standby", async || all(&["192.0.2.8"]).await).await;
+    for (name, _) in led {
+        let elsewhere = Patch::Merge(json!({ "endpoints": [{ "addresses": ["192.0.2.66"] }] }));
+        slices.patch(name, &PatchParams::default(), &elsewhere).await.unwrap();
+        operator.until("it is led back", async || all(&["192.0.2.8"]).await).await;
+        slices.delete(name, &DeleteParams::default()).await.unwrap();
+        operator.until("it is made anew", async || all(&["192.0.2.8"]).await).await;
+    }
+    apply(&slices, "campfire-operator-x", &replicas(&["192.0.2.7", "192.0.2.9"])).await;
+    operator.until("one leads to the new standby", async || all(&["192.0.2.9"]).await).await;
+    operator.end();
+    operator.until("nobody asks who ends", async || leads(WEBHOOK_SERVICE, &["192.0.2.9"]).await).await;
+}
+
+#[tokio::test]
+async fn a_pod_about_which_the_leader_says_nothing_is_asked_about_again_and_no_other() {
+    let Some(plane) = ControlPlane::start().await else { return };
+    let operator = Operator::start(&plane.client).await;
+    operator.namespace("plain", &json!({ INJECT_LABEL: ENABLED })).await;
+    operator.campfire("shop", json!({ "members": { "namespaces": { "from": "All" } } })).await;
+    // As a process that is stopped: connections are taken by the kernel, and nobody reads.
+    let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
+    let client = |port: u16, path: &str| json!({ "url": format!("https://localhost:{port}{path}"), "caBundle": encode(&operator.ca) });
+    let entries = |first: u16, second: u16| {
+        let mut again = entry("namespace.again.inject.campfire.network", &client(second, INJECT_AGAIN_PATH));
+        again["matchConditions"] = json!([{
+            "name": "has-no-sidecar-yet",
+            "expression": format!("!(has(object.metadata.labels) && '{INJECTED_LABEL}' in object.metadata.labels)"),
+        }]);
+        [entry("namespace.inject.campfire.network", &client(first, INJECT_PATH)), again]
+    };
+    let (hung, answers) = (hangs.local_addr().unwrap().port(), operator.webhook.port());
+    let quick = async || {
+        let begun = Instant::now();
+        !inits(&operator.dry_run("plain").await).is_empty() && begun.elapsed() < Duration::from_secs(2)
+    };
+    operator.configurations(&entries(hung, answers)).await;
+    operator.until("a pod gets its sidecar by the second entry", async || !inits(&operator.dry_run("plain").await).is_empty()).await;
+    operator.configurations(&entries(answers, hung)).await;
+    operator.until("a pod gets it by the first, and is not asked about again", quick).await;
+
+    operator.configurations(&entries(answers, answers)).await;
+    operator.until("both answer", quick).await;
+    let skipped = || {
+        let text = operator.ctx.metrics.text();
+        let line = text.lines().find(|line| line.contains("admissions_total{result=\"HostNetwork\"}")).unwrap_or("0");
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    operator.pod("plain", "never", json!({ "hostNetwork": true })).await.unwrap();
+    assert_eq!(skipped(), 1, "asked about twice, told and counted once");
+}
+
+/// An entry of the webhook's configuration, about the pods of namespaces that ask for it.
+fn entry(name: &str, client: &Value) -> Value {
+    json!({
+        "name": name, "clientConfig": client, "failurePolicy": "Ignore", "timeoutSeconds": 3,
+        "sideEffects": "NoneOnDryRun", "reinvocationPolicy": "IfNeeded", "admissionReviewVersions": ["v1"],
+        "namespaceSelector": { "matchLabels": { INJECT_LABEL: ENABLED } },
+        "rules": [{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"] }],
+    })
 }
 
 /// An operator's webhook and agent API in this process.
@@ -279,7 +352,7 @@ struct Operator {
     agent: SocketAddr,
     webhook: SocketAddr,
     _mandate: Mandate,
-    _shutdown: watch::Sender<bool>,
+    shutdown: watch::Sender<bool>,
     _bundle: watch::Sender<Arc<Bundle>>,
 }
 
@@ -306,8 +379,8 @@ impl Operator {
         let authority = Authority::make(now, &Times::default()).unwrap();
         // The API server is on this machine and calls the webhook by this name.
         let names = ["localhost".to_owned(), format!("{AGENT_SERVICE}.{SYSTEM}.svc")];
-        let (server, _) = authority.server(&names, now, &Times::default()).unwrap();
-        let bundle = watch::Sender::new(Arc::new(Bundle { pem: authority.pem(), server: Some(server) }));
+        let (servers, _) = authority.server(&names, now, &Times::default()).unwrap();
+        let bundle = watch::Sender::new(Arc::new(Bundle { pem: authority.pem(), servers: Some(servers) }));
         let listen = async || {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             (listener.local_addr().unwrap(), listener)
@@ -316,8 +389,14 @@ impl Operator {
         tokio::spawn(agent::serve(ctx.clone(), bundle.subscribe(), listener));
         let (webhook, listener) = listen().await;
         tokio::spawn(webhook::serve(ctx.clone(), bundle.subscribe(), listener));
+        tokio::spawn(endpoints::keep(ctx.clone()));
         ctx.memberships.publish(&ObjectKey::new("shop", "home"), membership());
-        Self { ctx, client: client.clone(), ca: authority.pem(), agent, webhook, _mandate: mandate, _shutdown: shutdown, _bundle: bundle }
+        Self { ctx, client: client.clone(), ca: authority.pem(), agent, webhook, _mandate: mandate, shutdown, _bundle: bundle }
+    }
+
+    /// As at SIGTERM.
+    fn end(&mut self) {
+        self.shutdown.send_replace(true);
     }
 
     /// Makes or changes a namespace, with a ServiceAccount for its pods, and waits until the operator has seen it.
@@ -436,15 +515,13 @@ impl Operator {
     }
 
     async fn configuration(&self, client: &Value) {
-        let webhook = json!({
-            "name": "namespace.inject.campfire.network", "clientConfig": client, "failurePolicy": "Ignore", "timeoutSeconds": 3,
-            "sideEffects": "NoneOnDryRun", "reinvocationPolicy": "IfNeeded", "admissionReviewVersions": ["v1"],
-            "namespaceSelector": { "matchLabels": { INJECT_LABEL: ENABLED } },
-            "rules": [{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"] }],
-        });
+        self.configurations(&[entry("namespace.inject.campfire.network", client)]).await;
+    }
+
+    async fn configurations(&self, webhooks: &[Value]) {
         let configuration = json!({
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
-            "metadata": { "name": WEBHOOK_CONFIGURATION }, "webhooks": [webhook],
+            "metadata": { "name": WEBHOOK_CONFIGURATION }, "webhooks": webhooks,
         });
         apply(&Api::<MutatingWebhookConfiguration>::all(self.client.clone()), WEBHOOK_CONFIGURATION, &configuration).await;
     }

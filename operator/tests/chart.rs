@@ -73,11 +73,13 @@ fn every_value_is_in_the_schema_and_in_the_readme_and_the_other_way_round() {
 fn names_and_ports_are_those_that_the_programs_know() {
     let Some(helm) = Helm::find() else { return };
     let objects = helm.render(&[]);
-    let agent = find(&objects, "Service", names::AGENT_SERVICE);
-    assert!(agent.pointer("/spec/selector").is_none(), "the leader points it at itself");
-    assert_eq!(agent.pointer("/spec/ports/0/port"), Some(&names::AGENT_PORT.into()));
-    let webhook = find(&objects, "Service", names::WEBHOOK_SERVICE);
-    assert_eq!(webhook.pointer("/spec/ports/0/port"), Some(&443.into()));
+    for (name, port) in [(names::AGENT_SERVICE, names::AGENT_PORT), (names::WEBHOOK_SERVICE, 443), (names::STANDBY_SERVICE, 443)] {
+        let service = find(&objects, "Service", name);
+        assert!(service.pointer("/spec/selector").is_none(), "the leader says where it leads");
+        assert_eq!(service.pointer("/spec/ports/0/port"), Some(&port.into()));
+        assert_eq!(service.pointer("/spec/ports/0/name"), Some(&"https".into()));
+    }
+    assert!(find(&objects, "Service", names::OPERATOR_SERVICE).pointer("/spec/selector").is_some(), "by it the replicas are known");
     let operator = find(&objects, "Deployment", "campfire-operator");
     let ports: Vec<u64> =
         list(operator, "/spec/template/spec/containers/0/ports").iter().filter_map(|port| port["containerPort"].as_u64()).collect();
@@ -89,7 +91,9 @@ fn names_and_ports_are_those_that_the_programs_know() {
     };
     assert_eq!(named("leases"), [names::LEASE]);
     assert!(named("secrets").contains(&names::CA_SECRET.to_owned()));
-    assert_eq!(named("endpointslices"), [names::AGENT_SERVICE]);
+    let led = [names::AGENT_SERVICE, names::WEBHOOK_SERVICE, names::STANDBY_SERVICE];
+    assert_eq!(named("endpointslices"), led);
+    assert_eq!(named("services"), led);
     let uid = operator.pointer("/spec/template/spec/securityContext/runAsUser");
     assert_eq!(uid, Some(&names::UID.into()));
 }
@@ -130,7 +134,25 @@ fn injection_may_fail_without_a_pod_failing_and_never_touches_the_system_or_itse
     let configuration = find(&objects, "MutatingWebhookConfiguration", names::WEBHOOK_CONFIGURATION);
     let (canary, webhooks): (Vec<&Value>, Vec<&Value>) =
         list(configuration, "/webhooks").iter().partition(|webhook| text(webhook, "/name") == names::CANARY_WEBHOOK);
-    assert_eq!((canary.len(), webhooks.len()), (1, 2));
+    assert_eq!((canary.len(), webhooks.len()), (1, 4));
+    let (again, first): (Vec<&Value>, Vec<&Value>) = webhooks.iter().partition(|webhook| text(webhook, "/name").contains(".again."));
+    for (webhooks, service, path) in
+        [(&first, names::WEBHOOK_SERVICE, names::INJECT_PATH), (&again, names::STANDBY_SERVICE, names::INJECT_AGAIN_PATH)]
+    {
+        assert_eq!(webhooks.len(), 2);
+        for webhook in webhooks {
+            assert_eq!(text(webhook, "/clientConfig/service/name"), service);
+            assert_eq!(text(webhook, "/clientConfig/service/path"), path);
+        }
+    }
+    for (first, again) in first.iter().zip(&again) {
+        let mut without = (*again).clone();
+        let condition = without.as_object_mut().unwrap().remove("matchConditions").expect("asked again only about pods without a sidecar");
+        assert!(text(&condition, "/0/expression").contains(names::INJECTED_LABEL));
+        without["name"] = first["name"].clone();
+        without["clientConfig"] = first["clientConfig"].clone();
+        assert_eq!(&without, *first, "about the same pods");
+    }
     assert_eq!(canary[0].pointer("/objectSelector"), Some(&serde_json::json!({ "matchLabels": { names::CANARY_LABEL: "asked" } })));
     assert_eq!(
         canary[0].pointer("/rules/0/resources"),
@@ -143,8 +165,6 @@ fn injection_may_fail_without_a_pod_failing_and_never_touches_the_system_or_itse
         assert_eq!(text(webhook, "/reinvocationPolicy"), "IfNeeded");
         assert_eq!(webhook["timeoutSeconds"], 3);
         assert!(webhook.pointer("/clientConfig/caBundle").is_none(), "the operator's own, and follows its rotation");
-        assert_eq!(text(webhook, "/clientConfig/service/name"), names::WEBHOOK_SERVICE);
-        assert_eq!(text(webhook, "/clientConfig/service/path"), names::INJECT_PATH);
         assert_eq!(
             webhook["rules"],
             serde_json::json!([{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"], "scope": "Namespaced"}])

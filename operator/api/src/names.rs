@@ -66,12 +66,18 @@ pub const AGENT_AUDIENCE: &str = "campfire.network/agent";
 pub const AGENT_SERVICE: &str = "campfire-agent";
 /// Port of [`AGENT_SERVICE`] and of the operator's agent API.
 pub const AGENT_PORT: u16 = 8443;
-/// Name of the Service of the webhook.
+/// Name of the Service of all replicas of the operator: metrics and health.
+pub const OPERATOR_SERVICE: &str = "campfire-operator";
+/// Name of the Service (no selector; it leads to the leader) that the API server asks about each pod.
 pub const WEBHOOK_SERVICE: &str = "campfire-webhook";
+/// Name of the Service (no selector; it leads to the other replicas) that the API server asks about pods that got no sidecar by [`WEBHOOK_SERVICE`].
+pub const STANDBY_SERVICE: &str = "campfire-webhook-standby";
 /// Port of the operator's webhook (the Service has 443).
 pub const WEBHOOK_PORT: u16 = 9443;
 /// Path of the injection webhook.
 pub const INJECT_PATH: &str = "/inject";
+/// Path by which it is asked a second time, about pods that have no sidecar after the first: the leader did not answer, or had its reason.
+pub const INJECT_AGAIN_PATH: &str = "/inject-again";
 /// Name of the MutatingWebhookConfiguration (made by the chart, caBundle patched by the operator).
 pub const WEBHOOK_CONFIGURATION: &str = "campfire-injection";
 /// Port of health (`/healthz`, `/readyz`) and metrics (`/metrics`) of the operator.

@@ -8,7 +8,6 @@
 
 mod report;
 mod settings;
-mod slice;
 #[cfg(test)]
 mod tests;
 pub mod token;
@@ -69,18 +68,13 @@ const LIMITS: Limits = Limits {
 
 /// Serves until the program ends.
 pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener) {
-    if let Some(address) = ctx.settings.pod_ip {
-        tokio::spawn(slice::keep(ctx.clone(), address));
-    } else {
-        tracing::warn!("POD_IP is not set: sidecars are not led here by this replica");
-    }
     let agent = Arc::new(Agent::new(ctx.clone(), certs.clone(), Arc::new(ApiServer(ctx.cluster.client.clone()))));
     listen(agent, certs, listener, async move { ctx.shutdown.told().await }).await;
 }
 
 async fn listen(agent: Arc<Agent>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener, stop: impl Future<Output = ()>) {
     let closed = agent.ctx.metrics.closed("agent");
-    campfire_http::serve(listener, wire(certs), LIMITS, closed, stop, move |from, request| {
+    campfire_http::serve(listener, wire(certs, |servers| &servers.agent), LIMITS, closed, stop, move |from, request| {
         let agent = agent.clone();
         async move { agent.answer(from.ip().to_canonical(), request).await }
     })

@@ -77,7 +77,7 @@ async fn a_new_ca_is_a_change_of_the_settings() {
     let waiting = camp.wait(token, first.version).await;
     camp.rig
         .bundle
-        .send_modify(|bundle| *bundle = Arc::new(Bundle { pem: format!("{}next\n", bundle.pem), server: bundle.server.clone() }));
+        .send_modify(|bundle| *bundle = Arc::new(Bundle { pem: format!("{}next\n", bundle.pem), servers: bundle.servers.clone() }));
     let (status, _, body) = waiting.await.unwrap();
     assert_eq!(status, 200);
     assert!(serde_json::from_str::<Settings>(&body).unwrap().agent_ca.ends_with("next\n"));

@@ -1,5 +1,5 @@
 //! The operator's own CA. Secret [`CA_SECRET`] in the operator's namespace holds it, and for its last months the next one too. The
-//! leader makes and rotates both; each replica follows that one Secret and makes itself, in memory, a certificate for the two
+//! leader makes and rotates both; each replica follows that one Secret and makes itself, in memory, a certificate for the
 //! Services that it answers for. The leader also keeps the CA in the webhook's configuration.
 //!
 //! Order of a rotation: the next CA is published (in the Secret, the webhook's configuration, new pods and the settings of old
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use campfire_api::names::{AGENT_SERVICE, CA_SECRET, FIELD_MANAGER, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE};
+use campfire_api::names::{AGENT_SERVICE, CA_SECRET, FIELD_MANAGER, STANDBY_SERVICE, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE};
 use futures_util::StreamExt;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -62,13 +62,22 @@ impl Default for Times {
 pub struct Bundle {
     /// CA certificates, current first, PEM. Empty: no CA yet.
     pub pem: String,
-    /// For the webhook and the agent API. `None`: no CA yet.
-    pub server: Option<Arc<ServerConfig>>,
+    /// `None`: no CA yet.
+    pub servers: Option<Servers>,
 }
 
-/// How connections are spoken to whose certificate is the one of now.
-pub fn wire(bundle: watch::Receiver<Arc<Bundle>>) -> campfire_http::Wire {
-    campfire_http::Wire::Tls(Arc::new(move || bundle.borrow().server.clone()))
+/// One certificate, as it is shown to those who call.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    /// The agent API: TLS 1.3, as sidecars are ours.
+    pub agent: Arc<ServerConfig>,
+    /// The webhook: TLS 1.2 too, as an API server may be held to that (`--tls-min-version` and FIPS builds of some distributions).
+    pub webhook: Arc<ServerConfig>,
+}
+
+/// How a server speaks whose certificate is the one of now.
+pub fn wire(bundle: watch::Receiver<Arc<Bundle>>, of: fn(&Servers) -> &Arc<ServerConfig>) -> campfire_http::Wire {
+    campfire_http::Wire::Tls(Arc::new(move || bundle.borrow().servers.as_ref().map(|servers| of(servers).clone())))
 }
 
 /// Why a Secret holds no CA.
@@ -190,7 +199,7 @@ impl Authority {
     }
 
     /// A certificate for `names` in memory, and when to make the next one.
-    pub fn server(&self, names: &[String], now: SystemTime, times: &Times) -> Result<(Arc<ServerConfig>, SystemTime), Error> {
+    pub fn server(&self, names: &[String], now: SystemTime, times: &Times) -> Result<(Servers, SystemTime), Error> {
         let issuer = Issuer::from_ca_cert_pem(&self.current.certificate, KeyPair::from_pem(&self.current.key)?)?;
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::new(names)?;
@@ -203,16 +212,21 @@ impl Authority {
         params.not_after = ends.into();
         let certificate = params.signed_by(&key, &issuer)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Connections are short and many: tickets would cost more memory than the handshakes that they save.
-        config.send_tls13_tickets = 0;
-        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        let config = |versions| -> Result<Arc<ServerConfig>, Error> {
+            let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_protocol_versions(versions)?
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.der().clone()], key.clone_key())?;
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            // Connections are short and many: tickets would cost more memory than the handshakes that they save.
+            config.send_tls13_tickets = 0;
+            config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+            Ok(Arc::new(config))
+        };
+        let servers =
+            Servers { agent: config(&[&rustls::version::TLS13])?, webhook: config(&[&rustls::version::TLS13, &rustls::version::TLS12])? };
         let lifetime = ends.duration_since(now).unwrap_or_default();
-        Ok((Arc::new(config), now + lifetime * 2 / 3))
+        Ok((servers, now + lifetime * 2 / 3))
     }
 }
 
@@ -221,7 +235,7 @@ pub fn server_names(namespace: &str) -> Vec<String> {
     let of = |service: &str| {
         ["", ".cluster.local"].map(|tail| format!("{service}.{namespace}.svc{tail}")).into_iter().chain([format!("{service}.{namespace}")])
     };
-    of(AGENT_SERVICE).chain(of(WEBHOOK_SERVICE)).collect()
+    [AGENT_SERVICE, WEBHOOK_SERVICE, STANDBY_SERVICE].into_iter().flat_map(of).collect()
 }
 
 /// Follows (and, while leader, keeps) the CA. The bundle is empty until there is one.
@@ -365,9 +379,9 @@ impl Keeper {
         if self.renew.is_some_and(|at| now < at) {
             return Ok(());
         }
-        let (server, renew) = held.server(&server_names(&self.ctx.settings.namespace), now, &self.times)?;
+        let (servers, renew) = held.server(&server_names(&self.ctx.settings.namespace), now, &self.times)?;
         self.renew = Some(renew);
-        self.sender.send_replace(Arc::new(Bundle { pem: held.pem(), server: Some(server) }));
+        self.sender.send_replace(Arc::new(Bundle { pem: held.pem(), servers: Some(servers) }));
         self.ready.open();
         Ok(())
     }

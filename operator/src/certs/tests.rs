@@ -84,7 +84,7 @@ fn a_servers_certificate_is_renewed_ahead_and_never_outlives_its_ca() {
 }
 
 #[test]
-fn both_services_are_named_in_all_their_forms() {
+fn all_services_are_named_in_all_their_forms() {
     assert_eq!(
         server_names("ops"),
         [
@@ -94,6 +94,9 @@ fn both_services_are_named_in_all_their_forms() {
             "campfire-webhook.ops.svc",
             "campfire-webhook.ops.svc.cluster.local",
             "campfire-webhook.ops",
+            "campfire-webhook-standby.ops.svc",
+            "campfire-webhook-standby.ops.svc.cluster.local",
+            "campfire-webhook-standby.ops",
         ]
     );
 }
@@ -113,12 +116,42 @@ async fn who_knows_another_ca_does_not_talk_to_the_operator() {
         drain: Duration::ZERO,
     };
     let answer = |_, _| async { campfire_http::message::respond(hyper::StatusCode::OK, hyper::body::Bytes::new()) };
-    tokio::spawn(campfire_http::serve(listener, wire(rig.bundle.subscribe()), limits, Arc::default(), std::future::pending(), answer));
+    tokio::spawn(campfire_http::serve(
+        listener,
+        wire(rig.bundle.subscribe(), |servers| &servers.agent),
+        limits,
+        Arc::default(),
+        std::future::pending(),
+        answer,
+    ));
     connect(address, &rig.ca()).await.unwrap();
     let other = Authority::make(SystemTime::now(), &TIMES).unwrap();
     let refused = format!("{:#}", connect(address, &other.pem()).await.unwrap_err());
     assert!(refused.contains("invalid peer certificate"), "{refused}");
     connect(address, &format!("{}{}", other.pem(), rig.ca())).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_held_to_tls_1_2_reaches_the_webhook_and_nothing_else() {
+    let authority = Authority::make(SystemTime::now(), &TIMES).unwrap();
+    let (servers, _) = authority.server(&server_names("x"), SystemTime::now(), &TIMES).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    let old = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let old = Arc::new(old);
+    let met = async |server: &Arc<ServerConfig>| {
+        let (near, far) = tokio::io::duplex(65_536);
+        let name = rustls_pki_types::ServerName::try_from("campfire-webhook.x.svc").unwrap();
+        let client = tokio_rustls::TlsConnector::from(old.clone()).connect(name, near);
+        let (client, server) = tokio::join!(client, tokio_rustls::TlsAcceptor::from(server.clone()).accept(far));
+        client.is_ok() && server.is_ok()
+    };
+    assert!(met(&servers.webhook).await);
+    assert!(!met(&servers.agent).await);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Who leads, and until when. All replicas serve; the leader alone writes.
 
+pub mod endpoints;
 pub mod lease;
 
 use std::sync::Arc;

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use campfire_api::conditions::SkipReason;
-use campfire_api::names::{AGENT_SERVICE, CANARY_LABEL, INJECT_PATH};
+use campfire_api::names::{AGENT_SERVICE, CANARY_LABEL, INJECT_AGAIN_PATH, INJECT_PATH};
 use campfire_http::Limits;
 use campfire_http::message::{self, Answer, Refusal};
 use hyper::body::{Body, Bytes};
@@ -79,7 +79,7 @@ pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, liste
         tokio::time::sleep(PATIENCE).await;
     };
     let closed = webhook.ctx.metrics.closed("webhook");
-    campfire_http::serve(listener, wire(certs), LIMITS, closed, stop, move |_, request| {
+    campfire_http::serve(listener, wire(certs, |servers| &servers.webhook), LIMITS, closed, stop, move |_, request| {
         let webhook = webhook.clone();
         async move { webhook.answer(request).await }
     })
@@ -131,8 +131,9 @@ impl Webhook {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if request.uri().path() != INJECT_PATH {
-            return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is {INJECT_PATH} alone")));
+        let asked_again = request.uri().path() == INJECT_AGAIN_PATH;
+        if !asked_again && request.uri().path() != INJECT_PATH {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there are {INJECT_PATH} and {INJECT_AGAIN_PATH} alone")));
         }
         if request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview"));
@@ -149,11 +150,17 @@ impl Webhook {
         let namespace = self.namespace(&asked.namespace).await;
         let pem = if synced { self.certs.borrow().pem.clone() } else { String::new() };
         let defaults = Defaults { agent_address: self.agent_address().await, ..self.defaults.clone() };
-        let decision = self.decide(pod, &namespace, &defaults, &pem).await;
+        // Who asks again has waited already.
+        let patience = if asked_again { Duration::ZERO } else { NETWORK };
+        let decision = self.decide(pod, &namespace, &defaults, &pem, patience).await;
         let result = match &decision {
             Decision::Patch { .. } => "Injected",
             Decision::Skip { reason, .. } => reason.name(),
         };
+        // What the leader said is said and counted; if it said nothing, the pod is found without a sidecar later (`campfire/missed.rs`).
+        if asked_again && matches!(decision, Decision::Skip { .. }) {
+            return Ok(message::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &[], &[]))));
+        }
         self.pods.get_or_create(&Outcome { result }).inc();
         let (ops, warnings) = match decision {
             Decision::Patch { ops, campfire, warnings } => {
@@ -172,14 +179,14 @@ impl Webhook {
         Ok(message::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &ops, &warnings))))
     }
 
-    /// What becomes of the pod. A Campfire that was made together with it has a network in a moment: that long it is waited for.
-    async fn decide(&self, pod: &Pod, namespace: &NamespaceMeta, defaults: &Defaults, pem: &str) -> Decision {
+    /// What becomes of the pod. A Campfire that was made together with it has a network in a moment: for `patience` it is waited for.
+    async fn decide(&self, pod: &Pod, namespace: &NamespaceMeta, defaults: &Defaults, pem: &str, patience: Duration) -> Decision {
         let begun = Instant::now();
         let bounds = self.ctx.cluster.bounds(&namespace.name);
         loop {
             let decision = decide(pod, namespace, &bounds, &self.ctx.cluster.places(), defaults, pem);
             let waits = matches!(decision, Decision::Skip { reason: SkipReason::CampfireNotReady, .. });
-            if !waits || begun.elapsed() >= NETWORK {
+            if !waits || begun.elapsed() >= patience {
                 return decision;
             }
             tokio::time::sleep(LOOK).await;

@@ -106,7 +106,7 @@ mod tests {
         let server = tokio::spawn(async move {
             tokio::time::sleep(late).await;
             let listener = TcpListener::bind(address).await.unwrap();
-            serve(listener, crate::certs::wire(certs), LIMITS, Arc::default(), pending(), |_, _| async {
+            serve(listener, crate::certs::wire(certs, |servers| &servers.webhook), LIMITS, Arc::default(), pending(), |_, _| async {
                 answer(StatusCode::OK, &json!({}))
             })
             .await;
