@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use campfire_protocol::carrier::{Path, SocketId, Via};
+use campfire_protocol::carrier::{Path, SocketId, StreamId, Via};
 
 use crate::{Memory, Shell};
 
@@ -41,7 +41,7 @@ impl<'a> Train<'a> {
 
 /// A train being put together.
 struct Open {
-    via: Option<Via>,
+    via: Via,
     buffer: Box<[u8]>,
     length: usize,
     /// Size of each message but the last.
@@ -52,29 +52,41 @@ struct Open {
 }
 
 impl Open {
+    #[inline]
     fn fits(&self, size: usize) -> bool {
-        if matches!(self.via, Some(Via::Stream(_))) {
+        if matches!(self.via, Via::Stream(_)) {
             return self.length + size <= STREAM_BATCH.min(self.buffer.len());
         }
         !self.ended && self.length + size <= self.buffer.len() && self.count < DATAGRAMS && (self.count == 0 || size <= self.segment)
     }
 
+    #[inline]
     fn clear(&mut self) {
-        (self.via, self.length, self.segment, self.count, self.ended) = (None, 0, 0, 0, false);
+        (self.length, self.segment, self.count, self.ended) = (0, 0, 0, false);
     }
 }
 
 /// The open trains. Their memory is taken once.
 pub(crate) struct Trains {
-    open: Vec<Open>,
+    /// Those that are open come first: mostly one or two, and no more than that are looked at for a message.
+    trains: Vec<Open>,
+    /// How many are open.
+    open: usize,
     /// The train that [`reserve`](Self::reserve) gave a place in, and how much.
     reserved: (usize, usize),
 }
 
 impl Trains {
     pub fn new(memory: &Memory) -> Self {
-        let train = || Open { via: None, buffer: vec![0; memory.train].into_boxed_slice(), length: 0, segment: 0, count: 0, ended: false };
-        Self { open: std::iter::repeat_with(train).take(memory.trains.clamp(1, TRAINS)).collect(), reserved: (0, 0) }
+        let train = || Open {
+            via: Via::Stream(StreamId(0)),
+            buffer: vec![0; memory.train].into_boxed_slice(),
+            length: 0,
+            segment: 0,
+            count: 0,
+            ended: false,
+        };
+        Self { trains: std::iter::repeat_with(train).take(memory.trains.clamp(1, TRAINS)).collect(), open: 0, reserved: (0, 0) }
     }
 
     /// A place for a message of `size` bytes on `path`, behind what goes to the same place; the header of ChannelData is written already. To
@@ -97,27 +109,38 @@ impl Trains {
     fn reserve(&mut self, via: Via, size: usize, shell: &mut impl Shell) -> Option<&mut [u8]> {
         let stream = matches!(via, Via::Stream(_));
         let padded = if stream { size.next_multiple_of(4) } else { size };
-        let most = self.open.first().map_or(0, |train| train.buffer.len());
+        let most = self.trains.first().map_or(0, |train| train.buffer.len());
         if padded > most || (stream && padded > STREAM_BATCH) {
             return None;
         }
-        let index = match self.open.iter().position(|train| train.via == Some(via)) {
+        let index = match self.trains.iter().take(self.open).position(|train| train.via == via) {
             Some(index) => {
-                if !self.open[index].fits(padded) {
+                if !self.trains[index].fits(padded) {
                     self.flush_one(index, shell);
                 }
                 index
             }
-            None => self.open.iter().position(|train| train.via.is_none()).unwrap_or_else(|| {
-                self.flush(shell);
-                0
-            }),
+            None => self.begin(via, shell),
         };
-        let train = &mut self.open[index];
-        train.via = Some(via);
+        let train = &mut self.trains[index];
         self.reserved = (index, padded);
-        train.buffer[train.length + size..train.length + padded].fill(0);
-        Some(&mut train.buffer[train.length..train.length + size])
+        let place = &mut train.buffer[train.length..train.length + padded];
+        if padded > size {
+            place[size..].fill(0);
+        }
+        place.get_mut(..size)
+    }
+
+    /// One more train, for `via`.
+    #[inline]
+    fn begin(&mut self, via: Via, shell: &mut impl Shell) -> usize {
+        if self.open == self.trains.len() {
+            self.flush(shell);
+        }
+        let index = self.open;
+        self.trains[index].via = via;
+        self.open += 1;
+        index
     }
 
     /// Keeps what was written to the place reserved last.
@@ -128,7 +151,7 @@ impl Trains {
         if size == 0 {
             return;
         }
-        let train = &mut self.open[index];
+        let train = &mut self.trains[index];
         if train.count == 0 {
             train.segment = size;
         }
@@ -155,21 +178,22 @@ impl Trains {
 
     /// Lets all trains leave.
     pub fn flush(&mut self, shell: &mut impl Shell) {
-        for index in 0..self.open.len() {
-            match self.open[index].via {
-                None => {}
-                Some(Via::Stream(_)) => self.flush_one(index, shell),
-                Some(Via::Udp { socket, .. }) => self.flush_socket(socket, shell),
+        for index in 0..self.open {
+            match self.trains[index].via {
+                // Others of this socket, if there are any, come with it.
+                Via::Udp { socket, .. } if self.open > 1 => self.flush_socket(socket, shell),
+                Via::Udp { .. } | Via::Stream(_) => self.flush_one(index, shell),
             }
         }
+        self.open = 0;
     }
 
     /// Lets the trains of one socket leave together: that may be one system call.
     fn flush_socket(&mut self, socket: SocketId, shell: &mut impl Shell) {
         let mut trains = [Train { remote: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0), bytes: &[], segment: 1 }; TRAINS];
         let mut count = 0;
-        for train in &self.open {
-            if let Some(Via::Udp { socket: of, remote }) = train.via
+        for train in self.trains.iter().take(self.open) {
+            if let Via::Udp { socket: of, remote } = train.via
                 && of == socket
                 && train.count > 0
             {
@@ -180,21 +204,21 @@ impl Trains {
         if count > 0 {
             shell.send(socket, &trains[..count]);
         }
-        for train in &mut self.open {
-            if matches!(train.via, Some(Via::Udp { socket: of, .. }) if of == socket) {
+        for train in self.trains.iter_mut().take(self.open) {
+            if matches!(train.via, Via::Udp { socket: of, .. } if of == socket) {
                 train.clear();
             }
         }
     }
 
+    /// Lets one leave, that stays open.
     fn flush_one(&mut self, index: usize, shell: &mut impl Shell) {
-        let train = &mut self.open[index];
+        let train = &mut self.trains[index];
         let bytes = &train.buffer[..train.length];
         if train.count > 0 {
             match train.via {
-                Some(Via::Udp { socket, remote }) => shell.send(socket, &[Train { remote, bytes, segment: train.segment }]),
-                Some(Via::Stream(stream)) => shell.send_frames(stream, bytes, train.count),
-                None => {}
+                Via::Udp { socket, remote } => shell.send(socket, &[Train { remote, bytes, segment: train.segment }]),
+                Via::Stream(stream) => shell.send_frames(stream, bytes, train.count),
             }
         }
         train.clear();
@@ -203,7 +227,7 @@ impl Trains {
 
 #[cfg(test)]
 mod tests {
-    use campfire_protocol::carrier::{ServerSlot, StreamId};
+    use campfire_protocol::carrier::ServerSlot;
 
     use super::*;
     use crate::tests::Recorder;
