@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 
 use crate::cluster::Cluster;
 use crate::member::{self, Member};
-use crate::report::Report;
+use crate::report::{Report, ServerState, Transport};
 use crate::text::{milliseconds, printable, table};
 
 /// `netcheck`: of one pod, or of one of each Campfire.
@@ -39,8 +39,8 @@ pub async fn netcheck(clusters: &[Cluster], pod: Option<&str>) -> Result<String>
 /// What a sidecar has found out.
 fn told(report: &Report) -> String {
     let mut out = String::new();
-    let camped: Vec<_> = report.servers.iter().filter(|server| server.state == "Camped").collect();
-    let by_udp = camped.iter().any(|server| server.transport.as_deref() == Some("udp"));
+    let camped: Vec<_> = report.servers.iter().filter(|server| server.state == ServerState::Camped).collect();
+    let by_udp = camped.iter().any(|server| server.transport == Some(Transport::Udp));
     let udp = match (camped.is_empty(), by_udp) {
         (true, _) => "not known: no server is reached",
         (false, true) => "yes",
@@ -63,8 +63,8 @@ fn told(report: &Report) -> String {
         let dash = || "-".to_owned();
         rows.push(vec![
             format!("  {}", printable(&server.id)),
-            server.state.to_lowercase(),
-            server.transport.as_ref().map_or_else(dash, |transport| transport.to_uppercase()),
+            server.state.to_string(),
+            server.transport.map_or_else(dash, |transport| transport.to_string()),
             server.rtt_ms.map_or_else(dash, milliseconds),
             server.observed.map_or_else(dash, |seen| seen.to_string()),
             server.problem.as_deref().map(printable).unwrap_or_default(),
@@ -80,20 +80,19 @@ mod tests {
 
     #[test]
     fn what_a_network_lets_through_is_told() {
-        let camped = |id: &str, by: &str, seen: &str| Server {
+        let camped = |id: &str, seen: &str| Server {
             id: id.into(),
-            state: "Camped".into(),
-            transport: Some(by.into()),
+            state: ServerState::Camped,
+            transport: Some(Transport::Udp),
             rtt_ms: Some(4.2),
             observed: Some(seen.parse().unwrap()),
             problem: None,
         };
-        let mut report = Report {
-            servers: vec![camped("oak", "udp", "198.51.100.1:4000"), camped("elm", "udp", "198.51.100.1:4001")],
-            ..Report::default()
-        };
+        let mut report =
+            Report { servers: vec![camped("oak", "198.51.100.1:4000"), camped("elm", "198.51.100.1:4001")], ..Report::default() };
         report.own.symmetric = true;
-        let lost = Server { id: "birch".into(), state: "Lost".into(), problem: Some("refuses connections".into()), ..Server::default() };
+        let lost =
+            Server { id: "birch".into(), state: ServerState::Lost, problem: Some("refuses connections".into()), ..Server::default() };
         report.servers.push(lost);
         assert_eq!(
             told(&report),
@@ -107,7 +106,7 @@ mod tests {
   birch    lost     -     -        -                   refuses connections
 "
         );
-        report.servers.iter_mut().for_each(|server| server.transport = Some("tls".into()));
+        report.servers.iter_mut().for_each(|server| server.transport = Some(Transport::Tls));
         assert!(told(&report).contains("no: servers are reached by TCP or TLS alone"));
     }
 }

@@ -1,6 +1,7 @@
 //! What a sidecar tells of itself: the parts of `campfire status --json` that are needed here. What it does not say is taken to be empty, for plugin
 //! and sidecar may be of different versions.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Deserialize;
@@ -43,11 +44,63 @@ pub struct Own {
 #[allow(missing_docs, reason = "crates/fire/src/status.rs says it")]
 pub struct Server {
     pub id: String,
-    pub state: String,
-    pub transport: Option<String>,
+    pub state: ServerState,
+    pub transport: Option<Transport>,
     pub rtt_ms: Option<f64>,
     pub observed: Option<SocketAddr>,
     pub problem: Option<String>,
+}
+
+/// What a server is to a peer, and as it is shown: `crates/fire/src/status.rs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs, reason = "crates/fire/src/status.rs says it")]
+pub enum ServerState {
+    Idle,
+    Connecting,
+    Camped,
+    Lost,
+    PlainTurn,
+    /// Of a newer sidecar.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// By what a server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "crates/protocol/src/server.rs says it")]
+pub enum Transport {
+    Udp,
+    Tcp,
+    Tls,
+    /// Of a newer sidecar.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for ServerState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Idle => "idle",
+            Self::Connecting => "connecting",
+            Self::Camped => "camped",
+            Self::Lost => "lost",
+            Self::PlainTurn => "plainturn",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Udp => "UDP",
+            Self::Tcp => "TCP",
+            Self::Tls => "TLS",
+            Self::Unknown => "?",
+        })
+    }
 }
 
 /// A peer, as another sees it.
@@ -71,7 +124,7 @@ pub struct Peer {
 impl Report {
     /// Sits on one server at least.
     pub fn camped(&self) -> bool {
-        self.servers.iter().any(|server| server.state == "Camped")
+        self.servers.iter().any(|server| server.state == ServerState::Camped)
     }
 }
 
@@ -109,12 +162,29 @@ mod tests {
         assert!(report.camped());
         assert_eq!((report.own.name.as_str(), report.own.addresses[0].to_string().as_str()), ("ada", "fd00::a"));
         let (server, peer) = (&report.servers[0], &report.peers[0]);
-        assert_eq!(server.transport.as_deref(), serde_json::to_value(Transport::Tls).unwrap().as_str());
+        assert_eq!(server.transport, Some(super::Transport::Tls));
         assert_eq!(
             (peer.path.as_str(), peer.server.as_deref(), peer.why_not_direct.as_deref()),
             ("Relay", Some("oak"), Some("SymmetricNAT"))
         );
         assert_eq!(peer.rtt_ms, Some(3.5));
+    }
+
+    #[test]
+    fn each_state_and_transport_of_today_is_known() {
+        let states = [ServerState::Idle, ServerState::Connecting, ServerState::Camped, ServerState::Lost, ServerState::PlainTurn];
+        for state in states {
+            // Whoever adds one must add it here and above.
+            match state {
+                ServerState::Idle | ServerState::Connecting | ServerState::Camped | ServerState::Lost | ServerState::PlainTurn => {}
+            }
+            let read: super::ServerState = serde_json::from_value(serde_json::to_value(state).unwrap()).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{state:?}"));
+        }
+        for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+            let read: super::Transport = serde_json::from_value(serde_json::to_value(transport).unwrap()).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{transport:?}"));
+        }
     }
 
     #[test]

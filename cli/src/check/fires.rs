@@ -13,7 +13,7 @@ use kube::api::ListParams;
 use super::{Check, Findings, Outcome};
 use crate::cluster::Cluster;
 use crate::member::Member;
-use crate::report::{Report, Server};
+use crate::report::{Report, Server, ServerState, Transport};
 use crate::status::{condition, full};
 use crate::text::{count, printable};
 
@@ -209,17 +209,17 @@ fn servers(findings: &mut Findings<'_>, name: &str, asked: &Member, report: &Rep
 }
 
 fn judge_server(server: &Server, anybody: bool) -> (Outcome, String) {
-    let by = server.transport.as_deref().unwrap_or("?").to_uppercase();
+    let by = server.transport.unwrap_or(Transport::Unknown);
     let rtt = server.rtt_ms.map(|rtt| format!(", {}", crate::text::milliseconds(rtt))).unwrap_or_default();
     let seen = server.observed.map(|seen| format!(", which sees {seen}")).unwrap_or_default();
-    match server.state.as_str() {
-        "Camped" if by == "UDP" => (Outcome::Good, format!("camped by UDP{rtt}{seen}")),
-        "Camped" => (Outcome::Warning, format!("camped by {by}{rtt}: no UDP gets there, so no path is direct")),
+    match server.state {
+        ServerState::Camped if by == Transport::Udp => (Outcome::Good, format!("camped by UDP{rtt}{seen}")),
+        ServerState::Camped => (Outcome::Warning, format!("camped by {by}{rtt}: no UDP gets there, so no path is direct")),
         // It camps on the best few.
-        "Idle" => (Outcome::Good, "not used".into()),
-        "PlainTurn" => (Outcome::Warning, "is no campfire-turn: nobody can camp there".into()),
-        other => {
-            let problem = server.problem.as_deref().map_or_else(|| other.to_lowercase(), printable);
+        ServerState::Idle => (Outcome::Good, "not used".into()),
+        ServerState::PlainTurn => (Outcome::Warning, "is no campfire-turn: nobody can camp there".into()),
+        other @ (ServerState::Connecting | ServerState::Lost | ServerState::Unknown) => {
+            let problem = server.problem.as_deref().map_or_else(|| other.to_string(), printable);
             (if anybody { Outcome::Warning } else { Outcome::Wrong }, format!("not reached: {problem}"))
         }
     }
@@ -329,16 +329,11 @@ mod tests {
 
     #[test]
     fn a_server_that_is_reached_by_a_detour_or_not_at_all_is_told() {
-        let server = |state: &str, transport: Option<&str>| Server {
-            id: "oak".into(),
-            state: state.into(),
-            transport: transport.map(str::to_owned),
-            ..Server::default()
-        };
-        assert_eq!(judge_server(&server("Camped", Some("udp")), true).0, Outcome::Good);
-        let (outcome, words) = judge_server(&server("Camped", Some("tls")), true);
+        let server = |state, transport| Server { id: "oak".into(), state, transport, ..Server::default() };
+        assert_eq!(judge_server(&server(ServerState::Camped, Some(Transport::Udp)), true).0, Outcome::Good);
+        let (outcome, words) = judge_server(&server(ServerState::Camped, Some(Transport::Tls)), true);
         assert!(outcome == Outcome::Warning && words.contains("camped by TLS: no UDP gets there"), "{words}");
-        let refused = Server { problem: Some("refuses connections".into()), ..server("Lost", None) };
+        let refused = Server { problem: Some("refuses connections".into()), ..server(ServerState::Lost, None) };
         assert_eq!(judge_server(&refused, true), (Outcome::Warning, "not reached: refuses connections".into()));
         assert_eq!(judge_server(&refused, false).0, Outcome::Wrong, "nobody else is there");
     }
