@@ -206,6 +206,7 @@ impl World {
         } else if method == Method::CAMP {
             let cursor = cursor(script);
             let success = CampSuccess {
+                instance: [0; 8],
                 lifetime: u32::from(script.small()),
                 server_id: None,
                 unix_millis: WALL + self.now.as_micros() / 1_000 + u64::from(script.small()),

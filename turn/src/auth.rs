@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -264,17 +265,29 @@ impl Nonces {
         if now.since(issued) > lifetime { NonceState::Stale } else { NonceState::Fresh { issued } }
     }
 
+    /// What tells a client that two ways to a server end at this process: another server cannot learn it, for it is told another one.
+    pub fn instance(&self, client: IpAddr) -> [u8; 8] {
+        let mac = hmac_sha256(self.key.as_ref(), &[b"instance", &octets(client)]);
+        let mut out = [0; 8];
+        out.copy_from_slice(&mac[..8]);
+        out
+    }
+
     fn mac(&self, seconds: u32, via: &Via) -> [u8; MAC] {
         let remote = via.remote();
-        let ip = match remote.ip() {
-            std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-            std::net::IpAddr::V6(ip) => ip.octets(),
-        };
+        let ip = octets(remote.ip());
         let stream = [u8::from(matches!(via, Via::Stream { .. }))];
         let mac = hmac_sha256(self.key.as_ref(), &[b"nonce", &seconds.to_be_bytes(), &ip, &remote.port().to_be_bytes(), &stream]);
         let mut out = [0; MAC];
         out.copy_from_slice(&mac[..MAC]);
         out
+    }
+}
+
+fn octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
     }
 }
 
@@ -310,6 +323,15 @@ mod tests {
             assert_eq!(nonces.check(issued, lifetime, &via, forged), NonceState::Stale, "{forged}");
         }
         assert_eq!(Nonces::new([8; 32]).check(issued, lifetime, &via, &nonce), NonceState::Stale);
+    }
+
+    #[test]
+    fn an_instance_is_that_of_the_process_and_of_who_asks() {
+        let (one, other) = (Nonces::new([7; 32]), Nonces::new([8; 32]));
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert_eq!(one.instance(ip("192.0.2.1")), one.instance(ip("192.0.2.1")));
+        assert_ne!(one.instance(ip("192.0.2.1")), one.instance(ip("192.0.2.2")), "what one client is told is of no use with another");
+        assert_ne!(one.instance(ip("192.0.2.1")), other.instance(ip("192.0.2.1")));
     }
 
     #[test]

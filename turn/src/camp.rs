@@ -365,6 +365,7 @@ impl Server {
         CampSuccess {
             lifetime,
             server_id: self.config.server_id.clone(),
+            instance: self.nonces.instance(request.via.remote().ip()),
             unix_millis: request.wall.0,
             observed: request.via.remote(),
             nonce,

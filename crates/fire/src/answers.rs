@@ -162,6 +162,12 @@ impl Conversation {
         true
     }
 
+    /// What the server says of itself.
+    fn introduced(&mut self, hearth: &mut Hearth, instance: [u8; 8], id: Option<String>) {
+        hearth.dirty |= self.instance != Some(instance) || self.says_id != id;
+        (self.instance, self.says_id) = (Some(instance), id);
+    }
+
     fn on_camped(&mut self, hearth: &mut Hearth, now: Time, room: u8, version: Option<Version>, exchange: &Exchange, success: CampSuccess) {
         let via = exchange.via;
         self.settle_on(hearth, now, via, room);
@@ -172,6 +178,7 @@ impl Conversation {
         self.campfire = true;
         self.failures = 0;
         self.problem = None;
+        self.introduced(hearth, success.instance, success.server_id);
         let rtt = if exchange.clean() { now.since(exchange.sent) } else { Duration::ZERO };
         hearth.clock.learn(now, self.slot, UnixMillis(success.unix_millis), rtt);
         if let Some((session, _)) = version {

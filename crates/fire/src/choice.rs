@@ -9,7 +9,8 @@ use campfire_protocol::identity::PublicKey;
 use campfire_protocol::server::{Server, ServerId, ServerTag};
 use campfire_protocol::time::Time;
 
-use crate::conversation::{Conversation, HOPE};
+use crate::aliases::Alias;
+use crate::conversation::{Conversation, HOPE, Phase};
 use crate::hearth::Hearth;
 use crate::own::Room;
 
@@ -27,8 +28,10 @@ const DWELL: Duration = Duration::from_mins(3);
 /// How long a stay lasts before it is asked whether it is still needed, and the random part on top.
 const STAY: Duration = Duration::from_mins(2);
 const STAY_JITTER: Duration = Duration::from_mins(3);
-/// How long the best two of an earlier list are kept.
+/// How long the best two of an earlier list are kept at most, for whoever is met there alone,
 const KEEP: Duration = Duration::from_hours(1);
+/// and how many are, however often lists change.
+const MAX_KEPT: usize = 4;
 /// How long a seat is kept that is not wanted any more.
 const LINGER: Duration = Duration::from_secs(30);
 /// A server that fails for this long is left out of what we say of ourselves.
@@ -42,19 +45,21 @@ const MAX_ADDRESSES: usize = 8;
 
 /// What a server is to us.
 #[derive(Clone, Debug, Default)]
-struct Standing {
+pub(crate) struct Standing {
     /// In the list.
-    listed: bool,
-    /// Among the best two of an earlier list: kept until then.
-    keep_until: Option<Time>,
-    visit_at: Option<Time>,
+    pub(crate) listed: bool,
+    /// Given, or ours to tell: not from what others say alone.
+    pub(crate) given: bool,
+    /// Among the best two of an earlier list: kept until then, while it is needed.
+    pub(crate) keep_until: Option<Time>,
+    pub(crate) visit_at: Option<Time>,
     visit_until: Option<Time>,
-    /// The same server as that one, which we sit at (it is known by two ids).
-    alias_of: Option<ServerSlot>,
+    /// The same server as another one, which we sit at (it is known by two ids).
+    pub(crate) alias: Option<Alias>,
     /// It has been failing since.
-    bad_since: Option<Time>,
+    pub(crate) bad_since: Option<Time>,
     /// Rooms in which we sit though they are not wanted any more, until when.
-    linger: BTreeMap<u8, Time>,
+    pub(crate) linger: BTreeMap<u8, Time>,
     /// Rooms in which we stay, for somebody who is met nowhere else, until when that is looked at again.
     stay: BTreeMap<u8, Time>,
     /// We are at home or stay there: others may count on it.
@@ -70,13 +75,13 @@ impl Standing {
             let number = room.number;
             let sits = conversation.seatings.get(&number).is_some_and(|seating| seating.wanted);
             let open = if let Some(until) = room.leaving { sits && until > now } else { true };
-            if open && self.alias_of.is_none() && (visiting || self.settled.contains(&number)) {
+            if open && self.alias.is_none() && (visiting || self.settled.contains(&number)) {
                 self.linger.remove(&number);
                 wanted.insert(number);
-            } else if sits && open {
+            } else if sits && open && self.alias.as_ref().is_none_or(|alias| !alias.one_way) {
                 // Leave slowly: somebody may be using the seat.
                 let until = self.linger.entry(number).or_insert(now + LINGER);
-                if self.listed && conversation.channels.any_in(number) {
+                if self.listed && self.alias.is_none() && conversation.channels.any_in(number) {
                     *until = now + LINGER;
                 }
                 if *until > now {
@@ -96,8 +101,10 @@ pub(crate) struct Choice {
     given: Vec<Server>,
     own_record: Option<ServerRecord>,
     origins: BTreeMap<PublicKey, ServerRecord>,
-    slots: BTreeMap<ServerId, ServerSlot>,
-    standings: BTreeMap<ServerSlot, Standing>,
+    pub(crate) slots: BTreeMap<ServerId, ServerSlot>,
+    /// From where on a free slot is looked for: one that was just given up rests.
+    next_slot: u16,
+    pub(crate) standings: BTreeMap<ServerSlot, Standing>,
     /// When to decide again.
     pub(crate) due: Option<Time>,
 }
@@ -164,21 +171,26 @@ impl Choice {
         let list = self.union();
         let best: BTreeSet<ServerSlot> = self.best_listed(hearth, conversations);
         let mut listed = BTreeSet::new();
+        let ours = self.own_record.iter().flat_map(|record| &record.servers);
+        let given_ids: BTreeSet<ServerId> = self.given.iter().chain(ours).map(|server| server.id.clone()).collect();
         let own = self.own_record.iter().flat_map(|record| &record.servers);
         let given: BTreeSet<String> = self.given.iter().chain(own).flat_map(|s| &s.addresses).map(|address| address.host.clone()).collect();
         for server in list {
-            let next = ServerSlot(u16::try_from(self.slots.len()).unwrap_or(u16::MAX));
-            let slot = *self.slots.entry(server.id.clone()).or_insert(next);
+            let slot = self.slots.get(&server.id).copied().unwrap_or_else(|| self.free_slot(conversations));
+            self.slots.insert(server.id.clone(), slot);
             listed.insert(slot);
             let conversation = conversations.entry(slot).or_insert_with(|| Conversation::new(hearth, slot, server.clone()));
             let hosts = server.addresses.iter().map(|address| &address.host);
             conversation.hearsay = hosts.filter(|host| !given.contains(*host)).cloned().collect();
-            conversation.server = server;
+            conversation.is_now(hearth, now, server);
         }
-        for slot in conversations.keys() {
+        let mut kept = self.standings.values().filter(|standing| standing.keep_until.is_some()).count();
+        for (slot, conversation) in conversations.iter() {
             let standing = self.standings.entry(*slot).or_default();
+            standing.given = given_ids.contains(&conversation.server.id);
             let is_listed = listed.contains(slot);
-            if standing.listed && !is_listed && best.contains(slot) {
+            if standing.listed && !is_listed && best.contains(slot) && kept < MAX_KEPT {
+                kept += 1;
                 standing.keep_until = Some(now + KEEP);
             }
             if is_listed {
@@ -190,6 +202,16 @@ impl Choice {
             standing.listed = is_listed;
         }
         hearth.dirty = true;
+    }
+
+    fn free_slot(&mut self, conversations: &Conversations) -> ServerSlot {
+        // The list and what is kept are far fewer than there are numbers.
+        while conversations.contains_key(&ServerSlot(self.next_slot)) {
+            self.next_slot = self.next_slot.wrapping_add(1);
+        }
+        let slot = ServerSlot(self.next_slot);
+        self.next_slot = self.next_slot.wrapping_add(1);
+        slot
     }
 
     /// The best two of the list, for each key.
@@ -227,7 +249,7 @@ impl Choice {
     pub(crate) fn decide(&mut self, hearth: &mut Hearth, conversations: &mut Conversations, now: Time) {
         hearth.dirty = false;
         let mut due: Vec<Time> = Vec::new();
-        self.find_aliases(conversations, now);
+        due.extend(self.find_aliases(hearth, conversations, now));
         let rooms: Vec<Room> = hearth.rooms.clone();
         let few = self.standings.values().filter(|standing| standing.listed).count() <= ALL;
         let mut settled: BTreeMap<u8, BTreeSet<ServerSlot>> = BTreeMap::new();
@@ -238,10 +260,10 @@ impl Choice {
                 due.push(now + HOPE);
             }
             let mut here: BTreeSet<ServerSlot> = homes.into_iter().collect();
-            here.extend(self.standings.iter().filter(|(_, s)| s.keep_until.is_some_and(|until| until > now)).map(|(slot, _)| *slot));
+            // What is known of who sits at a server that does not answer is no reason to leave another.
+            let answers = |slot: &ServerSlot| conversations.get(slot).is_some_and(|c| c.seated(now, room.number));
+            here.extend(self.kept(hearth, conversations, now, room.number, &here, answers));
             if !few {
-                // What is known of who sits at a server that does not answer is no reason to leave another.
-                let answers = |slot: &ServerSlot| conversations.get(slot).is_some_and(|c| c.seated(now, room.number));
                 let needed = stays(hearth, room.number, &ranked, &here, answers);
                 here.extend(self.stay(hearth, now, room.number, &needed));
             }
@@ -268,6 +290,7 @@ impl Choice {
             due.extend([standing.visit_at, standing.visit_until, standing.keep_until].into_iter().flatten());
             due.extend(standing.linger.values().chain(standing.stay.values()));
         }
+        self.forget(conversations, now);
         due.extend(rooms.iter().filter_map(|room| room.leaving));
         self.due = due.into_iter().filter(|at| *at > now).min();
     }
@@ -278,7 +301,7 @@ impl Choice {
         let mut sound = 0;
         for slot in ranked {
             let Some(conversation) = conversations.get(slot) else { continue };
-            if !few && (sound >= HOMES || self.standings.get(slot).is_some_and(|standing| standing.alias_of.is_some())) {
+            if !few && sound >= HOMES || self.is_alias(*slot) {
                 continue;
             }
             homes.push(*slot);
@@ -318,29 +341,43 @@ impl Choice {
         }
     }
 
-    /// Two ids of which the same room has the same incarnation are one server: it is camped on once.
-    fn find_aliases(&mut self, conversations: &Conversations, now: Time) {
-        let mut first: BTreeMap<(u8, u64), ServerSlot> = BTreeMap::new();
-        for (slot, conversation) in conversations {
-            let standing = self.standings.entry(*slot).or_default();
-            if let Some(other) = standing.alias_of {
-                let reached = conversations.get(&other).is_some_and(|other| other.active().is_some());
-                if reached {
-                    continue;
-                }
-                standing.alias_of = None;
-            }
-            for (room, seating) in &conversation.seatings {
-                let incarnation = seating.cursor.incarnation;
-                if incarnation != 0 && conversation.seated(now, *room) {
-                    let known = *first.entry((*room, incarnation)).or_insert(*slot);
-                    if known != *slot {
-                        standing.alias_of = Some(known);
-                        standing.linger.clear();
-                    }
-                }
-            }
+    /// The servers of an earlier list that are still needed: all while none of the list is camped on; then where somebody is met who
+    /// is met nowhere else, or may be (nobody tells who is in a large room).
+    fn kept(
+        &self,
+        hearth: &Hearth,
+        conversations: &Conversations,
+        now: Time,
+        room: u8,
+        homes: &BTreeSet<ServerSlot>,
+        answers: impl Fn(&ServerSlot) -> bool,
+    ) -> BTreeSet<ServerSlot> {
+        let kept = self.standings.iter().filter(|(_, standing)| standing.keep_until.is_some_and(|until| until > now));
+        let kept: Vec<ServerSlot> = kept.map(|(slot, _)| *slot).filter(|slot| !self.is_alias(*slot)).collect();
+        if kept.is_empty() || !homes.iter().any(&answers) {
+            return kept.into_iter().collect();
         }
+        let is_large = |slot: &ServerSlot| conversations.get(slot).and_then(|c| c.seatings.get(&room)).is_some_and(|seating| seating.large);
+        let mut needed = stays(hearth, room, &kept, homes, answers);
+        needed.extend(kept.iter().filter(|slot| is_large(slot)));
+        needed
+    }
+
+    /// Servers that are in no list any more, and that were left.
+    fn forget(&mut self, conversations: &mut Conversations, now: Time) {
+        for (slot, standing) in &mut self.standings {
+            let left = conversations.get(slot).is_none_or(|conversation| !conversation.wanted());
+            let over = standing.keep_until.is_some_and(|until| until <= now) || standing.settled.is_empty() && left;
+            standing.keep_until.take_if(|_| over);
+        }
+        let standings = &mut self.standings;
+        conversations.retain(|slot, conversation| {
+            let standing = standings.get(slot);
+            let done = matches!(conversation.phase, Phase::Idle) && !conversation.wanted();
+            !done || standing.is_some_and(|standing| standing.listed || standing.keep_until.is_some())
+        });
+        standings.retain(|slot, _| conversations.contains_key(slot));
+        self.slots.retain(|_, slot| conversations.contains_key(slot));
     }
 
     /// What we say of ourselves: where we are at home or stay, best first; servers that have been failing are left out.
@@ -352,7 +389,13 @@ impl Choice {
                     && standing.bad_since.is_none_or(|since| since + HYSTERESIS > now)
                     && conversations.get(slot).is_some_and(|conversation| !conversation.leaving)
             };
-            let slots: Vec<ServerSlot> = self.standings.iter().filter(|(slot, s)| sound(slot, s)).map(|(slot, _)| *slot).collect();
+            // Who knows a server by another id of the two counts on us there, too.
+            let itself = |slot: &ServerSlot, standing: &Standing| match &standing.alias {
+                Some(alias) if standing.listed => self.standings.get(&alias.of).is_some_and(|other| sound(&alias.of, other)),
+                Some(_) => false,
+                None => sound(slot, standing),
+            };
+            let slots: Vec<ServerSlot> = self.standings.iter().filter(|(slot, s)| itself(slot, s)).map(|(slot, _)| *slot).collect();
             let mut tags: Vec<ServerTag> = slots.iter().filter_map(|slot| Some(conversations.get_mut(slot)?.tag(room))).collect();
             tags.sort_unstable_by(|a, b| b.cmp(a));
             said.insert(room.number, tags);

@@ -2,7 +2,7 @@
 //! [`asking`](crate::asking), answers and pushes in [`answers`](crate::answers).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use campfire_protocol::carrier::{ServerSlot, SocketId, StreamId, Via};
@@ -72,6 +72,9 @@ pub(crate) struct Conversation {
     /// Hosts of it that we know from other members alone.
     pub(crate) hearsay: BTreeSet<String>,
     tags: BTreeMap<u8, ServerTag>,
+    /// What it said of itself when it last answered a Camp: its id, if it has one, and which process it is.
+    pub(crate) says_id: Option<String>,
+    pub(crate) instance: Option<[u8; 8]>,
     pub(crate) phase: Phase,
     pub(crate) names: Names,
     pub(crate) seatings: BTreeMap<u8, Seating>,
@@ -109,6 +112,8 @@ impl Conversation {
             server,
             hearsay: BTreeSet::new(),
             tags: BTreeMap::new(),
+            says_id: None,
+            instance: None,
             phase: Phase::Idle,
             names: Names::default(),
             seatings: BTreeMap::new(),
@@ -135,6 +140,24 @@ impl Conversation {
     /// Its tag under a room's key.
     pub(crate) fn tag(&mut self, room: &Room) -> ServerTag {
         *self.tags.entry(room.number).or_insert_with(|| tag(&room.keys, &self.server.id))
+    }
+
+    /// What the list says of it now. Where it was reached is left if that is none of its addresses any more: the id moved.
+    pub(crate) fn is_now(&mut self, hearth: &mut Hearth, now: Time, server: Server) {
+        let changed = self.server.addresses != server.addresses;
+        self.server = server;
+        let Some(active) = self.active().filter(|_| changed) else { return };
+        let here = |host: &str| host.parse().map_or(true, |ip: IpAddr| ip == active.remote.ip());
+        let still =
+            self.server.addresses.iter().any(|a| a.transport == active.transport && a.port == active.remote.port() && here(&a.host));
+        if !still {
+            self.lost(hearth, now, "it is at another address now");
+        }
+    }
+
+    /// It is known by another id: the tags were of the old one.
+    pub(crate) fn renamed(&mut self) {
+        self.tags.clear();
     }
 
     /// A room's number may come to mean another room.
@@ -538,6 +561,7 @@ impl Conversation {
     /// Hangs up once the last seat has been left.
     pub(crate) fn tidy(&mut self, hearth: &mut Hearth) {
         if self.active().is_some() && self.exchanges.is_empty() && !self.wanted() {
+            hearth.dirty = true;
             self.hang_up(hearth);
         }
     }

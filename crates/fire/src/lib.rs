@@ -6,6 +6,7 @@
 
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
+mod aliases;
 mod answers;
 mod asking;
 mod channels;

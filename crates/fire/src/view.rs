@@ -116,7 +116,17 @@ impl Fire {
 
     /// The servers for people, those that are camped on first.
     pub fn servers(&self, now: Time) -> Vec<Server> {
-        let mut servers: Vec<Server> = self.conversations.values().map(|conversation| conversation.status(now)).collect();
+        let mut servers: Vec<Server> = self
+            .conversations
+            .values()
+            .map(|conversation| {
+                let mut server = conversation.status(now);
+                if let Some(other) = self.choice.alias_of(conversation.slot).and_then(|other| self.server_name(other)) {
+                    server.problem = Some(format!("it is {other} by another id: camped on once"));
+                }
+                server
+            })
+            .collect();
         servers.sort_by(|a, b| ((a.state != ServerState::Camped), &a.id).cmp(&((b.state != ServerState::Camped), &b.id)));
         servers
     }

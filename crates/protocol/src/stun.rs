@@ -95,6 +95,7 @@ impl Attribute {
     pub const CAMP_SERVER_ID: Attribute = Attribute(0x4C0E);
     pub const CAMP_DATA: Attribute = Attribute(0x4C0F);
     pub const CAMP_LEAVING: Attribute = Attribute(0x4C10);
+    pub const CAMP_INSTANCE: Attribute = Attribute(0x4C11);
 }
 
 /// Transaction id (RFC 8489 §5).

@@ -92,6 +92,8 @@ pub struct CampSuccess {
     pub lifetime: u32,
     /// CAMP-SERVER-ID: what the server calls itself, if configured.
     pub server_id: Option<String>,
+    /// CAMP-INSTANCE: the same for one process and one source IP address, under whatever id and at whatever address it is reached.
+    pub instance: [u8; 8],
     /// CAMP-TIME: the server's clock.
     pub unix_millis: u64,
     /// XOR-MAPPED-ADDRESS.
@@ -167,7 +169,7 @@ pub struct BindRequest {
 }
 
 /// Most entries in one message: with the other attributes they stay below [`stun::MAX_ATTRIBUTES`](crate::stun::MAX_ATTRIBUTES).
-pub const MAX_ENTRIES: usize = 20;
+pub const MAX_ENTRIES: usize = 19;
 /// Most tags in a Camp request.
 pub const MAX_CAMP_TAGS: usize = 8;
 /// Most tags in a Find request.
@@ -185,7 +187,7 @@ pub const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x4FFF;
 const LARGE: u32 = 1 << 31;
 
 /// What the campfire methods may carry; other comprehension-required attributes get a 420 (RFC 8489 §6.3.1).
-pub const KNOWN: [Attribute; 16] = [
+pub const KNOWN: [Attribute; 17] = [
     Attribute::CAMP_ROOM,
     Attribute::CAMP_TOKEN,
     Attribute::CAMP_FROM,
@@ -202,6 +204,7 @@ pub const KNOWN: [Attribute; 16] = [
     Attribute::CAMP_SERVER_ID,
     Attribute::CAMP_DATA,
     Attribute::CAMP_LEAVING,
+    Attribute::CAMP_INSTANCE,
 ];
 
 impl CampRequest {
@@ -269,6 +272,7 @@ impl CampSuccess {
         let builder = Builder::new(Class::Success, Method::CAMP, transaction)
             .u32(Attribute::LIFETIME, self.lifetime)
             .optional(Attribute::CAMP_SERVER_ID, self.server_id.as_ref().map(String::as_bytes))
+            .attribute(Attribute::CAMP_INSTANCE, &self.instance)
             .attribute(Attribute::CAMP_TIME, &self.unix_millis.to_be_bytes())
             .xor_address(Attribute::XOR_MAPPED_ADDRESS, self.observed)
             .attribute(Attribute::NONCE, self.nonce.as_bytes())
@@ -289,6 +293,7 @@ impl CampSuccess {
         Ok(Self {
             lifetime: u32::from_be_bytes(array(message, Attribute::LIFETIME)?),
             server_id: text(message, Attribute::CAMP_SERVER_ID)?.map(for_people),
+            instance: array(message, Attribute::CAMP_INSTANCE)?,
             unix_millis: u64::from_be_bytes(array(message, Attribute::CAMP_TIME)?),
             observed: observed.ok_or(StunError::Missing(Attribute::XOR_MAPPED_ADDRESS.0))?,
             nonce: nonce.to_owned(),

@@ -152,6 +152,7 @@ fn success() -> CampSuccess {
     CampSuccess {
         lifetime: 60,
         server_id: Some("turn-1".into()),
+        instance: [5; 8],
         unix_millis: 1_800_000_000_456,
         observed: "[2001:db8::1]:51820".parse().unwrap(),
         nonce: "some nonce".into(),

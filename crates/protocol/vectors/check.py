@@ -116,6 +116,7 @@ NAMES = {
     0x001C: "INTEGRITY", 0x0020: "MAPPED", 0x0026: "PADDING", 0x4C01: "ROOM", 0x4C02: "TOKEN", 0x4C03: "FROM",
     0x4C04: "TO", 0x4C05: "TIME", 0x4C06: "ANNOUNCEMENT", 0x4C07: "TAGS", 0x4C08: "CURSOR", 0x4C09: "PREVIOUS",
     0x4C0A: "HEAD", 0x4C0B: "ENTRY", 0x4C0C: "RESET", 0x4C0D: "MEMBERS", 0x4C0E: "SERVER-ID", 0x4C0F: "DATA", 0x4C10: "LEAVING",
+    0x4C11: "INSTANCE",
 }  # fmt: skip
 
 
@@ -162,9 +163,9 @@ def messages(v):
         "camp_with_nonce": (0x02E1, [user, nonce] + first[1:]),
         "camp_refresh": (0x02E1, [user, nonce, room, ("TOKEN", token), sixty, time, ("CURSOR", cursor(41))]),
         "camp_leave": (0x02E1, [user, nonce, room, ("TOKEN", token), zero, time, ("CURSOR", cursor(41))]),
-        "camp_success": (0x03E1, [sixty, ("SERVER-ID", b"east-1"), later, mapped(bytes([192, 0, 2, 7]), 51820), nonce, members(3),
+        "camp_success": (0x03E1, [sixty, ("SERVER-ID", b"east-1"), ("INSTANCE", b"instance"), later, mapped(bytes([192, 0, 2, 7]), 51820), nonce, members(3),
                                   ("RESET", b""), ("CURSOR", cursor(41)), ("HEAD", struct.pack(">Q", 43))] + entries),
-        "camp_success_of_a_large_room": (0x03E1, [sixty, later, mapped(ipaddress.ip_address("2001:db8::7").packed, 51820), nonce,
+        "camp_success_of_a_large_room": (0x03E1, [sixty, ("INSTANCE", b"instance"), later, mapped(ipaddress.ip_address("2001:db8::7").packed, 51820), nonce,
                                                   members(10_000 | 1 << 31), ("CURSOR", cursor(41)), ("HEAD", struct.pack(">Q", 41)),
                                                   ("LEAVING", b"")]),
         "ember": (0x02F2, [("TO", member), ("PREVIOUS", cursor(39)), ("CURSOR", cursor(41))] + entries),

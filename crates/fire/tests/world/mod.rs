@@ -121,6 +121,11 @@ impl World {
     /// Starts a server: it knows nothing.
     pub fn start(&mut self, server: usize) {
         self.seed = self.seed.wrapping_add(1);
+        self.start_with(server, self.seed);
+    }
+
+    /// The same with a seed: two servers of one seed have the same secrets, as if they were one process, or one knew the other's.
+    pub fn start_with(&mut self, server: usize, seed: u8) {
         let wall = self.wall(self.hosts[server].clock_error);
         let host = &mut self.hosts[server];
         let mut secrets = Secrets::new();
@@ -128,7 +133,7 @@ impl World {
             let keys = psk(*key);
             secrets.add_campfire(keys.fingerprint, keys.relay.clone());
         }
-        host.core = Some(Server::new(host.config.clone(), secrets, [self.seed; 32], self.now, wall));
+        host.core = Some(Server::new(host.config.clone(), secrets, [seed; 32], self.now, wall));
     }
 
     pub fn stop(&mut self, server: usize) {
