@@ -15,7 +15,7 @@ use campfire_datapath::vnet::{VNET, VnetHeader};
 use campfire_datapath::{Config, Datapath, Memory, STREAM_BATCH, Shell, Train};
 use campfire_protocol::carrier::{Path, ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::time::Time;
-use campfire_tunnel::{Event, LinkId, OVERHEAD, Opened, TunnelError, Tunnels};
+use campfire_tunnel::{Event, LinkId, OVERHEAD, Opened, Source, TunnelError, Tunnels, Unidentified};
 use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
 
@@ -173,11 +173,15 @@ impl Tunnels for Plain {
         }
     }
 
-    fn initiator(&mut self, initiation: &[u8]) -> Option<[u8; 32]> {
-        initiation.get(8).is_some_and(|byte| byte % 2 == 0).then_some([7; 32])
+    fn initiator(&mut self, initiation: &[u8], _: Source) -> Result<[u8; 32], Unidentified> {
+        match initiation.get(8).map(|byte| byte % 3) {
+            Some(0) => Ok([7; 32]),
+            Some(1) => Err(Unidentified::Cookie(vec![3; 64])),
+            _ => Err(Unidentified::Refused(TunnelError::Forged)),
+        }
     }
 
-    fn handshake(&mut self, _: &[u8], _: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
+    fn handshake(&mut self, _: &[u8], _: Source, _: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
         Ok(LinkId(0))
     }
 

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use campfire_protocol::time::Time;
-use campfire_tunnel::{Command, Event, LinkId, Opened, TunnelError, Tunnels};
+use campfire_tunnel::{Command, Event, LinkId, Opened, Source, TunnelError, Tunnels, Unidentified};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use crate::hash::{digest, tag};
@@ -293,11 +293,11 @@ impl Tunnels for StandIn {
         }
     }
 
-    fn initiator(&mut self, initiation: &[u8]) -> Option<[u8; 32]> {
-        self.read_initiation(initiation)
+    fn initiator(&mut self, initiation: &[u8], _from: Source) -> Result<[u8; 32], Unidentified> {
+        self.read_initiation(initiation).ok_or(Unidentified::Refused(TunnelError::Forged))
     }
 
-    fn handshake(&mut self, message: &[u8], events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
+    fn handshake(&mut self, message: &[u8], _from: Source, events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
         match message.first() {
             Some(1) => self.answer(message, events),
             Some(2) => self.complete(message, events),

@@ -8,7 +8,7 @@ use campfire_protocol::identity::Identity;
 use campfire_protocol::time::Time;
 use campfire_sim::secs;
 use campfire_sim::standin::{Clock, StandIn};
-use campfire_tunnel::{Command, Event, LinkId, OVERHEAD, TunnelError, Tunnels};
+use campfire_tunnel::{Command, Event, LinkId, OVERHEAD, Source, TunnelError, Tunnels, Unidentified};
 use zeroize::Zeroizing;
 
 const LINK: LinkId = LinkId(0);
@@ -43,10 +43,10 @@ fn no_session_without_the_same_preshared_key() {
 fn nobody_can_initiate_in_anothers_name() {
     let mut pair = Pair::new([7; 32], [7; 32]);
     let mut initiation = pair.initiate();
-    assert_eq!(pair.two.tunnels.initiator(&initiation), Some(Identity::from_seed(&[1; 32]).public().x25519()));
+    assert_eq!(pair.two.tunnels.initiator(&initiation, Source::Relayed), Ok(Identity::from_seed(&[1; 32]).public().x25519()));
     let victim = Identity::from_seed(&[3; 32]).public().x25519();
     initiation[40..72].copy_from_slice(&victim);
-    assert_eq!(pair.two.tunnels.initiator(&initiation), None);
+    assert_eq!(pair.two.tunnels.initiator(&initiation, Source::Relayed), Err(Unidentified::Refused(TunnelError::Forged)));
     assert_eq!(pair.two.take_handshake(&initiation), Err(TunnelError::Forged));
 }
 
@@ -170,13 +170,13 @@ impl End {
 
     fn take_handshake(&mut self, message: &[u8]) -> Result<Vec<u8>, TunnelError> {
         let mut events = Vec::new();
-        self.tunnels.handshake(message, &mut events)?;
+        self.tunnels.handshake(message, Source::Relayed, &mut events)?;
         Ok(self.note(events).swap_remove(0))
     }
 
     fn all_answers(&mut self, message: &[u8]) -> Vec<Vec<u8>> {
         let mut events = Vec::new();
-        self.tunnels.handshake(message, &mut events).map_or(Vec::new(), |_| self.note(events))
+        self.tunnels.handshake(message, Source::Relayed, &mut events).map_or(Vec::new(), |_| self.note(events))
     }
 
     fn seal(&mut self, packet: &[u8]) -> Vec<u8> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use campfire_protocol::carrier::{Path, ServerSlot, Via};
 use campfire_protocol::time::Time;
-use campfire_tunnel::{LinkId, TunnelError, Tunnels, control};
+use campfire_tunnel::{LinkId, Source, TunnelError, Tunnels, Unidentified, control};
 
 use crate::demux::{self, Kind};
 use crate::packet::{Ip, clamp_mss};
@@ -44,11 +44,16 @@ impl<T: Tunnels> Datapath<T> {
             self.open(now, path, message, shell);
             return;
         }
-        let initiator = if message[0] == 1 { self.tunnels.initiator(message) } else { None };
-        if message[0] == 1 && initiator.is_none() {
-            self.counters.dropped_forged += 1;
-            return;
-        }
+        let initiator = match (message[0] == 1).then(|| self.tunnels.initiator(message, source(&path))) {
+            None => None,
+            Some(Ok(key)) => Some(key),
+            Some(Err(Unidentified::Refused(error))) => return self.count_refused(error),
+            Some(Err(Unidentified::Cookie(reply))) => {
+                self.counters.dropped_limited += 1;
+                let sent = self.trains.send_message(&path, &reply, shell);
+                return self.count_too_long(!sent);
+            }
+        };
         shell.tell(Upcall::Handshake { path, message: message.to_vec(), initiator });
     }
 
@@ -124,5 +129,13 @@ impl<T: Tunnels> Datapath<T> {
             TunnelError::Limited => &mut counters.dropped_limited,
         };
         *counter += 1;
+    }
+}
+
+/// Where a handshake message on this path came from.
+pub(crate) fn source(path: &Path) -> Source {
+    match path {
+        Path::Relay { .. } => Source::Relayed,
+        Path::Direct { remote, .. } => Source::Direct(remote.ip()),
     }
 }

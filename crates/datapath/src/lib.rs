@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use campfire_protocol::carrier::{SocketId, StreamId};
 use campfire_protocol::time::Time;
-use campfire_tunnel::{Event, Tunnels, control};
+use campfire_tunnel::{Event, Source, Tunnels, control};
 
 use crate::coalesce::Coalescer;
 use crate::command::Command;
@@ -207,12 +207,12 @@ impl<T: Tunnels> Datapath<T> {
                 self.tell_events(now, shell);
             }
             Command::IdentifyInitiation { token, message } => {
-                let initiator = self.tunnels.initiator(&message);
+                let initiator = self.tunnels.initiator(&message, Source::Relayed).ok();
                 shell.tell(Upcall::Initiation { token, initiator });
             }
             Command::Receive { path, message } if message.first() == Some(&4) => self.open(now, path, &message, shell),
-            Command::Receive { path: _, message } => {
-                if let Err(error) = self.tunnels.handshake(&message, &mut self.events) {
+            Command::Receive { path, message } => {
+                if let Err(error) = self.tunnels.handshake(&message, inbound::source(&path), &mut self.events) {
                     self.count_refused(error);
                 }
                 self.tell_events(now, shell);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use campfire_protocol::carrier::{Path, ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::time::Time;
-use campfire_tunnel::{Event, LinkId, OVERHEAD, Opened, TunnelError, Tunnels};
+use campfire_tunnel::{Event, LinkId, OVERHEAD, Opened, Source, TunnelError, Tunnels, Unidentified};
 
 use crate::command::Command;
 use crate::packet::tests::{tcp, udp};
@@ -162,6 +162,10 @@ fn stun_handshakes_and_control_packets_go_up() {
     initiation[4] = 0;
     b.received(via, [&initiation[..]]);
     assert_eq!(b.datapath.counters().dropped_forged, 1, "proves no key");
+    initiation[4] = 6;
+    b.received(via, [&initiation[..]]);
+    assert_eq!(b.shell.datagrams(here()), [[3, 0, 0, 0]], "the cookie goes back on the way on which the initiation came");
+    assert_eq!(b.datapath.counters().dropped_limited, 1);
 
     a.command(Command::SendControl { link: LINK, path: direct().path.unwrap(), payload: b"probe".to_vec() });
     b.received(via, [&a.shell.datagrams(there())[0][..]]);
@@ -341,11 +345,15 @@ impl Tunnels for Plain {
         events.push(Event::Established { link: LINK, initiator: true });
     }
 
-    fn initiator(&mut self, initiation: &[u8]) -> Option<[u8; 32]> {
-        (initiation[4] == 5).then_some([5; 32])
+    fn initiator(&mut self, initiation: &[u8], _: Source) -> Result<[u8; 32], Unidentified> {
+        match initiation[4] {
+            5 => Ok([5; 32]),
+            6 => Err(Unidentified::Cookie(vec![3, 0, 0, 0])),
+            _ => Err(Unidentified::Refused(TunnelError::Forged)),
+        }
     }
 
-    fn handshake(&mut self, _: &[u8], _: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
+    fn handshake(&mut self, _: &[u8], _: Source, _: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
         Err(TunnelError::Forged)
     }
 

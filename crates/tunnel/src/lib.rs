@@ -6,11 +6,13 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+use std::net::IpAddr;
 use std::ops::Range;
 
 use zeroize::Zeroizing;
 
 pub mod control;
+mod limits;
 pub mod noise;
 
 /// A link: this peer's relation to one other member. Chosen by the mesh, dense (an index into tables), reused only after
@@ -97,6 +99,25 @@ pub enum TunnelError {
     Limited,
 }
 
+/// Where a handshake message came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Through a server, which paces its members and takes nothing from others.
+    Relayed,
+    /// From this address, or so it says: until a cookie came back nothing proves it.
+    Direct(IpAddr),
+}
+
+/// Why it is not known who made an initiation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unidentified {
+    /// It is not looked at.
+    Refused(TunnelError),
+    /// There are too many from sources that nothing proves. This cookie reply goes back where the initiation came from; the next one that
+    /// comes with the cookie is looked at (WireGuard's paper, 5.3).
+    Cookie(Vec<u8>),
+}
+
 /// Bytes that sealing adds to a packet: 16 of header, 16 of tag. Packets are not padded (receivers take the length from the
 /// inner IP header either way): equal packets stay equal, so that they fit one train.
 pub const OVERHEAD: usize = 32;
@@ -110,12 +131,12 @@ pub trait Tunnels {
     fn execute(&mut self, command: Command, events: &mut Vec<Event>);
 
     /// The X25519 public key that a handshake initiation claims and proves to know (parsed with our static key alone), so
-    /// that the mesh can look up or make the link first. `None` for anything that is not a valid initiation to us.
-    fn initiator(&mut self, initiation: &[u8]) -> Option<[u8; 32]>;
+    /// that the mesh can look up or make the link first.
+    fn initiator(&mut self, initiation: &[u8], from: Source) -> Result<[u8; 32], Unidentified>;
 
     /// Takes a handshake message (WireGuard type 1, 2 or 3). An initiation is only answered when a link with its key
     /// exists. Returns whose it was.
-    fn handshake(&mut self, message: &[u8], events: &mut Vec<Event>) -> Result<LinkId, TunnelError>;
+    fn handshake(&mut self, message: &[u8], from: Source, events: &mut Vec<Event>) -> Result<LinkId, TunnelError>;
 
     /// Whether there is a session to seal with.
     fn is_ready(&self, link: LinkId) -> bool {
@@ -140,12 +161,12 @@ impl<T: Tunnels + ?Sized> Tunnels for Box<T> {
         (**self).execute(command, events);
     }
 
-    fn initiator(&mut self, initiation: &[u8]) -> Option<[u8; 32]> {
-        (**self).initiator(initiation)
+    fn initiator(&mut self, initiation: &[u8], from: Source) -> Result<[u8; 32], Unidentified> {
+        (**self).initiator(initiation, from)
     }
 
-    fn handshake(&mut self, message: &[u8], events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
-        (**self).handshake(message, events)
+    fn handshake(&mut self, message: &[u8], from: Source, events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
+        (**self).handshake(message, from, events)
     }
 
     fn is_ready(&self, link: LinkId) -> bool {

@@ -3,9 +3,10 @@
 //! Each link has two places for a [`Tunn`]: one in use, and one beside it while a new preshared key takes over. A place's
 //! number is the upper 24 bits of all its session indices, so that a receiver index leads to its session without a search.
 //!
-//! Limits: a handshake message is looked at only when its mac1 is right (it needs our public key, which members alone know),
-//! and costs then a token of its link, so that no member starves another. Finding out who speaks costs one Diffie-Hellman
-//! and a token that all share; members nobody knows yet have a small share of their own.
+//! Limits ([`limits`](crate::limits)): a handshake message is looked at only when its mac1 is right. That needs no more than our public key,
+//! which is no secret, so what comes directly has a budget apart from what comes through servers, and when there is much of it WireGuard's
+//! cookies tell sources that are real from those that are made up. An initiation whose maker is known costs then a token of its link, so
+//! that no member starves another; members nobody knows yet have a small share of their own.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-use crate::{Command, Event, LinkId, OVERHEAD, Opened, TunnelError, Tunnels};
+use crate::limits::{Bucket, Limits};
+use crate::{Command, Event, LinkId, OVERHEAD, Opened, Source, TunnelError, Tunnels, Unidentified};
 
 /// Most links: keeps the upper 24 bits of every session index below 2^21, and so away from 0x42A412: index 0x42A41221 would
 /// make a data message look like STUN (docs/protocol.md, "On the wire").
@@ -36,31 +38,6 @@ const RETIRE_ALWAYS: Duration = Duration::from_mins(3);
 
 /// How many initiations are remembered between [`Tunnels::initiator`] and [`Tunnels::handshake`].
 const REMEMBERED: usize = 64;
-
-/// Tokens that come back at a steady rate.
-struct Bucket {
-    tokens: f32,
-    burst: f32,
-    per_second: f32,
-    at: Instant,
-}
-
-impl Bucket {
-    fn new(burst: f32, per_second: f32) -> Self {
-        Self { tokens: burst, burst, per_second, at: Instant::now() }
-    }
-
-    fn take(&mut self) -> Result<(), TunnelError> {
-        let now = Instant::now();
-        self.tokens = (self.tokens + now.duration_since(self.at).as_secs_f32() * self.per_second).min(self.burst);
-        self.at = now;
-        if self.tokens < 1.0 {
-            return Err(TunnelError::Limited);
-        }
-        self.tokens -= 1.0;
-        Ok(())
-    }
-}
 
 /// One place of a link: a boringtun tunnel under one preshared key.
 struct Place {
@@ -101,10 +78,7 @@ pub struct NoiseTunnels {
     by_key: HashMap<[u8; 32], LinkId>,
     /// boringtun's limiter with no limit: it checks mac1.
     mac1: Arc<RateLimiter>,
-    /// Diffie-Hellmans for finding out who an initiation is from.
-    parses: Bucket,
-    /// Initiations from keys without a link.
-    strangers: Bucket,
+    limits: Limits,
     /// mac1 and key of initiations that were looked at.
     remembered: VecDeque<([u8; 16], [u8; 32])>,
     scratch: [u8; SCRATCH],
@@ -123,12 +97,11 @@ impl NoiseTunnels {
         let public = PublicKey::from(&secret);
         Self {
             mac1: Arc::new(RateLimiter::new(&public, u64::MAX)),
+            limits: Limits::new(&public),
             secret,
             public,
             links: Vec::new(),
             by_key: HashMap::new(),
-            parses: Bucket::new(4000.0, 2000.0),
-            strangers: Bucket::new(500.0, 200.0),
             remembered: VecDeque::with_capacity(REMEMBERED),
             scratch: [0; SCRATCH],
         }
@@ -238,19 +211,24 @@ impl NoiseTunnels {
         events.push(Event::Established { link: id, initiator });
     }
 
-    /// Who made this initiation: remembered, or found by one Diffie-Hellman.
-    fn identify(&mut self, initiation: &[u8]) -> Result<[u8; 32], TunnelError> {
+    /// Who made this initiation, whose mac1 is right: remembered, or found by one Diffie-Hellman, for which `allowed` asks.
+    fn identify(
+        &mut self,
+        initiation: &[u8],
+        allowed: impl FnOnce(&mut Limits) -> Result<(), Unidentified>,
+    ) -> Result<[u8; 32], Unidentified> {
         let mut cookie = [0; SCRATCH];
         let Ok(Packet::HandshakeInit(parsed)) = self.mac1.verify_packet(None, initiation, &mut cookie) else {
-            return Err(TunnelError::Forged);
+            return Err(Unidentified::Refused(TunnelError::Forged));
         };
         let mut mac1 = [0; 16];
-        mac1.copy_from_slice(initiation.get(116..132).ok_or(TunnelError::Forged)?);
+        mac1.copy_from_slice(initiation.get(116..132).ok_or(Unidentified::Refused(TunnelError::Forged))?);
         if let Some((_, key)) = self.remembered.iter().find(|(seen, _)| *seen == mac1) {
             return Ok(*key);
         }
-        self.parses.take()?;
-        let half = parse_handshake_anon(&self.secret, &self.public, &parsed).map_err(|_| TunnelError::Forged)?;
+        allowed(&mut self.limits)?;
+        let forged = |_| Unidentified::Refused(TunnelError::Forged);
+        let half = parse_handshake_anon(&self.secret, &self.public, &parsed).map_err(forged)?;
         if self.remembered.len() == REMEMBERED {
             self.remembered.pop_front();
         }
@@ -268,8 +246,11 @@ impl NoiseTunnels {
 
     /// Answers an initiation from every living place: while a key changes we cannot know which one the other side means, and
     /// the answer under the other key does not authenticate there and is dropped.
-    fn answer(&mut self, message: &[u8], events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
-        let key = self.identify(message)?;
+    fn answer(&mut self, message: &[u8], from: Source, events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
+        let key = self.identify(message, |limits| limits.initiation(message, from)).map_err(|why| match why {
+            Unidentified::Refused(error) => error,
+            Unidentified::Cookie(_) => TunnelError::Limited,
+        })?;
         let id = *self.by_key.get(&key).ok_or(TunnelError::UnknownLink)?;
         let mut scratch = [0; SCRATCH];
         let Some(link) = self.link(id) else { return Err(TunnelError::UnknownLink) };
@@ -292,13 +273,17 @@ impl NoiseTunnels {
     }
 
     /// Takes a response (type 2) or a cookie (type 3).
-    fn conclude(&mut self, message: &[u8], index: u32, events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
+    fn conclude(&mut self, message: &[u8], index: u32, from: Source, events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
         let (id, side) = self.locate(index).ok_or(TunnelError::UnknownIndex)?;
         let mut scratch = [0; SCRATCH];
         let mut cookie = [0; SCRATCH];
         self.mac1.verify_packet(None, message, &mut cookie).map_err(|_| TunnelError::Forged)?;
+        // Session indices can be guessed: what comes directly takes no token of the link's.
+        match from {
+            Source::Relayed => self.link(id).ok_or(TunnelError::UnknownLink)?.handshakes.take()?,
+            Source::Direct(_) => self.limits.conclusion()?,
+        }
         let Some(link) = self.link(id) else { return Err(TunnelError::UnknownLink) };
-        link.handshakes.take()?;
         let Some(place) = link.places[side].as_mut() else { return Err(TunnelError::UnknownIndex) };
         match place.tunn.decapsulate(None, message, &mut scratch) {
             // A keepalive: the session's first packet, which proves it to the other side.
@@ -418,19 +403,19 @@ impl Tunnels for NoiseTunnels {
         }
     }
 
-    fn initiator(&mut self, initiation: &[u8]) -> Option<[u8; 32]> {
-        let key = self.identify(initiation).ok()?;
+    fn initiator(&mut self, initiation: &[u8], from: Source) -> Result<[u8; 32], Unidentified> {
+        let key = self.identify(initiation, |limits| limits.initiation(initiation, from))?;
         if !self.by_key.contains_key(&key) {
-            self.strangers.take().ok()?;
+            self.limits.stranger(from).map_err(Unidentified::Refused)?;
         }
-        Some(key)
+        Ok(key)
     }
 
-    fn handshake(&mut self, message: &[u8], events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
+    fn handshake(&mut self, message: &[u8], from: Source, events: &mut Vec<Event>) -> Result<LinkId, TunnelError> {
         match (word(message, 0), message.len()) {
-            (Some(1), 148) => self.answer(message, events),
-            (Some(2), 92) => self.conclude(message, word(message, 8).unwrap_or(0), events),
-            (Some(3), 64) => self.conclude(message, word(message, 4).unwrap_or(0), events),
+            (Some(1), 148) => self.answer(message, from, events),
+            (Some(2), 92) => self.conclude(message, word(message, 8).unwrap_or(0), from, events),
+            (Some(3), 64) => self.conclude(message, word(message, 4).unwrap_or(0), from, events),
             _ => Err(TunnelError::Forged),
         }
     }

@@ -1,7 +1,7 @@
 //! Two real sets of tunnels against each other.
 
 use campfire_tunnel::noise::{MAX_LINKS, NoiseTunnels};
-use campfire_tunnel::{Command, Event, LinkId, OVERHEAD, TunnelError, Tunnels, control};
+use campfire_tunnel::{Command, Event, LinkId, OVERHEAD, Source, TunnelError, Tunnels, Unidentified, control};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
@@ -97,12 +97,16 @@ fn the_initiator_of_an_initiation_is_known_before_there_is_a_link() {
     let (mut a, b) = pair();
     let initiation = a.initiate();
     let mut stranger = NoiseTunnels::new(&b.secret);
-    assert_eq!(stranger.initiator(&initiation), Some(a.public));
-    assert_eq!(stranger.handshake(&initiation, &mut Vec::new()), Err(TunnelError::UnknownLink));
+    assert_eq!(stranger.initiator(&initiation, Source::Relayed), Ok(a.public));
+    assert_eq!(stranger.handshake(&initiation, Source::Relayed, &mut Vec::new()), Err(TunnelError::UnknownLink));
     let mut forged = initiation.clone();
     forged[50] ^= 1;
-    assert_eq!(stranger.initiator(&forged), None);
-    assert_eq!(NoiseTunnels::new(&Zeroizing::new([9; 32])).initiator(&initiation), None, "not meant for us");
+    assert_eq!(stranger.initiator(&forged, Source::Relayed), Err(Unidentified::Refused(TunnelError::Forged)));
+    assert_eq!(
+        NoiseTunnels::new(&Zeroizing::new([9; 32])).initiator(&initiation, Source::Relayed),
+        Err(Unidentified::Refused(TunnelError::Forged)),
+        "not meant for us"
+    );
 }
 
 #[test]
@@ -194,11 +198,11 @@ fn a_member_that_floods_with_handshakes_is_limited_and_others_are_not() {
     let mut limited = 0;
     for _ in 0..100 {
         let initiation = a.initiate();
-        limited += usize::from(b.tunnels.handshake(&initiation, &mut Vec::new()) == Err(TunnelError::Limited));
+        limited += usize::from(b.tunnels.handshake(&initiation, Source::Relayed, &mut Vec::new()) == Err(TunnelError::Limited));
     }
     assert!(limited > 50, "limited {limited} of 100");
     let initiation = c.initiate();
-    assert_eq!(b.tunnels.handshake(&initiation, &mut Vec::new()), Ok(third));
+    assert_eq!(b.tunnels.handshake(&initiation, Source::Relayed, &mut Vec::new()), Ok(third));
 }
 
 #[test]
@@ -210,9 +214,9 @@ fn garbage_is_an_error_and_never_a_panic() {
             for (byte, value) in message.iter_mut().zip([kind, 0, 0, 0, 1, 14, 0, 0]) {
                 *byte = value;
             }
-            assert!(a.tunnels.handshake(&message, &mut Vec::new()).is_err());
+            assert!(a.tunnels.handshake(&message, Source::Relayed, &mut Vec::new()).is_err());
             assert!(a.tunnels.open(&message, &mut [0; 400], &mut Vec::new()).is_err());
-            assert!(a.tunnels.initiator(&message).is_none());
+            assert!(a.tunnels.initiator(&message, Source::Relayed).is_err());
         }
     }
 }
@@ -247,10 +251,18 @@ fn a_key_belongs_to_the_link_that_it_was_given_last() {
     b.add(other, key, OLD);
     b.tunnels.execute(Command::Remove { link: LINK }, &mut Vec::new());
     let initiation = a.initiate();
-    assert_eq!(b.tunnels.handshake(&initiation, &mut Vec::new()), Ok(other), "though the link before it was removed later");
+    assert_eq!(
+        b.tunnels.handshake(&initiation, Source::Relayed, &mut Vec::new()),
+        Ok(other),
+        "though the link before it was removed later"
+    );
     b.add(other, [5; 32], OLD);
     let initiation = a.initiate();
-    assert_eq!(b.tunnels.handshake(&initiation, &mut Vec::new()), Err(TunnelError::UnknownLink), "the link is somebody else's now");
+    assert_eq!(
+        b.tunnels.handshake(&initiation, Source::Relayed, &mut Vec::new()),
+        Err(TunnelError::UnknownLink),
+        "the link is somebody else's now"
+    );
 }
 
 #[test]
@@ -304,7 +316,7 @@ impl Side {
         if message[0] == 4 {
             let _ = self.tunnels.open(message, &mut vec![0; message.len()], &mut events);
         } else {
-            let _ = self.tunnels.handshake(message, &mut events);
+            let _ = self.tunnels.handshake(message, Source::Relayed, &mut events);
         }
         self.events.append(&mut events);
         self.drain()
