@@ -106,6 +106,8 @@ pub struct PeerOptions {
     pub extra: Vec<String>,
     /// Log filter.
     pub log: Option<String>,
+    /// A library that stands between the program and the kernel ([`emulation`]).
+    pub preload: Option<PathBuf>,
 }
 
 /// A running `campfire up`.
@@ -114,6 +116,16 @@ pub struct Peer {
     /// Where it runs.
     pub host: Host,
     child: Child,
+}
+
+/// Makes a library of these lines of C in `state`: put before a dynamic program with `LD_PRELOAD`, it answers for a kernel that is not here.
+pub fn emulation(state: &Path, name: &str, source: &str) -> Result<PathBuf> {
+    let (file, library) = (state.join(format!("{name}.c")), state.join(format!("{name}.so")));
+    fs::write(&file, source)?;
+    let out =
+        std::process::Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &file]).output().context("cannot start cc")?;
+    ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    Ok(library)
 }
 
 /// The overlay's device in every peer.
@@ -136,6 +148,7 @@ impl Peer {
         if let Some(filter) = &options.log {
             command.args(["--log", filter]);
         }
+        command.envs(options.preload.as_ref().map(|library| ("LD_PRELOAD", library)));
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         Ok(Self { host, child })
     }

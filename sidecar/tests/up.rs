@@ -278,6 +278,65 @@ fn a_hangup_reads_servers_and_keys_again() {
 }
 
 #[test]
+fn a_server_made_anew_where_another_was_is_camped_on_once() {
+    let Some(mut lab) = Lab::new("upanew") else { return };
+    let (host, hosts) = (lab.host("elm"), [lab.host("ada"), lab.host("bob")]);
+    let serve = |id: &str| {
+        let mut command = host.command(campfire_lab::peer::binary("campfire-turn").unwrap());
+        command.args(["--enable-campfire", "--server-id", id, "--secrets-dir"]).arg(&lab.keys.secrets);
+        lab.spawn(&host, command)
+    };
+    let write = |host: &Host, ids: &[&str], address: &Host| {
+        let servers: Vec<String> = ids.iter().map(|id| format!("{id}={}:3478", address.address())).collect();
+        fs::write(host.state().join("c.toml"), format!("psk-file = {:?}\nserver = {servers:?}\nno-direct = true\n", lab.keys.psk)).unwrap();
+    };
+    let old = serve("old-0");
+    let peers = hosts.each_ref().map(|peer| {
+        write(peer, &["old-0"], &host);
+        let mut command = peer.command(env!("CARGO_BIN_EXE_campfire"));
+        command.args(["up", "--name", &peer.name, "--identity-file"]).arg(peer.state().join("identity"));
+        lab.spawn(peer, {
+            command.arg("--config").arg(peer.state().join("c.toml"));
+            command
+        })
+    });
+    for peer in &hosts {
+        lab.campfire(peer, &["status", "--wait=20"]);
+    }
+    let address = lab.status(&hosts[1])["self"]["addresses"][0].as_str().unwrap().to_owned();
+    // Another server comes where it was; first one and then the other peer is told, and one of them knows both ids.
+    old.end("KILL");
+    let _new = serve("new-0");
+    lab.wait("the old seats to be taken again", || hosts.iter().all(|peer| lab.status(peer)["servers"][0]["state"] == "Camped"));
+    let pings = |count: &str| {
+        let args = ["-c", count, "-i", "0.1", "-W", "1", &address];
+        hosts[0].command("ping").args(args).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let all = |ping: Child| String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap();
+    lab.wait("the path to work again", || all(pings("5")).contains(" 0% packet loss"));
+    let ping = pings("60");
+    for (n, ids) in [&["old-0", "new-0"][..], &["new-0"]].into_iter().enumerate() {
+        write(&hosts[n], ids, &host);
+        peers[n].signal("HUP");
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    let pinged = all(ping);
+    assert!(pinged.contains(" 0% packet loss"), "the path through the server is not so much as moved: {pinged}");
+    for (n, peer) in hosts.iter().enumerate() {
+        let status = lab.status(peer);
+        let servers = status["servers"].as_array().unwrap();
+        let camped: Vec<&Value> = servers.iter().filter(|server| server["state"] == "Camped").map(|server| &server["id"]).collect();
+        assert_eq!(camped, ["new-0"], "{status}");
+        assert_eq!(servers[0]["members"], 2, "{status}");
+        assert!(status["problems"].as_array().is_none_or(Vec::is_empty), "{status}");
+        assert_eq!(servers.len(), 2 - n, "{status}");
+        assert!(!peers[n].log().contains("another process"), "{}", peers[n].log());
+    }
+    let table = lab.campfire(&hosts[0], &["status"]);
+    assert!(table.contains("it is new-0 by another id: camped on once"), "{table}");
+}
+
+#[test]
 fn what_is_in_the_way_is_named_with_what_to_do() {
     let Some(mut lab) = Lab::new("uptkn") else { return };
     let ada = lab.host("ada");

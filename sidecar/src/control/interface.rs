@@ -169,6 +169,7 @@ impl Interface {
         self.addresses = given;
         let (taken, refused) = routes::sort(routes, &self.addresses, &host.locals);
         problems.extend(refused);
+        problems.extend(host.device.as_ref().and_then(|device| routes::filtered(&taken, device, routes::rp_filter)));
         let (failed, again) = self.routes.sync(&taken, &host.locals, &self.pinned).await?;
         problems.extend(failed);
         mended.extend(again);

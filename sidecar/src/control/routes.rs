@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use futures_util::TryStreamExt as _;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
@@ -28,6 +28,9 @@ const MOST: usize = 1_024;
 
 /// Link-local (and with it the clouds' metadata), multicast, broadcast.
 const ALWAYS_HERE: [&str; 5] = ["169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "fe80::/10", "ff00::/8"];
+
+/// Where no server or peer of the open Internet is.
+const PRIVATE: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"];
 
 /// An entry of the table. What stays out comes first, so that nothing is swallowed meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +76,25 @@ pub(super) fn sort(accepted: &BTreeSet<IpNet>, own: &BTreeSet<IpNet>, locals: &B
         true
     });
     (taken.collect(), refused)
+}
+
+/// What is wrong if the underlay's device drops what comes in by it from where a taken route leads: servers and peers may be there.
+pub(super) fn filtered(taken: &BTreeSet<IpNet>, device: &str, setting: impl Fn(&str) -> Option<u8>) -> Option<String> {
+    let is_private = |route: &Ipv4Net| PRIVATE.iter().filter_map(|net| net.parse().ok()).any(|net: Ipv4Net| net.contains(route));
+    let route = taken.iter().find(|route| matches!(route, IpNet::V4(route) if !is_private(route)))?;
+    // The larger one counts: 1 is strict, 2 is loose.
+    let strict = setting("all").max(setting(device)) == Some(1);
+    strict.then(|| {
+        format!(
+            "reverse path filtering of {device} is strict (rp_filter 1): with the route {route} taken, answers of servers and peers may be \
+             dropped; sysctl -w net.ipv4.conf.{device}.rp_filter=2"
+        )
+    })
+}
+
+/// The kernel's setting of reverse path filtering for `all` devices or one.
+pub(super) fn rp_filter(device: &str) -> Option<u8> {
+    std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{device}/rp_filter")).ok()?.trim().parse().ok()
 }
 
 /// The host's own networks that lie in accepted routes, and what is never elsewhere than here: those stay where they are. `pinned`: single
@@ -221,6 +243,18 @@ mod tests {
 
         let (taken, refused) = sort(&nets(&["10.2.0.0/24"]), &nets(&["fd00:1::1/48"]), &locals);
         assert!(taken.is_empty() && refused[0].contains("give --ipv4-pool"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_strict_filter_is_told_where_a_route_holds_the_open_internet() {
+        let setting = |all, device| move |name: &str| Some(if name == "all" { all } else { device });
+        let told = filtered(&nets(&["0.0.0.0/0"]), "eth0", setting(0, 1)).expect("strict");
+        assert!(told.contains("sysctl -w net.ipv4.conf.eth0.rp_filter=2"), "{told}");
+        assert!(filtered(&nets(&["10.0.0.0/8", "198.51.100.0/24"]), "eth0", setting(1, 0)).is_some());
+        for (all, device) in [(0, 0), (2, 1), (1, 2)] {
+            assert!(filtered(&nets(&["0.0.0.0/0"]), "eth0", setting(all, device)).is_none(), "{all} {device}");
+        }
+        assert!(filtered(&nets(&["10.0.0.0/8", "::/0"]), "eth0", setting(1, 1)).is_none());
     }
 
     fn local(net: &str, on_link: bool) -> Local {
