@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use campfire_api::{Resources, names};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::members::Served;
+use crate::members::{Served, Trusted};
 use crate::settings::{Level, OperatorSettings};
 
 /// Exit status when the command line or the environment cannot be used.
@@ -77,6 +77,10 @@ pub struct Run {
     /// namespaces, for which its ServiceAccount needs rights to Secrets everywhere.
     #[arg(long, env = "CAMPFIRE_NAMESPACES", value_name = "NAMES", value_delimiter = ',', help_heading = "What it looks at")]
     campfire_namespaces: Vec<String>,
+    /// Namespaces whose Campfires say what sidecars in other namespaces are (spec.sidecar) and what they route into the mesh
+    /// (spec.network.acceptRoutes), separated by commas. Left out: none; there sidecars are as the other flags say.
+    #[arg(long, env = "CAMPFIRE_TRUSTED_NAMESPACES", value_name = "NAMES", value_delimiter = ',', help_heading = "What it looks at")]
+    trusted_namespaces: Vec<String>,
     /// How this cluster is called in names and tables, unless a Campfire says otherwise.
     #[arg(long, env = "CAMPFIRE_CLUSTER_NAME", value_name = "NAME", default_value = "", help_heading = "What it looks at")]
     cluster_name: String,
@@ -122,9 +126,9 @@ impl Run {
             None | Some("") => None,
             Some(text) => Some(serde_json::from_str(text).context("--sidecar-resources: expected JSON with `requests` and `limits`")?),
         };
-        for (flag, name) in
-            self.campfire_namespaces.iter().map(|name| ("--campfire-namespaces", name)).chain([("--namespace", &self.namespace)])
-        {
+        let lists = [("--campfire-namespaces", &self.campfire_namespaces), ("--trusted-namespaces", &self.trusted_namespaces)];
+        let listed = lists.into_iter().flat_map(|(flag, names)| names.iter().map(move |name| (flag, name)));
+        for (flag, name) in listed.chain([("--namespace", &self.namespace)]) {
             if !name.is_empty() && !is_label(name) {
                 bail!("{flag}: {name:?} is no name of a namespace");
             }
@@ -143,6 +147,7 @@ impl Run {
             sidecar_resources,
             pod_security: self.pod_security,
             cluster_name: self.cluster_name.clone(),
+            trusted: Trusted::new(self.trusted_namespaces.iter().filter(|name| !name.is_empty())),
             served: Served::new(self.campfire_namespaces.iter().filter(|name| !name.is_empty())),
             remote_peers_linger: Duration::from_secs(self.remote_peers_linger.into()),
             http_port: self.http_port,

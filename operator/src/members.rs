@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use campfire_api::names::{CAMPFIRE_ANNOTATION, CONFIG_PREFIX};
 use campfire_api::{Campfire, NamespacesFrom};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use kube::core::{Selector, SelectorExt};
 
@@ -39,6 +40,28 @@ impl Served {
 impl fmt::Display for Served {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join(", "))
+    }
+}
+
+/// Namespaces whose Campfires are trusted with the pods of other namespaces: by what they say of sidecars (an image that runs as root, a policy
+/// that keeps apps from starting) and of routes. Of others the place at the fire alone reaches beyond their namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trusted(Vec<String>);
+
+impl Trusted {
+    /// Those; none, if there are none.
+    pub fn new<N: Into<String>>(namespaces: impl IntoIterator<Item = N>) -> Self {
+        Self(namespaces.into_iter().map(Into::into).collect())
+    }
+
+    /// Whether what Campfires of namespace `campfire` say of sidecars and routes holds for pods of namespace `pod`.
+    pub fn rules(&self, campfire: &str, pod: &str) -> bool {
+        campfire == pod || self.beyond(campfire)
+    }
+
+    /// Whether it holds beyond their own namespace.
+    pub fn beyond(&self, campfire: &str) -> bool {
+        self.0.iter().any(|trusted| trusted == campfire)
     }
 }
 
@@ -114,7 +137,7 @@ pub enum NoPlace {
     At(ObjectKey, Unadmitted),
     /// It names none, and none admits its namespace.
     Nowhere,
-    /// It names none, and several do.
+    /// It names none, and several of its own namespace do.
     Anywhere(ObjectKey, ObjectKey),
 }
 
@@ -133,7 +156,8 @@ impl Places {
         &self.0
     }
 
-    /// Where a pod of this namespace sits: at the Campfire that is named, else at the only one that admits the namespace.
+    /// Where a pod of this namespace sits: at the Campfire that is named; else at its own namespace's, if that admits it; else at the oldest of other
+    /// namespaces that does, so that nobody elsewhere takes members away by making another one.
     ///
     /// # Errors
     /// Why nowhere.
@@ -146,13 +170,32 @@ impl Places {
                 Err(why) => Err(NoPlace::At(key, why)),
             };
         }
-        let mut found = self.0.iter().filter(|campfire| admits(campfire, namespace));
-        match (found.next(), found.next()) {
+        let mut own = self.admitting(namespace).filter(|campfire| of(campfire, namespace));
+        match (own.next(), own.next()) {
             (Some(only), None) => Ok(only),
-            (None, _) => Err(NoPlace::Nowhere),
-            (Some(one), Some(other)) => Err(NoPlace::Anywhere(ObjectKey::of(&**one), ObjectKey::of(&**other))),
+            (Some(one), Some(other)) => Err(NoPlace::Anywhere(ObjectKey::of(one), ObjectKey::of(other))),
+            (None, _) => self.admitting(namespace).min_by_key(|campfire| age(campfire)).ok_or(NoPlace::Nowhere),
         }
     }
+
+    /// The next oldest Campfire where a pod that names none could sit, if the one that was chosen is no more its namespace's own than that.
+    pub fn passed_over(&self, chosen: &Campfire, namespace: &NamespaceMeta) -> Option<ObjectKey> {
+        let other = self.admitting(namespace).filter(|campfire| !std::ptr::eq(*campfire, chosen)).min_by_key(|campfire| age(campfire))?;
+        (!of(chosen, namespace)).then(|| ObjectKey::of(other))
+    }
+
+    fn admitting(&self, namespace: &NamespaceMeta) -> impl Iterator<Item = &Campfire> {
+        self.0.iter().map(|campfire| &**campfire).filter(|campfire| admits(campfire, namespace))
+    }
+}
+
+fn of(campfire: &Campfire, namespace: &NamespaceMeta) -> bool {
+    campfire.metadata.namespace.as_ref() == Some(&namespace.name)
+}
+
+/// The oldest has the least; of two that were made in the same second, the one whose name comes first.
+fn age(campfire: &Campfire) -> (Option<Timestamp>, ObjectKey) {
+    (campfire.metadata.creation_timestamp.as_ref().map(|made| made.0), ObjectKey::of(campfire))
 }
 
 /// Whether this can be a namespace's name (an RFC 1123 label), and a Campfire's.
@@ -264,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn who_names_no_campfire_sits_at_the_only_one_that_is_served_and_admits_it() {
+    fn who_names_no_campfire_sits_at_its_own_namespaces_or_at_the_oldest_that_is_served_and_admits_it() {
         let all = json!({ "from": "All" });
         let campfires = || [campfire("infra", "a", &all), campfire("games", "b", &all), campfire("shop", "c", &json!({}))].map(Arc::new);
         let chosen = |served: &Served, named: Option<&str>| {
@@ -274,12 +317,15 @@ mod tests {
         let key = |text: &str| Named::read(text, "").unwrap().campfire;
         let (infra, two) = (Served::new(["infra"]), Served::new(["infra", "shop"]));
         assert_eq!(chosen(&infra, None).as_deref(), Ok("infra/a"));
-        assert_eq!(chosen(&two, None), Err(NoPlace::Anywhere(key("infra/a"), key("shop/c"))));
+        assert_eq!(chosen(&two, None).as_deref(), Ok("shop/c"), "its own");
+        assert_eq!(chosen(&Served::new(["games", "infra"]), None).as_deref(), Ok("games/b"), "none has a time here: by name");
         assert_eq!(chosen(&two, Some("c")).as_deref(), Ok("shop/c"));
         assert_eq!(chosen(&Served::new(["nowhere"]), None), Err(NoPlace::Nowhere));
         assert_eq!(chosen(&infra, Some("games/b")), Err(NoPlace::At(key("games/b"), Unadmitted::NotServed)));
         assert_eq!(chosen(&infra, Some("infra/gone")), Err(NoPlace::At(key("infra/gone"), Unadmitted::NotFound)));
         assert_eq!(chosen(&infra, Some("not a label!/x")), Err(NoPlace::Unreadable));
+        let own = Places::new(["c", "d"].map(|name| Arc::new(campfire("shop", name, &json!({})))).into(), &two);
+        assert_eq!(own.choose(None, &namespace("shop", &[])).map(ObjectKey::of), Err(NoPlace::Anywhere(key("shop/c"), key("shop/d"))));
     }
 
     #[test]

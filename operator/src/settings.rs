@@ -6,7 +6,7 @@ use std::time::Duration;
 use campfire_api::Resources;
 use clap::ValueEnum;
 
-use crate::members::Served;
+use crate::members::{Served, Trusted};
 
 /// What the operator was told at its start: [`crate::cli`] reads it from flags and environment.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +27,8 @@ pub struct OperatorSettings {
     pub sidecar_resources: Option<Resources>,
     /// The Pod Security Standard of namespaces that have no label, where no Campfire's namespace tells it.
     pub pod_security: Level,
+    /// Namespaces whose Campfires say what sidecars of other namespaces are.
+    pub trusted: Trusted,
     /// How this cluster is called where a Campfire does not say.
     pub cluster_name: String,
     /// Namespaces that may hold Campfires.

@@ -426,7 +426,8 @@ impl Default for Startup {
     }
 }
 
-/// The sidecar in member pods. Changes hold for pods made later.
+/// The sidecar in member pods: those of the Campfire's own namespace, and of others where the chart's `trustedNamespaces` names that. Changes hold for
+/// pods made later.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sidecar {

@@ -234,7 +234,8 @@ impl Agent {
             // Since it began to wait it may have been moved or shut out.
             let seat = self.seat(pod).and_then(|now| if now.campfire == seat.campfire { Ok(now) } else { Err(moved()) })?;
             if let Some(membership) = &current {
-                let settings = settings(membership, pod, seat.direct, &pem);
+                let routes = self.ctx.settings.trusted.rules(&seat.campfire.namespace, &pod.key.namespace);
+                let settings = settings(membership, pod, seat.direct, routes, &pem);
                 if settings.version != asked.have {
                     return give(&settings);
                 }

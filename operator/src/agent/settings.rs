@@ -12,8 +12,9 @@ use crate::state::{HeldKey, Membership, PodId};
 /// Most texts of servers.
 const MAX_TEXTS: usize = 128;
 
-/// Settings of a pod: what all members of its Campfire are told, and who it is. `direct`: whether direct paths may be used.
-pub fn settings(membership: &Membership, pod: &PodId, direct: bool, agent_ca: &str) -> Settings {
+/// Settings of a pod: what all members of its Campfire are told, and who it is. `direct`: whether direct paths may be used; `routes`: whether routes
+/// of others count, which those of another namespace's Campfire only do where that is trusted.
+pub fn settings(membership: &Membership, pod: &PodId, direct: bool, routes: bool, agent_ca: &str) -> Settings {
     let mut settings = Settings {
         version: String::new(),
         keys: membership.keys.iter().map(key).collect(),
@@ -23,7 +24,7 @@ pub fn settings(membership: &Membership, pod: &PodId, direct: bool, agent_ca: &s
         namespace: pod.key.namespace.clone(),
         cluster: membership.cluster.clone(),
         ipv4_pool: membership.network.ipv4_pool.as_ref().map(ToString::to_string),
-        accept_routes: membership.network.accept_routes.iter().map(ToString::to_string).collect(),
+        accept_routes: membership.network.accept_routes.iter().filter(|_| routes).map(ToString::to_string).collect(),
         mtu: membership.network.mtu,
         direct,
         agent_ca: agent_ca.to_owned(),

@@ -142,14 +142,16 @@ async fn servers(ctx: &Context, valid: &Valid, found: &mut Found) -> Result<(), 
 pub fn outdated(ctx: &Context, campfire: &Campfire, key: &ObjectKey) -> usize {
     let defaults = Defaults::of(&ctx.settings);
     // Of a thousand pods most say the same.
-    let mut hashes: HashMap<Vec<(String, String)>, Option<String>> = HashMap::new();
+    let mut hashes: HashMap<(String, Vec<(String, String)>), Option<String>> = HashMap::new();
     let pods = ctx.cluster.pods.state_filter(|pod| Claim::of(&pod.metadata).is_some_and(|claim| claim.campfire == *key));
     pods.iter()
         .filter(|pod| {
             let Some(stamped) = pod.annotations().get(names::SETTINGS_HASH_ANNOTATION) else { return false };
             let own = pod.annotations().iter().filter(|(name, _)| name.starts_with(names::CONFIG_PREFIX));
             let own: Vec<_> = own.map(|(name, value)| (name.clone(), value.clone())).collect();
-            let now = hashes.entry(own).or_insert_with(|| settings_hash(pod.annotations(), campfire, &defaults));
+            let namespace = pod.namespace().unwrap_or_default();
+            let fresh = || settings_hash(&namespace, pod.annotations(), campfire, &defaults);
+            let now = hashes.entry((namespace.clone(), own)).or_insert_with(fresh);
             now.as_ref().is_some_and(|now| now != stamped)
         })
         .count()

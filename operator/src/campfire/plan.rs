@@ -84,7 +84,7 @@ pub fn plan(valid: &Valid, found: &Found, settings: &OperatorSettings) -> Result
     let own = endpoints::servers(valid, found);
     let (join, joinable) = join(valid, found, &held, &own);
     let mut said = vec![
-        (ConditionType::Accepted, Said::of(Reason::Accepted, "the spec is understood")),
+        (ConditionType::Accepted, valid.accepted()),
         (ConditionType::KeyReady, Said::of(Reason::KeyReady, format!("Secret {} holds the key", valid.source.secret()))),
         (ConditionType::TurnAvailable, endpoints::turn_available(valid, found, &own, valid.servers.len() + held.servers.len())),
     ];

@@ -117,8 +117,7 @@ async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid
             }
             Err(why) => {
                 let next = status::with_pods(found.before, &found.without, found.outdated);
-                let accepted = Said::of(Reason::Accepted, "the spec is understood");
-                status::write(ctx, campfire, next, vec![(ConditionType::Accepted, accepted), (ConditionType::KeyReady, why)]).await?;
+                status::write(ctx, campfire, next, vec![(ConditionType::Accepted, valid.accepted()), (ConditionType::KeyReady, why)]).await?;
                 return Ok(Reconciled::Invalid(None));
             }
         };

@@ -94,7 +94,7 @@ fn late(ctx: &Context, pod: &std::sync::Arc<PartialObjectMeta<Pod>>) -> Option<L
     let campfire = Claim::of(&pod.metadata).filter(|claim| claim.plain)?.campfire;
     let admitted: std::sync::Arc<Campfire> = ctx.cluster.admit(&campfire, &key.namespace).ok()?;
     let age = Timestamp::now().as_second().saturating_sub(pod.creation_timestamp()?.0.as_second());
-    let patience = startup_timeout(pod.annotations(), &admitted).saturating_add(GRACE);
+    let patience = startup_timeout(&pod.metadata, &admitted, &ctx.settings.trusted).saturating_add(GRACE);
     if pod.metadata.deletion_timestamp.is_some() || u64::try_from(age).unwrap_or(0) < patience.as_secs() {
         return None;
     }

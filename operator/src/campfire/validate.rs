@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use campfire_api::conditions::Reason;
-use campfire_api::{Campfire, DeletionPolicy, Exposure, NamespacesFrom, Network, PodTemplate, Rotation, TransportName, names};
+use campfire_api::{Campfire, DeletionPolicy, Exposure, NamespacesFrom, Network, PodTemplate, Rotation, Sidecar, TransportName, names};
 use campfire_protocol::server::{Server, canonical_host};
 use ipnet::{IpNet, Ipv4Net};
 use kube::ResourceExt as _;
@@ -34,6 +34,8 @@ pub struct Valid {
     pub servers: Vec<Server>,
     /// Addresses and routes.
     pub network: MeshNetwork,
+    /// It admits other namespaces, and what it says of sidecars and routes does not hold there.
+    pub at_home_alone: bool,
     /// The rotation's step that is asked for. One that does not exist stops nothing else.
     pub rotate: Result<Option<Asked>, Said>,
 }
@@ -85,6 +87,30 @@ pub struct Deployed {
     pub origin: String,
 }
 
+impl Valid {
+    /// That it is, and what of it does not hold for all its members.
+    pub fn accepted(&self) -> Said {
+        let message = if self.at_home_alone {
+            format!(
+                "the spec is understood; spec.sidecar and spec.network.acceptRoutes hold for pods of namespace {} alone, unless the chart's \
+                 trustedNamespaces names it",
+                self.key.namespace
+            )
+        } else {
+            "the spec is understood".to_owned()
+        };
+        Said::of(Reason::Accepted, message)
+    }
+}
+
+/// Whether a Campfire that admits other namespaces says of sidecars or routes what holds in its own alone.
+fn at_home_alone(campfire: &Campfire, settings: &OperatorSettings) -> bool {
+    let spec = &campfire.spec;
+    let says = spec.sidecar != Sidecar::default() || !spec.network.accept_routes.is_empty();
+    let beyond = spec.members.namespaces.from != NamespacesFrom::Same;
+    says && beyond && !settings.trusted.beyond(campfire.metadata.namespace.as_deref().unwrap_or_default())
+}
+
 fn invalid<T>(reason: Reason, message: impl Into<String>) -> Result<T, Said> {
     Err(Said::of(reason, message))
 }
@@ -133,7 +159,8 @@ pub fn validate(campfire: &Campfire, settings: &OperatorSettings) -> Result<Vali
         );
     }
     let cluster = cluster(campfire, settings);
-    Ok(Valid { turn: deployed(campfire, &uid)?, key, uid, source, cluster, servers, network, rotate: rotation(campfire) })
+    let (turn, at_home_alone) = (deployed(campfire, &uid)?, at_home_alone(campfire, settings));
+    Ok(Valid { turn, key, uid, source, cluster, servers, network, at_home_alone, rotate: rotation(campfire) })
 }
 
 fn cluster(campfire: &Campfire, settings: &OperatorSettings) -> String {
@@ -195,6 +222,7 @@ pub fn known(campfire: &Campfire, settings: &OperatorSettings) -> Option<Valid> 
         turn: Deployed::default(),
         servers: spec.turn.iter().flat_map(|turn| &turn.servers).filter_map(|text| text.parse().ok()).collect(),
         network: readable(&spec.network),
+        at_home_alone: false,
         rotate: Ok(None),
         uid: campfire.uid().unwrap_or_default(),
         key,

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::fit::Wish;
+use crate::members::Trusted;
 use crate::settings::{Level, OperatorSettings};
 use crate::state::{MeshNetwork, ObjectKey};
 
@@ -29,6 +30,8 @@ pub struct Defaults {
     pub resources: Resources,
     /// The Pod Security Standard of namespaces that have no label, if nothing better is known.
     pub pod_security: Level,
+    /// Whose Campfires say what sidecars of other namespaces are.
+    pub trusted: Trusted,
     /// Cluster IP of the agent API, for pods whose DNS does not know its name.
     pub agent_address: Option<IpAddr>,
 }
@@ -42,6 +45,7 @@ impl Defaults {
             pull_policy: settings.image_pull_policy.clone(),
             resources: settings.sidecar_resources.clone().unwrap_or_default(),
             pod_security: settings.pod_security,
+            trusted: settings.trusted.clone(),
             agent_address: None,
         }
     }

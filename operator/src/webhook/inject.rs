@@ -1,5 +1,6 @@
 //! What becomes of a pod: pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,11 +9,12 @@ use campfire_api::names::{
     AGENT_VOLUME, CA_ANNOTATION, CAMPFIRE_ANNOTATION, CONFIG_PREFIX, CONFIG_SETTINGS, DISABLED, ENABLED, INIT_CONTAINER, INJECT_LABEL,
     INJECTED_LABEL, SETTINGS_HASH_ANNOTATION, SIDECAR_CONTAINER, STATE_VOLUME,
 };
-use campfire_api::{Campfire, Resources, SidecarMode, StartupPolicy};
+use campfire_api::{Campfire, Network, Resources, Sidecar, SidecarMode, StartupPolicy};
 use campfire_protocol::identity::NetworkId;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
+use kube::api::ObjectMeta;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -23,7 +25,7 @@ use super::guard;
 use crate::campfire::keys::network_of_prefix;
 use crate::campfire::validate::readable;
 use crate::cluster::Bounds;
-use crate::members::{NamespaceMeta, NoPlace, Places, Unadmitted};
+use crate::members::{NamespaceMeta, NoPlace, Places, Trusted, Unadmitted};
 use crate::state::ObjectKey;
 
 /// Longest annotations of an object, bytes: more the API server does not take.
@@ -92,7 +94,7 @@ pub fn decide(pod: &Pod, namespace: &NamespaceMeta, bounds: &Bounds, places: &Pl
     }
     let chosen = choose(pod, namespace, places);
     let at = chosen.as_ref().ok().map(|campfire| ObjectKey::of(*campfire));
-    let mode = chosen.as_ref().map_or(SidecarMode::Auto, |campfire| campfire.spec.sidecar.mode);
+    let mode = chosen.as_ref().map_or(SidecarMode::Auto, |campfire| said_here(campfire, &namespace.name, &defaults.trusted).0.mode);
     match unfit(pod, mode, ca).map_or(chosen, Err).and_then(|campfire| inject(pod, campfire, namespace, bounds, places, defaults, ca)) {
         Ok(patch) => patch,
         Err(why) => skip(why, at),
@@ -109,7 +111,8 @@ fn inject(
     defaults: &Defaults,
     ca: &str,
 ) -> Result<Decision, Why> {
-    if campfire.spec.sidecar.mode == SidecarMode::Auto
+    let (said, network_said) = said_here(campfire, &namespace.name, &defaults.trusted);
+    if said.mode == SidecarMode::Auto
         && let Some(refusal) = guard::refusal(namespace, places, defaults.pod_security)
     {
         return Err(refusal);
@@ -120,25 +123,71 @@ fn inject(
             format!("Campfire {campfire} has no network yet (kubectl wait campfire --for=condition=Ready): make the pod anew then");
         (SkipReason::CampfireNotReady, message)
     })?;
-    let mut warnings = Vec::new();
-    let settings = settings(pod.annotations(), campfire, network, defaults, &mut warnings);
+    let mut warnings = unsaid(pod, campfire, namespace, places, &said, &network_said);
+    let settings = settings(pod.annotations(), &said, &network_said, network, defaults, &mut warnings);
     let resources = pod.spec.as_ref().map_or_else(|| Ok(settings.wish.resources.clone()), |spec| fit(spec, &settings.wish, bounds))?;
     Ok(patch(pod, campfire, &settings, &resources, ca, warnings))
+}
+
+/// What a Campfire's `spec.sidecar` and `spec.network` come to for pods of a namespace: of another one's, unless it is trusted, neither what the
+/// sidecar is (it has an init container that is root) nor what is routed into the mesh from the pod's start.
+pub fn said_here<'a>(campfire: &'a Campfire, namespace: &str, trusted: &Trusted) -> (Cow<'a, Sidecar>, Cow<'a, Network>) {
+    let (sidecar, network) = (&campfire.spec.sidecar, &campfire.spec.network);
+    if trusted.rules(campfire.metadata.namespace.as_deref().unwrap_or_default(), namespace) {
+        return (Cow::Borrowed(sidecar), Cow::Borrowed(network));
+    }
+    (Cow::Owned(Sidecar::default()), Cow::Owned(Network { accept_routes: Vec::new(), ..network.clone() }))
+}
+
+/// For whoever makes the pod: what its Campfire says and has no say in, and that there was another Campfire.
+fn unsaid(
+    pod: &Pod,
+    campfire: &Campfire,
+    namespace: &NamespaceMeta,
+    places: &Places,
+    sidecar: &Sidecar,
+    network: &Network,
+) -> Vec<String> {
+    let (key, name) = (ObjectKey::of(campfire), &namespace.name);
+    let mut warnings = Vec::new();
+    if *sidecar != campfire.spec.sidecar || *network != campfire.spec.network {
+        warnings.push(format!(
+            "campfire: spec.sidecar and spec.network.acceptRoutes of Campfire {key} do not hold in namespace {name}: the chart's trustedNamespaces \
+             does not name {}",
+            key.namespace
+        ));
+    }
+    if named(pod, namespace).is_none()
+        && let Some(other) = places.passed_over(campfire, namespace)
+    {
+        warnings.push(format!(
+            "campfire: several Campfires of other namespaces admit namespace {name}, and {key} is the oldest (then {other}): name one in annotation \
+             {CAMPFIRE_ANNOTATION}"
+        ));
+    }
+    warnings
 }
 
 fn network(campfire: &Campfire) -> Option<NetworkId> {
     network_of_prefix(campfire.status.as_ref()?.prefix.as_deref()?)
 }
 
-/// How long the app of a pod with these annotations may wait for the mesh.
-pub fn startup_timeout(annotations: &BTreeMap<String, String>, campfire: &Campfire) -> Duration {
-    let own = annotations.get("config.campfire.network/startup-timeout").and_then(|text| seconds(text.trim()));
-    Duration::from_secs(own.or_else(|| seconds(&campfire.spec.sidecar.startup.timeout)).unwrap_or(10).into())
+/// How long the app of a pod with this metadata may wait for the mesh.
+pub fn startup_timeout(pod: &ObjectMeta, campfire: &Campfire, trusted: &Trusted) -> Duration {
+    let (sidecar, _) = said_here(campfire, pod.namespace.as_deref().unwrap_or_default(), trusted);
+    let own = pod.annotations.as_ref().and_then(|annotations| annotations.get("config.campfire.network/startup-timeout")).and_then(|text| seconds(text.trim()));
+    Duration::from_secs(own.or_else(|| seconds(&sidecar.startup.timeout)).unwrap_or(10).into())
 }
 
-/// The hash that a pod with these annotations would be stamped with now; `None`: its Campfire has no network.
-pub fn settings_hash(annotations: &BTreeMap<String, String>, campfire: &Campfire, defaults: &Defaults) -> Option<String> {
-    let settings = settings(annotations, campfire, network(campfire)?, defaults, &mut Vec::new());
+/// The hash that a pod of this namespace with these annotations would be stamped with now; `None`: its Campfire has no network.
+pub fn settings_hash(
+    namespace: &str,
+    annotations: &BTreeMap<String, String>,
+    campfire: &Campfire,
+    defaults: &Defaults,
+) -> Option<String> {
+    let (sidecar, said) = said_here(campfire, namespace, &defaults.trusted);
+    let settings = settings(annotations, &sidecar, &said, network(campfire)?, defaults, &mut Vec::new());
     Some(hash(&ObjectKey::of(campfire), &settings))
 }
 
@@ -206,10 +255,14 @@ fn volumes_of(pod: &Pod) -> &[Volume] {
     pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default()
 }
 
-/// The Campfire of a pod: the one that it or its namespace names, else the only one that admits the namespace.
+/// What a pod, or else its namespace, names as its Campfire.
+fn named<'a>(pod: &'a Pod, namespace: &'a NamespaceMeta) -> Option<&'a str> {
+    pod.annotations().get(CAMPFIRE_ANNOTATION).or_else(|| namespace.annotations.get(CAMPFIRE_ANNOTATION)).map(String::as_str)
+}
+
+/// The Campfire of a pod (see [`Places::choose`]), or for people why it has none.
 fn choose<'a>(pod: &Pod, namespace: &NamespaceMeta, places: &'a Places) -> Result<&'a Campfire, (SkipReason, String)> {
-    let named = pod.annotations().get(CAMPFIRE_ANNOTATION).or_else(|| namespace.annotations.get(CAMPFIRE_ANNOTATION));
-    places.choose(named.map(String::as_str), namespace).map_err(|why| match why {
+    places.choose(named(pod, namespace), namespace).map_err(|why| match why {
         NoPlace::Unreadable => {
             (SkipReason::InvalidAnnotation, format!("annotation {CAMPFIRE_ANNOTATION} is no [namespace/]name of a Campfire: correct it"))
         }
@@ -227,7 +280,7 @@ fn choose<'a>(pod: &Pod, namespace: &NamespaceMeta, places: &'a Places) -> Resul
         ),
         NoPlace::Anywhere(one, other) => (
             SkipReason::AmbiguousCampfire,
-            format!("several Campfires admit namespace {} ({one}, {other}): name one in annotation {CAMPFIRE_ANNOTATION}", namespace.name),
+            format!("several Campfires of namespace {} admit its pods ({one}, {other}): name one in annotation {CAMPFIRE_ANNOTATION}", namespace.name),
         ),
     })
 }
@@ -236,12 +289,12 @@ fn choose<'a>(pod: &Pod, namespace: &NamespaceMeta, places: &'a Places) -> Resul
 /// warning: a typing mistake must not keep a pod out of the mesh.
 fn settings(
     annotations: &BTreeMap<String, String>,
-    campfire: &Campfire,
+    sidecar: &Sidecar,
+    said: &Network,
     network: NetworkId,
     defaults: &Defaults,
     warnings: &mut Vec<String>,
 ) -> Settings {
-    let sidecar = &campfire.spec.sidecar;
     let mut settings = Settings {
         image: sidecar.image.clone().unwrap_or_else(|| defaults.image.clone()),
         wish: Wish { resources: sidecar.resources.clone().unwrap_or_else(|| defaults.resources.clone()), own: sidecar.resources.is_some() },
@@ -252,7 +305,7 @@ fn settings(
         agent: agent_url(&defaults.operator_namespace),
         agent_address: defaults.agent_address,
         network,
-        mesh: readable(&campfire.spec.network),
+        mesh: readable(said),
     };
     for (key, value) in annotations {
         let Some(name) = key.strip_prefix(CONFIG_PREFIX) else { continue };

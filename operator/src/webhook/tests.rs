@@ -8,6 +8,7 @@ use campfire_api::conditions::SkipReason;
 use campfire_api::names::*;
 use campfire_api::{Campfire, Resources};
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::ObjectMeta;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ use super::containers::Defaults;
 use super::inject::{Decision, Op};
 use super::{inject, review};
 use crate::cluster::Bounds;
-use crate::members::{NamespaceMeta, Places, Served};
+use crate::members::{NamespaceMeta, Places, Served, Trusted};
 use crate::settings::Level;
 
 const CA: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -147,9 +148,9 @@ fn each_reason_to_leave_a_pod_alone_is_said_with_what_to_do() {
         (
             pod(json!({})),
             shop.clone(),
-            vec![home(), open("a")],
+            vec![home(), campfire("shop", "other", json!({}))],
             SkipReason::AmbiguousCampfire,
-            "(shop/home, infra/a): name one in annotation campfire.network/campfire",
+            "(shop/home, shop/other): name one in annotation campfire.network/campfire",
         ),
         (named("gone"), shop.clone(), vec![home()], SkipReason::CampfireNotFound, "there is no Campfire shop/gone"),
         (
@@ -271,6 +272,65 @@ fn a_pod_whose_campfire_has_no_network_yet_is_not_injected() {
     let decision = decide(&pod(json!({})), &namespace("shop"), &[new], &defaults(), CA);
     let Decision::Skip { reason: SkipReason::CampfireNotReady, message, .. } = decision else { panic!("{decision:?}") };
     assert!(message.contains("kubectl wait") && message.contains("make the pod anew"), "{message}");
+}
+
+#[test]
+fn red_10_a_campfire_of_another_namespace_is_a_place_at_a_fire_and_nothing_more_unless_it_is_trusted() {
+    let mut games = campfire(
+        "games",
+        "x",
+        json!({
+            "members": { "namespaces": { "from": "All" } },
+            "sidecar": {
+                "image": "registry.evil.example/root:1", "imagePullSecrets": [{ "name": "theirs" }], "mode": "Tun",
+                "startup": { "policy": "Require", "timeout": "999m" }, "resources": { "requests": { "cpu": "64" } },
+            },
+            "network": { "acceptRoutes": ["10.0.0.0/8"], "mtu": 1400 },
+            "turn": { "podTemplate": { "annotations": { "config.campfire.network/image": "registry.evil.example/root:1" } } },
+        }),
+    );
+    let alone = std::slice::from_ref(&games);
+    let (after, warnings) = injected(&pod(json!({})), &namespace("shop"), alone);
+    let bare = campfire("games", "x", json!({ "members": { "namespaces": { "from": "All" } }, "network": { "mtu": 1400 } }));
+    let (plain, _) = injected(&pod(json!({})), &namespace("shop"), &[bare]);
+    assert_eq!(after, plain, "as the chart says, whatever the Campfire does");
+    assert_eq!(env(&after["spec"]["initContainers"][0], "CAMPFIRE_MTU"), "1400", "all members have one");
+    assert!(matches!(warnings.as_slice(), [said] if said.contains("trustedNamespaces does not name games")), "{warnings:?}");
+    // Nor does `Tun` get pods refused where another namespace's PodSecurity is against it.
+    let restricted = labelled("shop", &[("pod-security.kubernetes.io/enforce", "restricted")]);
+    assert_eq!(reason(decide(&pod(json!({})), &restricted, alone, &defaults(), CA)), Some(SkipReason::PodSecurityForbids));
+    let home = |name: &str| inject::startup_timeout(&metadata(name), &games, &Trusted::default()).as_secs();
+    assert_eq!((home("shop"), home("games")), (10, 999 * 60), "and no pod is thought to be on its way for so long");
+
+    // In its own namespace, and where the chart trusts its namespace, it holds.
+    let trusting = Defaults { trusted: Trusted::new(["infra", "games"]), ..defaults() };
+    for (namespace, defaults) in [(namespace("games"), defaults()), (namespace("shop"), trusting)] {
+        let Decision::Patch { ops, warnings, .. } = decide(&pod(json!({})), &namespace, alone, &defaults, CA) else { panic!() };
+        let ops = serde_json::to_value(ops).unwrap().to_string();
+        assert!(["registry.evil.example/root:1", "theirs", "Require", "10.0.0.0/8"].iter().all(|said| ops.contains(said)), "{ops}");
+        assert_eq!(warnings, [""; 0]);
+    }
+
+    // Where another one admits the namespace already, one that comes later takes nobody away; nor from the namespace's own.
+    let mut main = campfire("default", "main", json!({ "members": { "namespaces": { "from": "All" } } }));
+    main.metadata.creation_timestamp = serde_json::from_value(json!("2026-11-27T08:00:00Z")).unwrap();
+    games.metadata.creation_timestamp = serde_json::from_value(json!("2026-11-27T08:00:01Z")).unwrap();
+    let sits = |campfires: &[Campfire], namespace: &NamespaceMeta| match decide(&pod(json!({})), namespace, campfires, &defaults(), CA) {
+        Decision::Patch { campfire, warnings, .. } => (campfire.to_string(), warnings.concat()),
+        Decision::Skip { reason, message, .. } => panic!("{reason:?}: {message}"),
+    };
+    let shop = namespace("shop");
+    let (at, said) = sits(&[games.clone(), main.clone()], &shop);
+    assert_eq!(at, "default/main");
+    assert!(said.contains("default/main is the oldest (then games/x): name one in annotation"), "{said}");
+    assert_eq!(sits(&[main.clone(), games.clone(), campfire("shop", "home", json!({}))], &shop), ("shop/home".into(), String::new()));
+    let mut named = shop.clone();
+    named.annotations.insert(CAMPFIRE_ANNOTATION.into(), "default/main".into());
+    assert_eq!(sits(&[games, main], &named), ("default/main".into(), String::new()));
+}
+
+fn metadata(namespace: &str) -> ObjectMeta {
+    ObjectMeta { namespace: Some(namespace.into()), ..ObjectMeta::default() }
 }
 
 #[test]
@@ -443,6 +503,7 @@ pub(super) fn defaults() -> Defaults {
         pull_policy: "IfNotPresent".into(),
         resources: resources(json!({ "requests": { "cpu": "10m", "memory": "24Mi" }, "limits": { "memory": "128Mi" } })),
         pod_security: Level::Privileged,
+        trusted: Trusted::default(),
         agent_address: None,
     }
 }
@@ -556,31 +617,4 @@ fn names(pod: &Value, list: &str) -> Vec<String> {
 fn env<'a>(container: &'a Value, name: &str) -> &'a str {
     let entry = container["env"].as_array().unwrap().iter().find(|entry| entry["name"] == name);
     entry.unwrap()["value"].as_str().unwrap()
-}
-
-#[test]
-fn red_10_a_campfire_of_another_namespace_brings_its_image_as_root_or_turns_the_mesh_off() {
-    let evil = json!({
-        "members": { "namespaces": { "from": "All" } }, "sidecar": { "image": "registry.evil.example/root:1" },
-        "network": { "acceptRoutes": ["10.0.0.0/8"] },
-    });
-    let games = campfire("games", "x", evil);
-    let (after, _) = injected(&pod(json!({})), &namespace("shop"), std::slice::from_ref(&games));
-    let init = &after["spec"]["initContainers"][0];
-    println!("{} runs as uid {} with {}", init["image"], init["securityContext"]["runAsUser"], init["securityContext"]["capabilities"]);
-    assert_eq!(init["image"], "registry.evil.example/root:1");
-    // Where another one admits it already:
-    let main = campfire("default", "main", json!({ "members": { "namespaces": { "from": "All" } } }));
-    let defaults = Defaults {
-        operator_namespace: "campfire-system".into(),
-        image: "campfire:1".into(),
-        pull_policy: "IfNotPresent".into(),
-        resources: Resources::default(),
-        pod_security: Level::Privileged,
-        agent_address: None,
-    };
-    let made: Pod = pod(json!({}));
-    let decision = decide(&made, &namespace("shop"), &[main, games], &defaults, CA);
-    println!("{decision:?}");
-    assert!(matches!(decision, Decision::Skip { reason: SkipReason::AmbiguousCampfire, .. }));
 }
