@@ -14,7 +14,7 @@ use kube::core::{Selector, SelectorExt};
 use crate::state::ObjectKey;
 
 /// Longest name of a namespace, and of a Campfire as far as annotations go, bytes.
-const MAX_NAME: usize = 63;
+pub const MAX_NAME: usize = 63;
 
 /// Namespaces whose Campfires are served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use campfire_operator::context::{Context, Shutdown};
 use campfire_operator::leadership::{Leadership, Mandate, endpoints};
 use campfire_operator::metrics::Metrics;
 use campfire_operator::settings::OperatorSettings;
-use campfire_operator::state::{HeldKey, Membership, MeshNetwork, ObjectKey, PodId as Who, Reports};
+use campfire_operator::state::{HeldKey, Membership, MeshNetwork, ObjectKey, PodId as Who, Reports, WireguardKey};
 use campfire_operator::{agent, webhook};
 use campfire_protocol::identity::Identity;
 use campfire_protocol::key::KeyMode;
@@ -67,7 +67,8 @@ async fn a_pods_own_token_opens_the_agent_api_and_no_other_token_does() {
     let told: Told = serde_json::from_str(&body).unwrap();
     assert_eq!((told.namespace.as_str(), told.name.as_str()), ("shop", "web"), "whose token it is, not what anybody says");
     let report = json!({
-        "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "identity": Identity::from_seed(&[1; 32]).public().to_string(), "addresses": [], "settingsVersion": told.version,
+        "publicKey": WireguardKey(Identity::from_seed(&[1; 32]).public().x25519()).to_string(),
+        "identity": Identity::from_seed(&[1; 32]).public().to_string(), "addresses": [], "settingsVersion": told.version,
         "fingerprints": [], "camped": true, "ready": true, "direct": 0, "relayed": 0, "unconnected": 0, "path": "None",
     });
     assert_eq!(operator.ask(REPORT_PATH, &good, report).await.0, 204);

@@ -49,7 +49,7 @@ async fn a_key_that_was_deleted_by_mistake_is_put_back_and_pods_with_older_setti
     let stamped = {
         let defaults = campfire_operator::webhook::containers::Defaults::of(&operator.ctx.settings);
         let campfire = world.campfires().get("fire").await.unwrap();
-        campfire_operator::webhook::inject::settings_hash(&std::collections::BTreeMap::new(), &campfire, &defaults).unwrap()
+        campfire_operator::webhook::inject::settings_hash("default", &std::collections::BTreeMap::new(), &campfire, &defaults).unwrap()
     };
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
     apply(&Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(world.client.clone(), "default"), "default", &account).await;
@@ -361,6 +361,37 @@ async fn with_older_definitions_the_operator_works_on_and_says_which_to_apply() 
     assert!(campfire_says(&world.campfires(), "fire", "Ready", "Ready").await.starts_with("True: "));
     apply(&definitions, "campfires.campfire.network", &Campfire::crd()).await;
     eventually("nothing lacks", async || lacking(&world.client).await.unwrap().is_none()).await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_there_replaces_no_server_that_works() {
+    let Some(world) = World::start().await else { return };
+    let _operator = Operator::start(&world.client, &["default"]).await;
+    world.campfire("fire", json!({ "turn": { "exposure": { "type": "ClusterIP" } } })).await;
+    let sets = Api::<StatefulSet>::namespaced(world.client.clone(), "default");
+    eventually("its servers", || async { sets.get_opt("fire-turn").await.unwrap().is_some() }).await;
+    let template = async || sets.get("fire-turn").await.unwrap().spec.unwrap().template;
+    let before = template().await;
+    let tls = json!({ "turn": { "exposure": { "type": "ClusterIP" }, "transports": ["UDP", "TLS"], "tls": { "secretName": "nope" } } });
+    world.campfire("fire", tls).await;
+    assert_eq!(
+        campfire_says(&world.campfires(), "fire", "Accepted", "TlsSecretMissing").await,
+        "False: spec.turn.tls.secretName: there is no Secret nope in namespace default: make it (kubectl create secret tls nope --cert=FILE \
+         --key=FILE); what runs goes on as it was"
+    );
+    // One that holds something else is none either.
+    world.secret("nope", json!({ "tls.crt": "-----BEGIN CERTIFICATE-----", "key": "x" })).await;
+    eventually("it is looked at again", || async {
+        let campfire = world.campfires().get("fire").await.unwrap();
+        let conditions = campfire.status.unwrap().conditions;
+        conditions.iter().any(|condition| condition.type_ == "Accepted" && condition.message.contains("holds no certificate"))
+    })
+    .await;
+    assert_eq!(template().await, before);
+    let both = json!({ "tls.crt": "-----BEGIN CERTIFICATE-----", "tls.key": "-----BEGIN PRIVATE KEY-----" });
+    world.secret("nope", both).await;
+    campfire_says(&world.campfires(), "fire", "Accepted", "Accepted").await;
+    eventually("its servers have it", || async { template().await != before }).await;
 }
 
 #[tokio::test]

@@ -129,7 +129,7 @@ pub struct PodInit {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub options: Options,
-    /// The user that the sidecar runs as [default: 65532]
+    /// The user that the sidecar runs as [default: 51820]
     #[arg(long, value_name = "UID")]
     pub uid: Option<u32>,
 }

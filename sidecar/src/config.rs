@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use campfire_api::agent::Problem;
 use campfire_camp::Trust;
 use campfire_fire::config::{KeyEntry, KeyMode};
 use campfire_mesh::config::{Config, DirectPolicy, Limits, Reconfigure};
@@ -69,6 +70,8 @@ pub struct Reloaded {
     pub change: Reconfigure,
     /// Things to say.
     pub remarks: Vec<String>,
+    /// What is wrong from now on, instead of what was before.
+    pub problems: Vec<Problem>,
 }
 
 /// The device node of TUN: `CAMPFIRE_TUN`, by default `/dev/net/tun`.
@@ -227,6 +230,7 @@ impl Reloaded {
                 accepted_routes: Some(options.accept_route.clone()),
             },
             remarks,
+            problems: Vec::new(),
         })
     }
 }

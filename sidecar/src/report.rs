@@ -1,5 +1,6 @@
 //! What a running peer tells of itself: the mesh's status and what the shell adds. The JSON of `campfire status --json`.
 
+use campfire_api::agent::Problem;
 use campfire_fire::status::ServerState;
 use campfire_mesh::status::{PathKind, Status};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,9 @@ pub struct Report {
     pub uptime_ms: u64,
     /// Camped, and connected to all who were there; stays true once it was.
     pub ready: bool,
+    /// What the shell found wrong: with the interface, and with what it was made from. Their messages stand in the status's problems too.
+    #[serde(skip)]
+    pub found: Vec<Problem>,
     /// What the mesh knows.
     #[serde(flatten)]
     pub status: Status,

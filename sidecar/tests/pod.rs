@@ -107,7 +107,7 @@ async fn inside() {
         let identity = fs::read(pod.state.join("identity")).unwrap();
         pod.init();
         assert_eq!(fs::read(pod.state.join("identity")).unwrap(), identity);
-        assert_eq!(fs::metadata(pod.state.join("identity")).unwrap().uid(), 65_532);
+        assert_eq!(fs::metadata(pod.state.join("identity")).unwrap().uid(), 51_820);
     }
     let _one = one.up(&agent.url);
     let mut second = two.up(&agent.url);
@@ -126,7 +126,7 @@ async fn inside() {
 
     // An app of the same user in a pod whose containers share their processes sees nothing of it.
     let spied = Command::new("setpriv")
-        .args(["--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all", "--no-new-privs"])
+        .args(["--reuid=51820", "--regid=51820", "--clear-groups", "--bounding-set=-all", "--no-new-privs"])
         .args(["sh", "-c", "cat /proc/$0/environ || cat /proc/$0/maps || ls /proc/$0/root/ || ls /proc/$0/fd"])
         .arg(second.0.id().to_string())
         .output()
@@ -138,6 +138,24 @@ async fn inside() {
     wait_for("both keys held", || [&one, &two].iter().all(|pod| pod.status().matches(&fingerprint(NEXT)).count() >= 1));
     wait_for("peers connected under both keys", || one.status().contains("\"connected\": true"));
 
+    // A network that changes later is another pod's: this one says so, and goes on with what its interface has.
+    agent.say(|settings| settings.ipv4_pool = Some("100.90.0.0/16".into()));
+    let says = |reason: &ProblemReason, part: &str| {
+        let reports = agent.reports.lock().unwrap();
+        let of = |report: &&Report| one.status().contains(&report.identity);
+        let last = reports.iter().rev().find(of).cloned().unwrap_or_default();
+        last.problems.iter().any(|problem| problem.reason == *reason && problem.message.contains(part))
+    };
+    wait_for("a report of older settings", || {
+        says(&ProblemReason::SettingsOutdated, "make the pod anew: its interface was made with IPv4 pool 100.80.0.0/16 (now 100.90.0.0/16)")
+    });
+    // What is done to its interface it has no right to undo, and says.
+    let set = |to: &str| assert!(Command::new("ip").args(["link", "set", "pod-one", to]).status().unwrap().success());
+    set("down");
+    wait_for("a report of the interface", || says(&ProblemReason::InterfaceChanged, "cannot be set up: that needs root"));
+    assert!(one.status().contains("cannot be set up"), "{}", one.status());
+    set("up");
+
     // The operator goes away; a sidecar that restarts comes back from what it kept.
     agent.away();
     second.0.kill().unwrap();
@@ -145,6 +163,7 @@ async fn inside() {
     let _second = two.up(&agent.url);
     wait_for("the restarted one, without an operator", || two.ready("Require", "1s") && two.status().contains("\"connected\": true"));
     assert!(two.status().contains(&fingerprint(NEXT)), "the newest settings were kept");
+    assert!(two.status().contains("its interface was made with IPv4 pool 100.80.0.0/16"), "{}", two.status());
     for pod in [&one, &two, &late] {
         let log = fs::read_to_string(pod.state.with_extension("log")).unwrap();
         for secret in [KEY, NEXT, "a-token-of-this-pod"] {
@@ -212,19 +231,19 @@ impl Pod {
     }
 
     fn up_with(&self, agent: &str, ca: &Path) -> Process {
-        let rights = ["--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
+        let rights = ["--reuid=51820", "--regid=51820", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
         let mut command = self.command(&rights);
         Process(command.args(["up", "--agent", agent]).env("CAMPFIRE_AGENT_CA_FILE", ca).spawn().unwrap())
     }
 
     fn ready(&self, policy: &str, timeout: &str) -> bool {
-        let rights = ["--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
+        let rights = ["--reuid=51820", "--regid=51820", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
         let output = self.command(&rights).args(["ready", "--policy", policy, "--timeout", timeout]).output().unwrap();
         output.status.success()
     }
 
     fn status(&self) -> String {
-        let output = self.command(&["--reuid=65532", "--regid=65532", "--clear-groups"]).args(["status", "--json"]).output().unwrap();
+        let output = self.command(&["--reuid=51820", "--regid=51820", "--clear-groups"]).args(["status", "--json"]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     }
 }

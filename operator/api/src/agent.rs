@@ -163,8 +163,20 @@ pub struct Report {
 pub enum ProblemReason {
     /// No TURN server answers the peer.
     FireUnreachable,
-    /// No operator answered when the pod was made: its interface has no addresses.
+    /// The init container could not make the interface.
     InterfaceUnconfigured,
+    /// Something in the pod changed the interface, and the sidecar may not put it right.
+    InterfaceChanged,
+    /// A route of others cannot be taken.
+    RouteNotTaken,
+    /// The kernel gives the interface no IPv6.
+    IPv6Off,
+    /// The Campfire's network changed since the interface was made.
+    SettingsOutdated,
+    /// Another process uses the peer's identity.
+    IdentityShared,
+    /// Another peer has its IPv4 address.
+    AddressTaken,
     /// As a sidecar of another version calls it: CamelCase.
     #[serde(untagged)]
     Other(String),
@@ -176,6 +188,12 @@ impl ProblemReason {
         match self {
             Self::FireUnreachable => "FireUnreachable",
             Self::InterfaceUnconfigured => "InterfaceUnconfigured",
+            Self::InterfaceChanged => "InterfaceChanged",
+            Self::RouteNotTaken => "RouteNotTaken",
+            Self::IPv6Off => "IPv6Off",
+            Self::SettingsOutdated => "SettingsOutdated",
+            Self::IdentityShared => "IdentityShared",
+            Self::AddressTaken => "AddressTaken",
             Self::Other(name) => name,
         }
     }

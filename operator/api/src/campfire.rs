@@ -588,7 +588,7 @@ pub enum Rotation {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterPeers {
-    /// The cluster; empty: machines that named none.
+    /// The cluster; `(unnamed)`: clusters without a `clusterName`, and machines.
     #[schemars(length(max = 64))]
     pub name: String,
     /// Peers at the fire.

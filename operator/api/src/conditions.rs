@@ -86,6 +86,7 @@ named! {
         InvalidNetwork,
         InvalidMembers,
         NoServers,
+        TlsSecretMissing,
         Forbidden,
         Refused,
         KeyReady,
@@ -144,6 +145,7 @@ named! {
         Starting,
         FireUnreachable,
         InterfaceUnconfigured,
+        InterfaceChanged,
         NotScheduled,
         ImageNotPulled,
         InitFailing,
@@ -181,6 +183,7 @@ impl Reason {
             | Self::InvalidNetwork
             | Self::InvalidMembers
             | Self::NoServers
+            | Self::TlsSecretMissing
             | Self::Forbidden
             | Self::Refused
             | Self::KeySecretMissing
@@ -219,6 +222,7 @@ impl Reason {
             | Self::Starting
             | Self::FireUnreachable
             | Self::InterfaceUnconfigured
+            | Self::InterfaceChanged
             | Self::NotScheduled
             | Self::ImageNotPulled
             | Self::InitFailing
@@ -258,6 +262,7 @@ pub const CAMPFIRE: &[Meaning] = &[
     row(ConditionType::Accepted, Reason::InvalidNetwork, "a text in `network` is no network"),
     row(ConditionType::Accepted, Reason::InvalidMembers, "the selector of namespaces cannot be read"),
     row(ConditionType::Accepted, Reason::NoServers, "no replicas, and no `turn.servers`"),
+    row(ConditionType::Accepted, Reason::TlsSecretMissing, "the Secret of `turn.tls` is not there, or holds no certificate and key"),
     row(ConditionType::Accepted, Reason::Forbidden, "the operator has no rights in this namespace, or a quota or a policy is against it"),
     row(ConditionType::Accepted, Reason::Refused, "the API server does not take what the spec asks for"),
     row(ConditionType::KeyReady, Reason::KeyReady, "the key is there"),
@@ -333,6 +338,7 @@ pub const MESH_PEER: &[Meaning] = &[
     row(ConditionType::Ready, Reason::Starting, "the sidecar is on its way"),
     row(ConditionType::Ready, Reason::FireUnreachable, "no TURN server is reached, or none any more"),
     row(ConditionType::Ready, Reason::InterfaceUnconfigured, "the init container could not make the interface"),
+    row(ConditionType::Ready, Reason::InterfaceChanged, "something in the pod changed the interface, which the sidecar may not put right"),
     row(ConditionType::Ready, Reason::NotScheduled, "the pod has no node yet"),
     row(ConditionType::Ready, Reason::ImageNotPulled, "the sidecar's image cannot be pulled"),
     row(ConditionType::Ready, Reason::InitFailing, "the init container cannot be started, or fails"),

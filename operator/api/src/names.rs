@@ -42,8 +42,11 @@ pub const SIDECAR_CONTAINER: &str = "campfire";
 pub const INIT_CONTAINER: &str = "campfire-init";
 /// The interface in a pod.
 pub const INTERFACE: &str = "campfire0";
-/// User and group that the sidecar, the operator and the TURN servers run as.
+/// User and group that the operator and the TURN servers run as.
 pub const UID: i64 = 65_532;
+/// User and group of the sidecar in a pod: one of its own, for in a pod that shares its processes another of the same user reads its files, and 65532
+/// is what many images run as.
+pub const SIDECAR_UID: i64 = 51_820;
 
 /// Memory emptyDir of the sidecar (mounted in both containers): identity and cache of the settings. Name of the volume.
 pub const STATE_VOLUME: &str = "campfire-state";

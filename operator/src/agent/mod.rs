@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use campfire_api::agent::{MAX_ANSWER, MAX_REQUEST, MAX_WAIT, REPORT_PATH, SETTINGS_PATH, SettingsRequest};
 use campfire_api::names::CAMPFIRE_ANNOTATION;
+use campfire_protocol::identity::ipv4_in_pool;
 use http_body_util::Full;
 use hyper::body::{Body, Bytes};
 use hyper::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
@@ -37,7 +38,7 @@ use self::token::{ApiServer, Reviewer, Tokens};
 use crate::bounds::{Bucket, Recent};
 use crate::certs::{Bundle, wire};
 use crate::context::Context;
-use crate::members::{Claim, Unadmitted};
+use crate::members::{Claim, MAX_NAME, Unadmitted};
 use crate::state::{PodId, Reported};
 use campfire_http::Limits;
 use campfire_http::message::{self, Answer, Refusal};
@@ -274,7 +275,22 @@ impl Agent {
     }
 
     fn report(&self, pod: PodId, seat: Claim, body: &[u8]) -> Result<Answer, Refusal> {
-        let report = report::read(body)?;
+        let mut report = report::read(body)?;
+        // What a peer says at the fire is signed: whose identity that is no other pod may report as its own.
+        if let Some(seen) = self.ctx.sightings.get(&seat.campfire).seen.get(&report.identity) {
+            let is = |said: &str, own: &str| own.chars().take(MAX_NAME).eq(said.chars());
+            if !is(&seen.name, &pod.key.name) || !is(&seen.namespace, &pod.key.namespace) {
+                return Err(Refusal::new(StatusCode::FORBIDDEN, "the identity is another peer's, as that one says at the fire"));
+            }
+        }
+        // Addresses follow from the identity; those of an older network are nobody's now.
+        let membership = self.ctx.memberships.get(&seat.campfire);
+        report.addresses.retain(|address| {
+            membership.as_ref().is_some_and(|membership| match address {
+                IpAddr::V6(address) => *address == membership.id.address(&report.identity),
+                IpAddr::V4(address) => membership.network.ipv4_pool.and_then(|pool| ipv4_in_pool(pool, &report.identity)) == Some(*address),
+            })
+        });
         self.ctx.reports.put(pod, Reported { campfire: seat.campfire, report, at: Instant::now() });
         Ok(unchanged())
     }

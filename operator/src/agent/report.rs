@@ -24,6 +24,9 @@ pub fn read(body: &[u8]) -> Result<PeerReport, Refusal> {
     let report: Report = serde_json::from_slice(body).map_err(|error| bad(format!("this is no report: {error}")))?;
     let wireguard = WireguardKey::read(&report.public_key).ok_or_else(|| bad("publicKey must be 32 bytes in base64".into()))?;
     let identity = identity(&report.identity).ok_or_else(|| bad("identity must be 64 hex digits, lower case".into()))?;
+    if wireguard.0 != identity.x25519() {
+        return Err(bad("publicKey is not the identity's".into()));
+    }
     let addresses = list(&report.addresses, MAX_ADDRESSES, |address| address.parse().ok())
         .ok_or_else(|| bad(format!("addresses must be at most {MAX_ADDRESSES} IP addresses")))?;
     let fingerprints = list(&report.fingerprints, MAX_FINGERPRINTS, fingerprint)

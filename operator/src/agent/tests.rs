@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::token::{Reviewer, Tokens};
 use super::*;
-use crate::state::{HeldKey, Membership, ObjectKey};
+use crate::state::{HeldKey, Membership, ObjectKey, Sighting, View, WireguardKey};
 use crate::testing::{Rig, connect, post};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
@@ -47,12 +47,31 @@ async fn a_pod_gets_its_settings_and_reports() {
     assert_eq!(held.campfire.to_string(), "shop/home");
     let report = &held.report;
     assert_eq!((report.identity.to_string(), report.path, report.camped), (identity(), Path::Direct, true));
-    assert_eq!(report.addresses, ["fd00::1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(report.addresses, [address()]);
     assert_eq!(report.fingerprints[0].to_string(), "0123456789abcdef");
     assert_eq!(camp.reviewer.asked(), 1, "one TokenReview for three requests");
     let metrics = camp.rig.ctx.metrics.text();
     assert!(metrics.contains(r#"agent_requests_total{path="/v1/settings",code="204"} 1"#), "{metrics}");
     assert!(metrics.contains("token_reviews_total 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn red_16_a_pod_reports_nobodys_key_address_or_identity_but_its_own() {
+    let camp = Camp::start(&[("web", "u1"), ("rogue", "u2")]).await;
+    let rogue = bound("rogue", "u2");
+    let foreign = json!(["fd00::1", "100.80.0.1", address()]);
+    assert_eq!(camp.post(REPORT_PATH, Some(&rogue), report_with("addresses", foreign)).await.0, 204);
+    assert_eq!(camp.rig.ctx.reports.get(&pod("rogue", "u2")).unwrap().report.addresses, [address()], "those that follow from its identity");
+    let key = json!(WireguardKey(crate::testing::identity(2).x25519()).to_string());
+    let (status, _, body) = camp.post(REPORT_PATH, Some(&rogue), report_with("publicKey", key)).await;
+    assert_eq!((status, body.as_str()), (400, r#"{"message":"publicKey is not the identity's"}"#));
+    // Whoever has the identity says at the fire, signed, which pod that is.
+    let seen = Sighting { namespace: "shop".into(), name: "web".into(), ..crate::testing::sighting(1) };
+    let view = View { camped: 1, seen: [(seen.identity, seen)].into(), ..View::default() };
+    camp.rig.ctx.sightings.publish(&home(), view);
+    let (status, _, body) = camp.post(REPORT_PATH, Some(&rogue), report().to_string()).await;
+    assert_eq!((status, body.contains("another peer's")), (403, true), "{body}");
+    assert_eq!(camp.post(REPORT_PATH, Some(&bound("web", "u1")), report().to_string()).await.0, 204);
 }
 
 #[tokio::test]
@@ -577,10 +596,15 @@ fn membership() -> Membership {
 
 fn report() -> Value {
     json!({
-        "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "identity": identity(), "addresses": ["fd00::1"],
+        "publicKey": WireguardKey(crate::testing::identity(1).x25519()).to_string(), "identity": identity(), "addresses": [address()],
         "settingsVersion": "v", "fingerprints": ["0123456789abcdef"], "camped": true, "ready": true, "direct": 3, "relayed": 0,
         "unconnected": 0, "path": "Direct",
     })
+}
+
+/// Its address in the mesh.
+fn address() -> IpAddr {
+    membership().id.address(&crate::testing::identity(1)).into()
 }
 
 /// Of whoever reports, hex.

@@ -129,9 +129,10 @@ pub fn turn_available(valid: &Valid, found: &Found, own: &[Server], elsewhere: u
     let trouble = trouble(found);
     if ready == 0 {
         let why = trouble.unwrap_or_else(|| "the pods of the servers are not ready yet".to_owned());
+        let look = if found.no_pod.is_some() { "statefulsets" } else { "pods" };
         return Said::of(
             Reason::TurnNotReady,
-            format!("0 of {wanted} servers are ready: {why}; kubectl describe pods -l app.kubernetes.io/name=campfire-turn shows more"),
+            format!("0 of {wanted} servers are ready: {why}; kubectl describe {look} -l app.kubernetes.io/name=campfire-turn shows more"),
         );
     }
     let waiting = waiting(valid, found);
@@ -176,9 +177,9 @@ fn waiting(valid: &Valid, found: &Found) -> Vec<String> {
     names
 }
 
-/// Why a server's pod does not run, if the cluster says so: its first container that waits, or that it cannot be placed.
+/// Why a server's pod does not run, if the cluster says so: its first container that waits, or that it cannot be placed; or why there is none.
 fn trouble(found: &Found) -> Option<String> {
-    found.pods.values().find_map(|pod| {
+    let of_pods = found.pods.values().find_map(|pod| {
         let status = pod.status.as_ref()?;
         let waiting = status.container_statuses.iter().flatten().find_map(|container| container.state.as_ref()?.waiting.as_ref());
         let waiting = waiting.filter(|waiting| !matches!(waiting.reason.as_deref(), Some("ContainerCreating" | "PodInitializing") | None));
@@ -190,5 +191,6 @@ fn trouble(found: &Found) -> Option<String> {
             (None, None) => return None,
         };
         Some(format!("pod {}: {} {}", pod.name_any(), reason.unwrap_or_default(), message.unwrap_or_default()).trim().to_owned())
-    })
+    });
+    of_pods.or_else(|| found.no_pod.clone())
 }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use campfire_api::conditions::Reason;
 use campfire_api::{Campfire, CampfireStatus, names};
-use k8s_openapi::api::core::v1::{Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{Event, Node, Pod, Secret};
 use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt as _};
@@ -58,6 +59,10 @@ pub struct Found {
     pub reached: Option<Said>,
     /// Whether pods with a sidecar are admitted in its namespace, if it was tried.
     pub admitted: Option<Said>,
+    /// Why the StatefulSet can make no pod, where one is missing: as its last event has it.
+    pub no_pod: Option<String>,
+    /// This operator has not led for long enough to have seen all who are there.
+    pub settling: bool,
     /// A step of a rotation was taken since this was read.
     pub stepped: bool,
 }
@@ -85,6 +90,7 @@ pub async fn key(ctx: &Context, remembered: &Remembered, campfire: &Campfire, va
         without: remembered.without(&valid.key),
         reached: remembered.reached(),
         outdated: outdated(ctx, campfire, &valid.key),
+        settling: remembered.is_new(),
         ..Found::default()
     })
 }
@@ -128,6 +134,9 @@ async fn servers(ctx: &Context, valid: &Valid, found: &mut Found) -> Result<(), 
     let pods: Api<Pod> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
     let pods = pods.list(&ListParams::default().labels(&labels.join(","))).await;
     found.pods = pods.map_err(during("the servers' pods could not be listed"))?.into_iter().map(|pod| (pod.name_any(), pod)).collect();
+    if found.pods.len() < usize::from(valid.turn.replicas) {
+        found.no_pod = no_pod(ctx, &valid.key.namespace, found.children.sets.keys()).await;
+    }
     let names: BTreeSet<String> = found.pods.values().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
     let nodes: Api<Node> = Api::all(ctx.cluster.client.clone());
     for name in names {
@@ -138,11 +147,51 @@ async fn servers(ctx: &Context, valid: &Valid, found: &mut Found) -> Result<(), 
     Ok(())
 }
 
+/// Why StatefulSets can make no pod: nothing but an event says it.
+async fn no_pod(ctx: &Context, namespace: &str, sets: impl Iterator<Item = &String>) -> Option<String> {
+    let events: Api<Event> = Api::namespaced(ctx.cluster.client.clone(), namespace);
+    for set in sets {
+        let of = format!("involvedObject.kind=StatefulSet,involvedObject.name={set},reason=FailedCreate");
+        // An older chart gave no right to them: then it is not known.
+        let Ok(listed) = events.list(&ListParams::default().fields(&of)).await else { continue };
+        let last = listed.items.into_iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+        if let Some(message) = last.and_then(|event| event.message) {
+            return Some(format!("StatefulSet {set} can make no pod: {message}"));
+        }
+    }
+    None
+}
+
+/// What is wrong with the certificate of the servers, if they have one: what runs would be replaced by what cannot start.
+pub async fn no_certificate(ctx: &Context, valid: &Valid) -> Result<Option<Said>, Error> {
+    let Some(name) = &valid.turn.tls else { return Ok(None) };
+    let api: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
+    let found = api.get_opt(name).await.map_err(during_secret(format!("Secret {name} could not be read")))?;
+    let said = |what: String| {
+        let message = format!(
+            "spec.turn.tls.secretName: {what}: make it (kubectl create secret tls {name} --cert=FILE --key=FILE); what runs goes on as it was"
+        );
+        Said::of(Reason::TlsSecretMissing, message)
+    };
+    let Some(secret) = found else {
+        return Ok(Some(said(format!("there is no Secret {name} in namespace {}", valid.key.namespace))));
+    };
+    let data = secret.data.unwrap_or_default();
+    let begins = |key: &str, with: &str| data.get(key).is_some_and(|held| held.0.windows(with.len()).any(|at| at == with.as_bytes()));
+    if begins("tls.crt", "-----BEGIN CERTIFICATE") && begins("tls.key", "PRIVATE KEY-----") {
+        return Ok(None);
+    }
+    Ok(Some(said(format!("Secret {name} holds no certificate under tls.crt and key under tls.key, as PEM"))))
+}
+
+/// What pods have in common that are given the same: their namespace, and annotations that are settings.
+type Same = (String, Vec<(String, String)>);
+
 /// How many pods were given other settings than they would be given now, by the hash that the webhook stamped.
 pub fn outdated(ctx: &Context, campfire: &Campfire, key: &ObjectKey) -> usize {
     let defaults = Defaults::of(&ctx.settings);
     // Of a thousand pods most say the same.
-    let mut hashes: HashMap<(String, Vec<(String, String)>), Option<String>> = HashMap::new();
+    let mut hashes: HashMap<Same, Option<String>> = HashMap::new();
     let pods = ctx.cluster.pods.state_filter(|pod| Claim::of(&pod.metadata).is_some_and(|claim| claim.campfire == *key));
     pods.iter()
         .filter(|pod| {

@@ -10,6 +10,8 @@ use crate::events::clip;
 
 /// Most clusters in status.
 const MAX_CLUSTERS: usize = 32;
+/// How the cluster of those is called that name none.
+const UNNAMED: &str = "(unnamed)";
 
 /// A peer, as far as a rotation asks for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +45,8 @@ impl Peers {
     pub fn clusters(&self) -> Vec<ClusterPeers> {
         let mut counts: BTreeMap<String, i32> = BTreeMap::new();
         for peer in self.known.values() {
-            let count = counts.entry(clip(&peer.cluster, 63).to_owned()).or_default();
+            let name = if peer.cluster.is_empty() { UNNAMED } else { clip(&peer.cluster, 63) };
+            let count = counts.entry(name.to_owned()).or_default();
             *count = count.saturating_add(1);
         }
         let mut clusters: Vec<ClusterPeers> = counts.into_iter().map(|(name, peers)| ClusterPeers { name, peers }).collect();

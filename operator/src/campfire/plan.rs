@@ -144,7 +144,10 @@ fn join(valid: &Valid, found: &Found, held: &Held, own: &[Server]) -> (Option<Jo
     if servers.is_empty() {
         // What was given away holds until there are other addresses.
         let stale = found.before.join_secret_name.is_some() && found.join.is_some();
-        let message = if stale {
+        let exposed = valid.turn.exposure.as_ref().is_some_and(|exposure| exposure.kind != ExposureType::ClusterIp);
+        let message = if exposed && !stale {
+            "the servers have no address outside this cluster yet: TurnAvailable says why; there is no join Secret until then".to_owned()
+        } else if stale {
             format!("Secret {name} is out of date: no server is reached from outside now")
         } else {
             "no server is reached from outside this cluster: exposure type NodePort, LoadBalancer or HostPort, externalAddresses, or \
@@ -174,6 +177,9 @@ fn status(valid: &Valid, found: &Found, held: &Held, own: &[Server], said: &[Sta
     let endpoints = endpoints::shown(own);
     let joinable = said.iter().any(|(kind, said)| *kind == ConditionType::Joinable && said.is_true());
     let before = status::with_pods(found.before.clone(), &found.without, found.outdated);
+    // Who has just begun to lead has not met everybody: until then there are as many as there were.
+    let counted = before.peers.filter(|peers| found.settling && *peers > found.peers.total());
+    let (peers, clusters) = counted.map_or_else(|| (found.peers.total(), found.peers.clusters()), |peers| (peers, before.clusters.clone()));
     CampfireStatus {
         server_list_version: Some(list_version(&found.before, own)),
         join_secret_name: joinable.then(|| names::join_secret(&valid.key.name)),
@@ -184,8 +190,8 @@ fn status(valid: &Valid, found: &Found, held: &Held, own: &[Server], said: &[Sta
         prefix: Some(held.network.prefix().to_string()),
         key_generations: found.peers.generations(&fingerprints),
         rotation: held.rotation(),
-        peers: Some(found.peers.total()),
-        clusters: found.peers.clusters(),
+        peers: Some(peers),
+        clusters,
         ..before
     }
 }

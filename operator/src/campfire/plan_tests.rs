@@ -18,6 +18,8 @@ use super::rotation::Step;
 use super::tests::{base64, campfire, held, object, secret, service, settings, valid};
 use super::validate::{Valid, validate};
 use crate::conditions::Said;
+use crate::members::Trusted;
+use crate::settings::OperatorSettings;
 use crate::state::View;
 use crate::testing;
 
@@ -264,4 +266,55 @@ fn it_is_looked_at_sooner_while_something_is_to_come() {
     ready.children.sets.insert("fire-turn".into(), object(json!({"status": {"replicas": 1, "readyReplicas": 1}})));
     ready.children.services.extend([service("fire-turn-0-udp", json!({"clusterIP": "10.0.0.9"}), json!([]))]);
     assert_eq!(again(inside(), &ready), 300, "that nobody can join from outside is final where nothing is exposed");
+}
+
+#[test]
+fn a_statefulset_that_can_make_no_pod_says_why_and_exposure_is_not_blamed_for_it() {
+    let valid = valid(json!({"turn": {"exposure": {"type": "NodePort"}}}));
+    let why = "StatefulSet fire-turn can make no pod: pods \"fire-turn-0\" is forbidden: exceeded quota: zero";
+    let wanted = wanted(&valid, &Found { no_pod: Some(why.into()), ..found(ONE) });
+    let turn = said(&wanted, ConditionType::TurnAvailable).unwrap();
+    let look = "kubectl describe statefulsets -l app.kubernetes.io/name=campfire-turn shows more";
+    assert_eq!((turn.reason, &turn.message), (Reason::TurnNotReady, &format!("0 of 1 servers are ready: {why}; {look}")));
+    let joinable = said(&wanted, ConditionType::Joinable).unwrap();
+    assert_eq!(joinable.reason, Reason::NoExternalEndpoint);
+    assert!(joinable.message.contains("TurnAvailable says why") && !joinable.message.contains("make one"), "{}", joinable.message);
+}
+
+#[test]
+fn who_has_just_begun_to_lead_counts_nobody_away_and_who_names_no_cluster_is_called_so() {
+    let clusters = vec![campfire_api::ClusterPeers { name: "east".into(), peers: 13 }];
+    let before = CampfireStatus { peers: Some(13), clusters: clusters.clone(), ..CampfireStatus::default() };
+    let mut found = Found { before, settling: true, ..found(ONE) };
+    let status = wanted(&valid(inside()), &found).status;
+    assert_eq!((status.peers, &status.clusters), (Some(13), &clusters));
+    found.settling = false;
+    found.peers.known.insert(testing::identity(1), Holder::default());
+    let status = wanted(&valid(inside()), &found).status;
+    let names: Vec<_> = status.clusters.iter().map(|cluster| (cluster.name.as_str(), cluster.peers)).collect();
+    assert_eq!((status.peers, names), (Some(1), vec![("(unnamed)", 1)]));
+}
+
+#[test]
+fn what_a_campfire_says_of_sidecars_elsewhere_is_said_to_hold_at_home_alone_unless_it_is_trusted() {
+    let accepted = |spec: Value, trusted: &[&str]| {
+        let settings = OperatorSettings { trusted: Trusted::new(trusted.iter().copied()), ..settings() };
+        validate(&campfire(spec), &settings).unwrap().accepted().message
+    };
+    let with = |more: Value| {
+        let mut spec = inside();
+        spec["members"] = json!({"namespaces": {"from": "All"}});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        spec
+    };
+    for says in [json!({"sidecar": {"image": "own:1"}}), json!({"network": {"acceptRoutes": ["10.8.0.0/16"]}})] {
+        let message = accepted(with(says.clone()), &[]);
+        assert!(message.contains("hold for pods of namespace default alone"), "{message}");
+        assert_eq!(accepted(with(says), &["default"]), "the spec is understood");
+    }
+    assert_eq!(accepted(with(json!({})), &[]), "the spec is understood");
+    assert_eq!(
+        accepted(json!({"turn": {"exposure": {"type": "ClusterIP"}}, "sidecar": {"image": "own:1"}}), &[]),
+        "the spec is understood"
+    );
 }

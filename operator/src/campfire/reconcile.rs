@@ -1,7 +1,7 @@
 //! One Campfire: fetch, validate, plan, apply, status.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use campfire_api::Campfire;
 use campfire_api::conditions::{ConditionType, Reason};
@@ -22,6 +22,10 @@ use crate::state::ObjectKey;
 
 /// How soon it is tried again what the API server refused.
 const REFUSED: Duration = Duration::from_mins(1);
+/// How soon it is looked again for a certificate that is on its way.
+const CERTIFICATE: Duration = Duration::from_secs(10);
+/// How long an operator that has just begun to lead believes what the one before it counted.
+const SETTLING: Duration = Duration::from_mins(1);
 /// Plans of one reconcile: one for the key that is made, one for its owner, one for a step of its rotation, one for the children, and one
 /// that finds nothing more to do.
 const ROUNDS: usize = 6;
@@ -48,11 +52,28 @@ pub struct Remembered {
     pub unmeshed: Unmeshed,
     /// See [`Verdicts`].
     pub verdicts: Verdicts,
+    /// Since when.
+    began: Began,
     /// Whether the API server reaches the webhook, as far as is known.
     reached: Mutex<Option<Said>>,
 }
 
+/// When something began: with its value.
+#[derive(Debug)]
+struct Began(Instant);
+
+impl Default for Began {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
 impl Remembered {
+    /// Whether so short a time that not all who are there have been seen.
+    pub fn is_new(&self) -> bool {
+        self.began.0.elapsed() < SETTLING
+    }
+
     /// Whether the API server reaches the webhook.
     pub fn reached(&self) -> Option<Said> {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -102,6 +123,9 @@ pub async fn reconcile(ctx: &Context, remembered: &Remembered, key: &ObjectKey) 
 /// Of a Campfire whose spec is understood.
 async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid: &Valid) -> Result<Reconciled, Error> {
     let (namespace, settled) = (&valid.key.namespace, &remembered.settled);
+    if let Some(why) = fetch::no_certificate(ctx, valid).await? {
+        return refuse(ctx, remembered, campfire, why).await;
+    }
     let mut found = fetch::all(ctx, remembered, campfire, valid).await?;
     for _ in 0..ROUNDS {
         let wanted = match plan(valid, &found, &ctx.settings) {
@@ -117,7 +141,8 @@ async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid
             }
             Err(why) => {
                 let next = status::with_pods(found.before, &found.without, found.outdated);
-                status::write(ctx, campfire, next, vec![(ConditionType::Accepted, valid.accepted()), (ConditionType::KeyReady, why)]).await?;
+                status::write(ctx, campfire, next, vec![(ConditionType::Accepted, valid.accepted()), (ConditionType::KeyReady, why)])
+                    .await?;
                 return Ok(Reconciled::Invalid(None));
             }
         };
@@ -140,7 +165,8 @@ async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid
 
 /// Of a Campfire that cannot be made as it is: it is said why. What runs goes on with what it has, as a typing error must not part the peers.
 async fn refuse(ctx: &Context, remembered: &Remembered, campfire: &Campfire, why: Said) -> Result<Reconciled, Error> {
-    let again = matches!(why.reason, Reason::Forbidden | Reason::Refused).then_some(REFUSED);
+    let refused = matches!(why.reason, Reason::Forbidden | Reason::Refused).then_some(REFUSED);
+    let again = refused.or_else(|| (why.reason == Reason::TlsSecretMissing).then_some(CERTIFICATE));
     let key = ObjectKey::of(campfire);
     let outdated = fetch::outdated(ctx, campfire, &key);
     let next = status::with_pods(campfire.status.clone().unwrap_or_default(), &remembered.without(&key), outdated);

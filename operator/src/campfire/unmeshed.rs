@@ -2,6 +2,7 @@
 //! It is told where people look: by the MeshPeer, by an event on the pod, and by a number on the Campfire.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -103,7 +104,8 @@ fn late(ctx: &Context, pod: &std::sync::Arc<PartialObjectMeta<Pod>>) -> Option<L
     let peer: Option<std::sync::Arc<MeshPeer>> = cached(&ctx.cluster.peers, &key);
     let ready = peer.as_ref().and_then(|peer| condition(&peer.status.as_ref()?.conditions, ConditionType::Ready));
     let report = ctx.reports.get(&id);
-    if ready.is_some_and(|ready| ready.status == "True") || report.as_ref().is_some_and(|said| said.report.ready) {
+    let changed = ready.is_some_and(|ready| ready.reason == Reason::InterfaceChanged.name());
+    if ready.is_some_and(|ready| ready.status == "True") || !changed && report.as_ref().is_some_and(|said| said.report.ready) {
         return None;
     }
     let unknown = || Said::of(Reason::NotReported, "its sidecar has not reported yet: kubectl logs POD -c campfire");
@@ -116,7 +118,14 @@ async fn ask(ctx: &Context, pod: &PodId, asked: &mut usize) -> Option<Said> {
     *asked += 1;
     let pods: Api<Pod> = Api::namespaced(ctx.cluster.client.clone(), &pod.key.namespace);
     let found = pods.get_opt(&pod.key.name).await.ok()??;
-    cause(found.status.as_ref()?)
+    let secrets = found.spec.as_ref().and_then(|spec| spec.image_pull_secrets.as_deref()).unwrap_or_default();
+    let secrets: Vec<&str> = secrets.iter().map(|secret| secret.name.as_str()).collect();
+    let mut said = cause(found.status.as_ref()?)?;
+    if said.reason == Reason::ImageNotPulled && !secrets.is_empty() {
+        // The operator may not read Secrets in the namespaces of members.
+        let _ = write!(said.message, "; its imagePullSecrets are {}: are they in namespace {}?", secrets.join(", "), pod.key.namespace);
+    }
+    Some(said)
 }
 
 /// Why a pod's sidecar says nothing. Pure.

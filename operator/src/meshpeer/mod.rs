@@ -33,7 +33,7 @@ use tracing::warn;
 
 use self::apply::{Done, write};
 use self::external::Joined;
-use self::fetch::{campfire_of, declared_key, pod_seen};
+use self::fetch::{accepted, campfire_of, declared_key, pod_seen};
 use self::plan::owned_by;
 use self::queue::WriteQueue;
 use self::remote::{Kin, Remotes};
@@ -297,7 +297,7 @@ impl Reconciler {
             }
         });
         for peer in self.ctx.cluster.peers.state() {
-            if let Some(declared) = declared_key(&peer)
+            if let Some(declared) = declared_key(&peer).filter(|_| accepted(&peer))
                 && let Some((_, ours)) = shown.get_mut(&campfire_of(&peer))
             {
                 ours.declared.insert(declared);
@@ -322,8 +322,15 @@ impl Reconciler {
             }
             let named = ObjectKey::new(sighting.namespace.clone(), sighting.name.clone());
             let pod = cached(&ctx.cluster.pods, &named).and_then(|pod| pod_seen(&pod)).filter(|seen| seen.campfire == *campfire);
-            // A pod that has reported has another identity: it is not this one.
-            if pod.is_some_and(|seen| ctx.reports.get(&seen.pod).is_none()) { Kin::Ours } else { Kin::Claimed }
+            // A pod that has reported has another identity: it is not this one. One that never does gives its name to nobody for long, unless it is
+            // known by this key since an earlier operator led.
+            let silent = pod.is_some_and(|seen| ctx.reports.get(&seen.pod).is_none());
+            let known = || {
+                let peer: Option<Arc<MeshPeer>> = cached(&ctx.cluster.peers, &named);
+                let key = peer.and_then(|peer| WireguardKey::read(peer.status.as_ref()?.public_key.as_ref()?));
+                key == Some(sighting.wireguard)
+            };
+            if silent && known() { Kin::Ours } else { Kin::Claimed }
         };
         let (concerned, truncated) = self.remotes.look(campfire, view, now, kin);
         self.ctx.sightings.set_truncated(campfire, truncated);

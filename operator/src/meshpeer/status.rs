@@ -90,13 +90,9 @@ fn connected(heard: Heard<'_>, was_heard: bool) -> Said {
 }
 
 fn ready(heard: Heard<'_>, connected: &Said, cause: Option<&Said>) -> Said {
-    let unconfigured = |report: &PeerReport| {
-        let problem = report.problems.iter().find(|problem| problem.reason == ProblemReason::InterfaceUnconfigured)?;
-        Some(Said::of(Reason::InterfaceUnconfigured, clip(&problem.message, MAX_MESSAGE)))
-    };
     match heard {
-        Heard::Fresh(report) if unconfigured(report).is_some() => unconfigured(report).unwrap_or_else(|| connected.clone()),
-        Heard::Fresh(report) if report.camped && report.ready => Said::of(Reason::Ready, "the peer can be used"),
+        Heard::Fresh(report) if interface(report).is_some() => interface(report).unwrap_or_else(|| connected.clone()),
+        Heard::Fresh(report) if report.camped && report.ready => Said::of(Reason::Ready, usable(report)),
         Heard::Fresh(report) if report.ready => Said::of(
             Reason::FireUnreachable,
             "no TURN server is reached any more: direct sessions go on, nobody new is found until one is reached; see the problems",
@@ -109,6 +105,30 @@ fn ready(heard: Heard<'_>, connected: &Said, cause: Option<&Said>) -> Said {
         Heard::Fresh(_) => Said::of(Reason::Starting, "the sidecar has not joined yet"),
         Heard::Stale(_) | Heard::Nothing | Heard::Wait => cause.unwrap_or(connected).clone(),
     }
+}
+
+/// What keeps the app from its mesh though the sidecar runs.
+fn interface(report: &PeerReport) -> Option<Said> {
+    report.problems.iter().find_map(|problem| {
+        let reason = match problem.reason {
+            ProblemReason::InterfaceUnconfigured => Reason::InterfaceUnconfigured,
+            ProblemReason::InterfaceChanged => Reason::InterfaceChanged,
+            ProblemReason::FireUnreachable
+            | ProblemReason::RouteNotTaken
+            | ProblemReason::IPv6Off
+            | ProblemReason::SettingsOutdated
+            | ProblemReason::IdentityShared
+            | ProblemReason::AddressTaken
+            | ProblemReason::Other(_) => return None,
+        };
+        Some(Said::of(reason, clip(&problem.message, MAX_MESSAGE)))
+    })
+}
+
+/// That it can be used, and the first of what is wrong all the same.
+fn usable(report: &PeerReport) -> String {
+    let wrong = report.problems.first().map(|problem| format!(", but {}: {}", problem.reason.name(), problem.message));
+    clip(&format!("the peer can be used{}", wrong.unwrap_or_default()), MAX_MESSAGE).to_owned()
 }
 
 fn not_reporting() -> Said {
@@ -251,6 +271,22 @@ mod tests {
             assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("Unknown", "NotReporting"));
             assert_eq!((status.public_key.is_some(), status.addresses.len(), status.path), (true, 1, None));
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_interface_is_the_reason_and_other_problems_stand_in_the_message() {
+        let said = |reason: ProblemReason| {
+            let problem = Problem { reason, message: "make the pod anew".into() };
+            let report = PeerReport { problems: vec![problem], ..report() };
+            let status = of_pod(&peer(), accepted(), "here", Heard::Fresh(&report), None, at(1));
+            let ready = condition(&status, ConditionType::Ready).clone();
+            (ready.status, ready.reason, ready.message, status.problems[0].reason.clone())
+        };
+        let (status, reason, message, problem) = said(ProblemReason::InterfaceChanged);
+        assert_eq!([status, reason, message, problem], ["False", "InterfaceChanged", "make the pod anew", "InterfaceChanged"]);
+        let (status, reason, message, problem) = said(ProblemReason::SettingsOutdated);
+        let whole = "the peer can be used, but SettingsOutdated: make the pod anew";
+        assert_eq!([status.as_str(), &reason, &message, &problem], ["True", "Ready", whole, "SettingsOutdated"]);
     }
 
     #[test]

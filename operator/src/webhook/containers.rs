@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use campfire_api::names::{
     AGENT_AUDIENCE, AGENT_DIR, AGENT_PORT, AGENT_SERVICE, AGENT_VOLUME, CA_ANNOTATION, CA_FILE, INIT_CONTAINER, SIDECAR_CONTAINER,
-    STATE_DIR, STATE_VOLUME, TOKEN_FILE, UID,
+    SIDECAR_UID, STATE_DIR, STATE_VOLUME, TOKEN_FILE,
 };
 use campfire_api::{Resources, StartupPolicy};
 use campfire_protocol::identity::NetworkId;
@@ -157,8 +157,8 @@ pub fn containers(settings: &Settings, resources: &Resources) -> [Value; 2] {
         mounts.push(json!({ "name": STATE_VOLUME, "mountPath": "/var/run/wireguard", "subPath": "wireguard" }));
     }
     sidecar["securityContext"] = json!({
-        "runAsUser": UID,
-        "runAsGroup": UID,
+        "runAsUser": SIDECAR_UID,
+        "runAsGroup": SIDECAR_UID,
         "runAsNonRoot": true,
         "privileged": false,
         "allowPrivilegeEscalation": false,

@@ -140,14 +140,7 @@ pub fn said_here<'a>(campfire: &'a Campfire, namespace: &str, trusted: &Trusted)
 }
 
 /// For whoever makes the pod: what its Campfire says and has no say in, and that there was another Campfire.
-fn unsaid(
-    pod: &Pod,
-    campfire: &Campfire,
-    namespace: &NamespaceMeta,
-    places: &Places,
-    sidecar: &Sidecar,
-    network: &Network,
-) -> Vec<String> {
+fn unsaid(pod: &Pod, campfire: &Campfire, namespace: &NamespaceMeta, places: &Places, sidecar: &Sidecar, network: &Network) -> Vec<String> {
     let (key, name) = (ObjectKey::of(campfire), &namespace.name);
     let mut warnings = Vec::new();
     if *sidecar != campfire.spec.sidecar || *network != campfire.spec.network {
@@ -175,17 +168,16 @@ fn network(campfire: &Campfire) -> Option<NetworkId> {
 /// How long the app of a pod with this metadata may wait for the mesh.
 pub fn startup_timeout(pod: &ObjectMeta, campfire: &Campfire, trusted: &Trusted) -> Duration {
     let (sidecar, _) = said_here(campfire, pod.namespace.as_deref().unwrap_or_default(), trusted);
-    let own = pod.annotations.as_ref().and_then(|annotations| annotations.get("config.campfire.network/startup-timeout")).and_then(|text| seconds(text.trim()));
+    let own = pod
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get("config.campfire.network/startup-timeout"))
+        .and_then(|text| seconds(text.trim()));
     Duration::from_secs(own.or_else(|| seconds(&sidecar.startup.timeout)).unwrap_or(10).into())
 }
 
 /// The hash that a pod of this namespace with these annotations would be stamped with now; `None`: its Campfire has no network.
-pub fn settings_hash(
-    namespace: &str,
-    annotations: &BTreeMap<String, String>,
-    campfire: &Campfire,
-    defaults: &Defaults,
-) -> Option<String> {
+pub fn settings_hash(namespace: &str, annotations: &BTreeMap<String, String>, campfire: &Campfire, defaults: &Defaults) -> Option<String> {
     let (sidecar, said) = said_here(campfire, namespace, &defaults.trusted);
     let settings = settings(annotations, &sidecar, &said, network(campfire)?, defaults, &mut Vec::new());
     Some(hash(&ObjectKey::of(campfire), &settings))
@@ -280,7 +272,10 @@ fn choose<'a>(pod: &Pod, namespace: &NamespaceMeta, places: &'a Places) -> Resul
         ),
         NoPlace::Anywhere(one, other) => (
             SkipReason::AmbiguousCampfire,
-            format!("several Campfires of namespace {} admit its pods ({one}, {other}): name one in annotation {CAMPFIRE_ANNOTATION}", namespace.name),
+            format!(
+                "several Campfires of namespace {} admit its pods ({one}, {other}): name one in annotation {CAMPFIRE_ANNOTATION}",
+                namespace.name
+            ),
         ),
     })
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use campfire_api::agent::Problem;
 use campfire_camp::{BindError, Camp, CampEvent, Epoch, Tls, Trust, unix_millis};
 use campfire_datapath::command::Command;
 use campfire_datapath::table::{Addressing, Table};
@@ -76,6 +77,8 @@ pub(super) struct Driver {
     host: Told,
     /// What was found wrong at the start and does not change.
     remarks: Vec<String>,
+    /// What is wrong with what the peer was told since.
+    standing: Vec<Problem>,
     dress: watch::Sender<Dress>,
     tending: JoinHandle<()>,
     readiness: Readiness,
@@ -154,6 +157,7 @@ impl Driver {
             sockets: BTreeMap::new(),
             host,
             remarks,
+            standing: Vec::new(),
             dress,
             tending,
             readiness: Readiness::new(clock.instant()),
@@ -299,6 +303,10 @@ impl Driver {
         for remark in &reloaded.remarks {
             warn!("{remark}");
         }
+        for problem in reloaded.problems.iter().filter(|problem| !self.standing.contains(problem)) {
+            warn!("{}", problem.message);
+        }
+        self.standing = reloaded.problems;
         let Reconfigure { fire: CampChange { mut servers, mut keys, routes, record }, accepted_routes } = reloaded.change;
         if let Some(new) = servers.take_if(|new| *new != self.servers) {
             info!(servers = new.len(), "a new list of servers");
@@ -323,7 +331,8 @@ impl Driver {
     /// What the peer tells of itself.
     pub(super) fn report(&self) -> Report {
         let mut status = self.mesh.status(self.clock.now());
-        status.problems.extend(self.remarks.iter().chain(&self.host.problems).cloned());
+        let found: Vec<Problem> = self.host.problems.iter().chain(&self.standing).cloned().collect();
+        status.problems.extend(self.remarks.iter().chain(found.iter().map(|problem| &problem.message)).cloned());
         Report {
             version: env!("CARGO_PKG_VERSION").into(),
             interface: self.interface.clone(),
@@ -331,6 +340,7 @@ impl Driver {
             mtu: self.mtu,
             uptime_ms: u64::try_from(self.clock.instant().elapsed().as_millis()).unwrap_or(u64::MAX),
             ready: self.readiness.is_ready(),
+            found,
             status,
         }
     }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use campfire_api::agent::{Problem, ProblemReason};
 use campfire_protocol::identity::NetworkId;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::{IpNet, Ipv4Net};
@@ -28,7 +29,7 @@ pub(super) type Dress = (BTreeSet<IpNet>, BTreeSet<IpNet>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) addresses: Vec<IpAddr>,
-    pub(super) problems: Vec<String>,
+    pub(super) problems: Vec<Problem>,
 }
 
 /// The overlay's interface.
@@ -42,7 +43,7 @@ pub struct Interface {
     routes: Routes,
     /// Addresses of others that no accepted route may swallow.
     pinned: BTreeSet<IpAddr>,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
 }
 
 impl Interface {
@@ -117,7 +118,7 @@ impl Interface {
             info!("interface {} was changed from outside, and is put right: {}", self.name, mended.join(", "));
         }
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
-            warn!("interface {}: {problem}", self.name);
+            warn!("interface {}: {}", self.name, problem.message);
         }
         self.problems = problems;
     }
@@ -127,38 +128,40 @@ impl Interface {
         addresses: &BTreeSet<IpNet>,
         routes: &BTreeSet<IpNet>,
         host: &Host,
-        problems: &mut Vec<String>,
+        problems: &mut Vec<Problem>,
         mended: &mut Vec<String>,
     ) -> Result<()> {
+        let mut wrong = Vec::new();
         // A device that is gone ends the process elsewhere.
         let Some(link) = link(&self.handle, &self.name).await? else { return Ok(()) };
         if link_mtu(&link) != Some(u32::from(self.mtu)) {
             let set = LinkUnspec::new_with_index(self.index).mtu(u32::from(self.mtu)).build();
-            if note(problems, &format!("MTU {} cannot be set", self.mtu), self.handle.link().set(set).execute().await) {
+            if note(&mut wrong, &format!("MTU {} cannot be set", self.mtu), self.handle.link().set(set).execute().await) {
                 mended.push(format!("MTU {}", self.mtu));
             }
         }
         if !link.header.flags.contains(LinkFlags::Up) {
             let set = LinkUnspec::new_with_index(self.index).up().build();
-            if note(problems, "cannot be set up", self.handle.link().set(set).execute().await) {
+            if note(&mut wrong, "cannot be set up", self.handle.link().set(set).execute().await) {
                 mended.push("set up".to_owned());
             }
         }
         let has = addresses_of(&self.handle, self.index).await?;
         for gone in self.addresses.difference(addresses).filter(|gone| has.contains(gone)) {
             let message = self.handle.address().add(self.index, gone.addr(), gone.prefix_len()).message_mut().clone();
-            note(problems, &format!("address {gone} cannot be removed"), self.handle.address().del(message).execute().await);
+            note(&mut wrong, &format!("address {gone} cannot be removed"), self.handle.address().del(message).execute().await);
         }
         let mut given = BTreeSet::new();
         for address in addresses {
             if !has.contains(address) {
                 match add_address(&self.handle, &self.name, self.index, *address).await {
                     Err(error) if is_switched_off(&error, *address) => {
-                        problems.push(format!("{}; the mesh has IPv4 alone here", address_error(&self.name, *address, &error)));
+                        let message = format!("{}; the mesh has IPv4 alone here", address_error(&self.name, *address, &error));
+                        problems.push(Problem { reason: ProblemReason::IPv6Off, message });
                         continue;
                     }
                     done => {
-                        if note(problems, &format!("address {address} cannot be added"), done) && self.addresses.contains(address) {
+                        if note(&mut wrong, &format!("address {address} cannot be added"), done) && self.addresses.contains(address) {
                             mended.push(format!("address {address}"));
                         }
                     }
@@ -168,10 +171,11 @@ impl Interface {
         }
         self.addresses = given;
         let (taken, refused) = routes::sort(routes, &self.addresses, &host.locals);
-        problems.extend(refused);
-        problems.extend(host.device.as_ref().and_then(|device| routes::filtered(&taken, device, routes::rp_filter)));
+        let filtered = host.device.as_ref().and_then(|device| routes::filtered(&taken, device, routes::rp_filter));
         let (failed, again) = self.routes.sync(&taken, &host.locals, &self.pinned).await?;
-        problems.extend(failed);
+        let of = |reason: ProblemReason| move |message| Problem { reason: reason.clone(), message };
+        problems.extend(wrong.into_iter().map(of(ProblemReason::InterfaceChanged)));
+        problems.extend(refused.into_iter().chain(filtered).chain(failed).map(of(ProblemReason::RouteNotTaken)));
         mended.extend(again);
         Ok(())
     }

@@ -218,7 +218,7 @@ pub(super) fn note(failed: &mut Vec<String>, what: &str, done: Result<(), Error>
     let Err(error) = done else { return true };
     match os_error(&error) {
         Some(libc::EEXIST | libc::EADDRNOTAVAIL | libc::ESRCH | libc::ENOENT) => return true,
-        Some(libc::EPERM) => failed.push(format!("{what}: that needs root or CAP_NET_ADMIN; do it by hand")),
+        Some(libc::EPERM) => failed.push(format!("{what}: that needs root or CAP_NET_ADMIN: do it by hand, or make the pod anew")),
         _ => failed.push(format!("{what}: {error}")),
     }
     false

@@ -18,12 +18,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use campfire_api::names::UID;
+use campfire_api::names::SIDECAR_UID;
 use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_sys::tun::{self, Tun};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
+use super::made::Made;
 use super::{ready, state_dir};
 use crate::cli::PodInit;
 use crate::config;
@@ -73,7 +74,7 @@ async fn make(arguments: &PodInit) -> Result<()> {
     let begun = Instant::now();
     let options = &arguments.options;
     let state = state_dir(options);
-    let owner = arguments.uid.unwrap_or_else(|| u32::try_from(UID).unwrap_or(65_532));
+    let owner = arguments.uid.unwrap_or_else(|| u32::try_from(SIDECAR_UID).unwrap_or(51_820));
     directory(&state, owner)?;
     ready::forget(&state)?;
     let identity = identity(&state, owner)?;
@@ -90,6 +91,15 @@ async fn make(arguments: &PodInit) -> Result<()> {
     };
     let interface = options.interface.clone().unwrap_or_else(|| config::INTERFACE.to_owned());
     let node = node(&state)?;
+    let mtu = options.mtu.and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(1280).clamp(1280, 9000);
+    let pool = options.ipv4_pool.map(|pool| pool.trunc());
+    let said = Made {
+        network: network.to_string(),
+        mtu,
+        ipv4_pool: pool.map(|pool| pool.to_string()),
+        accept_routes: options.accept_route.iter().map(ToString::to_string).collect(),
+    };
+    said.store(&state).with_context(|| format!("{}: what the interface is made of cannot be written down", state.display()))?;
     match Tun::make_persistent(&node, &interface, owner) {
         // Its sidecar runs already, attached to what an earlier run of this container made.
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
@@ -103,10 +113,9 @@ async fn make(arguments: &PodInit) -> Result<()> {
     }
     let public = identity.identity.public();
     let mut addresses = vec![overlay_net(network, None, network.address(&public).into())];
-    if let Some(pool) = options.ipv4_pool.map(|pool| pool.trunc()) {
+    if let Some(pool) = pool {
         addresses.extend(ipv4_in_pool(pool, &public).map(|ipv4| overlay_net(network, Some(pool), ipv4.into())));
     }
-    let mtu = options.mtu.and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(1280).clamp(1280, 9000);
     let mut made = Interface::set_up(&interface, mtu, &addresses).await?;
     // The sidecar cannot make routes when peers offer some: what it may take is routed from the start.
     let routes = options.accept_route.iter().copied().collect();

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod init;
+mod made;
 pub mod ready;
 
 use std::fs::{self, OpenOptions};
@@ -33,6 +34,7 @@ use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use self::agent::Agent;
+use self::made::Made;
 use crate::cli::Options;
 use crate::config::{self, BadConfig, MAX_KEYS, MAX_SERVERS, Reloaded};
 use crate::control;
@@ -132,7 +134,7 @@ impl Told {
 }
 
 /// What may change while the peer runs.
-fn change(settings: &Settings) -> Result<Reloaded, BadConfig> {
+fn change(settings: &Settings, made: Option<&Made>) -> Result<Reloaded, BadConfig> {
     let told = Told::new(settings)?;
     Ok(Reloaded {
         change: Reconfigure {
@@ -140,11 +142,14 @@ fn change(settings: &Settings) -> Result<Reloaded, BadConfig> {
             accepted_routes: Some(told.accepted_routes),
         },
         remarks: Vec::new(),
+        problems: made.iter().filter_map(|made| made.outdated(settings)).collect(),
     })
 }
 
 /// All that a peer in a pod starts with.
-fn complete(options: &Options, state: &Path, settings: &Settings) -> Result<config::PeerSettings, BadConfig> {
+fn complete(options: &Options, state: &Path, settings: &Settings, made: Option<&Made>) -> Result<config::PeerSettings, BadConfig> {
+    // The interface is as it was made, and the sidecar may not change it.
+    let settings = &made.map_or_else(|| settings.clone(), |made| made.applied_to(settings));
     let told = Told::new(settings)?;
     let identity = OwnIdentity::from_file(&state.join(init::IDENTITY))?;
     let clip = |text: &str| text.chars().filter(|c| !c.is_control()).take(63).collect::<String>();
@@ -206,7 +211,8 @@ pub async fn up(options: &Options) -> Result<()> {
     };
     agent.trust(&settings.agent_ca);
 
-    let peer = complete(options, &state, &settings)?;
+    let made = Made::load(&state);
+    let peer = complete(options, &state, &settings, made.as_ref())?;
     if let Ok(problem) = fs::read_to_string(state.join(init::PROBLEM)) {
         // There is no interface and will be none, and to end would keep the app from starting.
         error!("{problem}: the app runs without the mesh; mend that and make the pod anew");
@@ -220,7 +226,7 @@ pub async fn up(options: &Options) -> Result<()> {
     let (changes, receiver) = mpsc::channel(1);
     let (told, reports) = watch::channel(None::<Report>);
     told.send_replace(Some(Report { settings_version: settings.version.clone(), ..Report::default() }));
-    tokio::spawn(follow(agent.clone(), cache, settings, changes, told.clone()));
+    tokio::spawn(follow(agent.clone(), cache, settings, made, changes, told.clone()));
     tokio::spawn(agent::report(agent, reports));
     let reload = || Err(BadConfig("in a pod the operator says what changes, and tells it by itself".into()));
     control::run(peer, reload, Some(AgentLink { changes: receiver, told })).await
@@ -261,7 +267,20 @@ fn keep(cache: &Cache, settings: &Settings) {
 }
 
 /// Hands changes of the settings to the peer, as long as it runs.
-async fn follow(agent: Arc<Agent>, cache: Cache, mut held: Settings, changes: mpsc::Sender<Reloaded>, told: watch::Sender<Option<Report>>) {
+async fn follow(
+    agent: Arc<Agent>,
+    cache: Cache,
+    mut held: Settings,
+    made: Option<Made>,
+    changes: mpsc::Sender<Reloaded>,
+    told: watch::Sender<Option<Report>>,
+) {
+    // Said at a restart as well.
+    if let Ok(reloaded) = change(&held, made.as_ref())
+        && !reloaded.problems.is_empty()
+    {
+        let _ = changes.send(reloaded).await;
+    }
     let mut pause = agent::Backoff::new(Duration::from_mins(1));
     let mut away = false;
     // What was kept may be old.
@@ -276,14 +295,11 @@ async fn follow(agent: Arc<Agent>, cache: Cache, mut held: Settings, changes: mp
             Ok(Some(settings)) => {
                 wait = campfire_api::agent::MAX_WAIT;
                 agent.trust(&settings.agent_ca);
-                let fixed = |of: &Settings| (of.network.clone(), of.mtu, of.ipv4_pool.clone(), of.name.clone(), of.direct);
-                if fixed(&settings) != fixed(&held) {
-                    warn!(
-                        "network, MTU, IPv4 pool, name or direct paths changed, which holds for pods made from now on: make this one anew"
-                    );
-                }
-                match change(&settings) {
-                    Ok(reloaded) => {
+                match change(&settings, made.as_ref()) {
+                    Ok(mut reloaded) => {
+                        if settings.direct != held.direct {
+                            reloaded.remarks.push("whether direct paths may be used changed: that holds when the pod is made anew".into());
+                        }
                         pause.reset();
                         if changes.send(reloaded).await.is_err() {
                             return;
@@ -334,6 +350,9 @@ pub fn report(own: &Own, before: Option<&Report>) -> Report {
         let message = why.unwrap_or_else(|| "no TURN server answers: look at the Campfire's endpoints and at network policies".into());
         problems.push(Problem { reason: ProblemReason::FireUnreachable, message: clipped(&message) });
     }
+    problems.extend(own.found.iter().map(|found| Problem { message: clipped(&found.message), ..found.clone() }));
+    let known_to_mesh = own.status.problems.iter().filter(|text| own.found.iter().all(|found| found.message != **text));
+    problems.extend(known_to_mesh.map(|text| Problem { reason: reason_of(text), message: clipped(text) }));
     problems.truncate(MAX_PROBLEMS);
     Report {
         public_key: own.status.own.public_key.clone(),
@@ -355,6 +374,17 @@ pub fn report(own: &Own, before: Option<&Report>) -> Report {
         reason: common_reason(own),
         problems,
         sidecar_version: own.version.clone(),
+    }
+}
+
+/// What the mesh itself says of this peer, or its settings gave cause for, by name.
+fn reason_of(problem: &str) -> ProblemReason {
+    if problem.contains("uses this peer's identity") {
+        ProblemReason::IdentityShared
+    } else if problem.starts_with("IPv4 address ") {
+        ProblemReason::AddressTaken
+    } else {
+        ProblemReason::Other("NetworkConflict".to_owned())
     }
 }
 
