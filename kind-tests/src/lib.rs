@@ -36,7 +36,7 @@ pub struct Cluster {
 }
 
 /// The namespaces in which stories have Campfires: the operator has rights in these alone.
-const WITH_CAMPFIRES: [&str; 7] = ["mesh", "job", "join", "lifecycle", "outages", "node", "plugin"];
+const WITH_CAMPFIRES: [&str; 9] = ["mesh", "job", "join", "lifecycle", "outages", "node", "plugin", "attack", "soak"];
 
 static ONE: OnceLock<Option<Cluster>> = OnceLock::new();
 static TWO: OnceLock<Option<Cluster>> = OnceLock::new();
@@ -284,6 +284,18 @@ impl Cluster {
         let output = Command::new(script()).args(["docker", "restart", "-t", "5", &self.node()]).output();
         let output = output.unwrap_or_else(|error| panic!("docker restart: {error}"));
         assert!(output.status.success(), "docker restart: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Stops its node, with all that runs on it, and starts it again after a while.
+    pub fn stop_and_start(&self, away: Duration) {
+        let docker = |verb: &str, more: &[&str]| {
+            let output = Command::new(script()).args(["docker", verb]).args(more).arg(self.node()).output();
+            let output = output.unwrap_or_else(|error| panic!("docker {verb}: {error}"));
+            assert!(output.status.success(), "docker {verb}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        docker("stop", &["-t", "10"]);
+        std::thread::sleep(away);
+        docker("start", &[]);
     }
 
     fn node(&self) -> String {
