@@ -114,7 +114,11 @@ fn the_operator_takes_the_arguments_that_the_chart_gives_it() {
         let Asked::Run(run) = Cli::try_parse_from(given).unwrap().command else { panic!("it runs") };
         let settings = run.settings().unwrap();
         assert!(settings.served.holds("default") && !settings.served.holds("kube-system"), "{set}");
-        assert_eq!(settings.trusted.beyond("default"), set.contains("full"), "{set}: nobody is trusted beyond its namespace unless it is said");
+        assert_eq!(
+            settings.trusted.beyond("default"),
+            set.contains("full"),
+            "{set}: nobody is trusted beyond its namespace unless it is said"
+        );
         let level = if set.contains("full") { Level::Baseline } else { Level::Privileged };
         assert_eq!(settings.pod_security, level, "{set}");
         let (port, host) = if set.contains("full") { (10_250, Some(&true.into())) } else { (names::WEBHOOK_PORT, None) };
@@ -219,7 +223,8 @@ fn the_operator_may_do_what_it_needs_and_no_more() {
     // Who edits a namespace makes no Campfires, which may admit pods of others.
     for role in full.iter().filter(|object| text(object, "/kind") == "ClusterRole" && object.pointer("/metadata/labels").is_some()) {
         let edits = role["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-edit"] == "true";
-        let writes = |rule: &&Value| list(rule, "/resources").contains(&"campfires".into()) && list(rule, "/verbs").contains(&"create".into());
+        let writes =
+            |rule: &&Value| list(rule, "/resources").contains(&"campfires".into()) && list(rule, "/verbs").contains(&"create".into());
         assert!(!edits || !list(role, "/rules").iter().any(|rule| writes(&rule)), "{}", text(role, "/metadata/name"));
     }
     // Pods are tried, by dry runs, where Campfires live, and made nowhere.
