@@ -237,8 +237,7 @@ async fn servers_that_cannot_be_reached_say_what_they_wait_for() {
     );
     assert_eq!(
         says("Joinable", "NoExternalEndpoint").await,
-        "False: no server is reached from outside this cluster: exposure type NodePort, LoadBalancer or HostPort, externalAddresses, or \
-         spec.turn.servers make one; there is no join Secret until then"
+        "False: the servers have no address outside this cluster yet: TurnAvailable says why; there is no join Secret until then"
     );
     let services = Api::<Service>::namespaced(world.client.clone(), "default");
     for service in ["fire-turn-0-udp", "fire-turn-0-tcp"] {
