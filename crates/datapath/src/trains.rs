@@ -69,7 +69,7 @@ impl Open {
 /// The open trains. Their memory is taken once.
 pub(crate) struct Trains {
     /// Those that are open come first: mostly one or two, and no more than that are looked at for a message.
-    trains: Vec<Open>,
+    all: Vec<Open>,
     /// How many are open.
     open: usize,
     /// The train that [`reserve`](Self::reserve) gave a place in, and how much.
@@ -86,7 +86,7 @@ impl Trains {
             count: 0,
             ended: false,
         };
-        Self { trains: std::iter::repeat_with(train).take(memory.trains.clamp(1, TRAINS)).collect(), open: 0, reserved: (0, 0) }
+        Self { all: std::iter::repeat_with(train).take(memory.trains.clamp(1, TRAINS)).collect(), open: 0, reserved: (0, 0) }
     }
 
     /// A place for a message of `size` bytes on `path`, behind what goes to the same place; the header of ChannelData is written already. To
@@ -109,20 +109,20 @@ impl Trains {
     fn reserve(&mut self, via: Via, size: usize, shell: &mut impl Shell) -> Option<&mut [u8]> {
         let stream = matches!(via, Via::Stream(_));
         let padded = if stream { size.next_multiple_of(4) } else { size };
-        let most = self.trains.first().map_or(0, |train| train.buffer.len());
+        let most = self.all.first().map_or(0, |train| train.buffer.len());
         if padded > most || (stream && padded > STREAM_BATCH) {
             return None;
         }
-        let index = match self.trains.iter().take(self.open).position(|train| train.via == via) {
+        let index = match self.all.iter().take(self.open).position(|train| train.via == via) {
             Some(index) => {
-                if !self.trains[index].fits(padded) {
+                if !self.all[index].fits(padded) {
                     self.flush_one(index, shell);
                 }
                 index
             }
             None => self.begin(via, shell),
         };
-        let train = &mut self.trains[index];
+        let train = &mut self.all[index];
         self.reserved = (index, padded);
         let place = &mut train.buffer[train.length..train.length + padded];
         if padded > size {
@@ -134,11 +134,11 @@ impl Trains {
     /// One more train, for `via`.
     #[inline]
     fn begin(&mut self, via: Via, shell: &mut impl Shell) -> usize {
-        if self.open == self.trains.len() {
+        if self.open == self.all.len() {
             self.flush(shell);
         }
         let index = self.open;
-        self.trains[index].via = via;
+        self.all[index].via = via;
         self.open += 1;
         index
     }
@@ -151,7 +151,7 @@ impl Trains {
         if size == 0 {
             return;
         }
-        let train = &mut self.trains[index];
+        let train = &mut self.all[index];
         if train.count == 0 {
             train.segment = size;
         }
@@ -179,7 +179,7 @@ impl Trains {
     /// Lets all trains leave.
     pub fn flush(&mut self, shell: &mut impl Shell) {
         for index in 0..self.open {
-            match self.trains[index].via {
+            match self.all[index].via {
                 // Others of this socket, if there are any, come with it.
                 Via::Udp { socket, .. } if self.open > 1 => self.flush_socket(socket, shell),
                 Via::Udp { .. } | Via::Stream(_) => self.flush_one(index, shell),
@@ -192,7 +192,7 @@ impl Trains {
     fn flush_socket(&mut self, socket: SocketId, shell: &mut impl Shell) {
         let mut trains = [Train { remote: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0), bytes: &[], segment: 1 }; TRAINS];
         let mut count = 0;
-        for train in self.trains.iter().take(self.open) {
+        for train in self.all.iter().take(self.open) {
             if let Via::Udp { socket: of, remote } = train.via
                 && of == socket
                 && train.count > 0
@@ -204,7 +204,7 @@ impl Trains {
         if count > 0 {
             shell.send(socket, &trains[..count]);
         }
-        for train in self.trains.iter_mut().take(self.open) {
+        for train in self.all.iter_mut().take(self.open) {
             if matches!(train.via, Via::Udp { socket: of, .. } if of == socket) {
                 train.clear();
             }
@@ -213,7 +213,7 @@ impl Trains {
 
     /// Lets one leave, that stays open.
     fn flush_one(&mut self, index: usize, shell: &mut impl Shell) {
-        let train = &mut self.trains[index];
+        let train = &mut self.all[index];
         let bytes = &train.buffer[..train.length];
         if train.count > 0 {
             match train.via {
