@@ -121,6 +121,11 @@ pub struct Membership {
 }
 
 impl Membership {
+    /// This cluster's servers and those that people named, each once.
+    pub fn told(&self) -> Vec<Server> {
+        merge([&self.own, &self.given].into_iter().flatten().cloned())
+    }
+
     /// All servers, each once; this cluster's first.
     pub fn servers(&self) -> Vec<Server> {
         merge([&self.own, &self.given, &self.heard].into_iter().flatten().cloned())

@@ -129,6 +129,7 @@ impl PeerSettings {
             keys: gathered.keys,
             network: gathered.network,
             servers: gathered.servers,
+            heard: Vec::new(),
             in_cluster: options.in_cluster.unwrap_or(false),
             name: display_name("--name", options.name.clone().unwrap_or_else(secrets::host_name))?,
             namespace: display_name("--namespace", options.namespace.clone().unwrap_or_default())?,
@@ -223,6 +224,7 @@ impl Reloaded {
             change: Reconfigure {
                 fire: campfire_fire::config::Reconfigure {
                     servers: Some(gathered.servers),
+                    heard: None,
                     keys: Some(gathered.keys),
                     routes: Some(routes(options, network)?),
                     record: None,

@@ -332,7 +332,7 @@ fn first_settings() -> Settings {
         version: "1".into(),
         keys: vec![Key { psk: KEY.to_owned().into(), mode: KeyMode::Announce }],
         network: KEY.parse::<Psk>().unwrap().derive().network.to_string(),
-        servers: vec![ServerEntry { text: "s=turn:127.0.0.1:3478?transport=udp".into(), in_cluster: true }],
+        servers: vec![ServerEntry { text: "s=turn:127.0.0.1:3478?transport=udp".into(), in_cluster: true, heard: false }],
         name: "pod".into(),
         namespace: "default".into(),
         cluster: "test".into(),

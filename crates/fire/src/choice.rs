@@ -99,6 +99,8 @@ impl Standing {
 #[derive(Default)]
 pub(crate) struct Choice {
     given: Vec<Server>,
+    /// What others published, as we were told.
+    heard: Vec<Server>,
     own_record: Option<ServerRecord>,
     origins: BTreeMap<PublicKey, ServerRecord>,
     pub(crate) slots: BTreeMap<ServerId, ServerSlot>,
@@ -117,6 +119,14 @@ impl Choice {
     pub(crate) fn give(&mut self, hearth: &mut Hearth, conversations: &mut Conversations, now: Time, servers: &[Server]) {
         self.given = servers.iter().take(MAX_LIST).cloned().collect();
         self.relist(hearth, conversations, now);
+    }
+
+    /// What others published, as we were told at the start or anew.
+    pub(crate) fn give_heard(&mut self, hearth: &mut Hearth, conversations: &mut Conversations, now: Time, servers: &[Server]) {
+        if self.heard != servers {
+            self.heard = servers.iter().take(MAX_LIST).cloned().collect();
+            self.relist(hearth, conversations, now);
+        }
     }
 
     /// The record that we stand for ourselves.
@@ -153,7 +163,7 @@ impl Choice {
     fn union(&self) -> Vec<Server> {
         let mut list: Vec<Server> = Vec::new();
         let records = self.own_record.iter().chain(self.origins.values()).flat_map(|record| record.servers.iter().take(MAX_SERVERS));
-        for server in self.given.iter().chain(records) {
+        for server in self.given.iter().chain(&self.heard).chain(records) {
             if let Some(known) = list.iter_mut().find(|known| known.id == server.id) {
                 for address in &server.addresses {
                     if known.addresses.len() < MAX_ADDRESSES && !known.addresses.contains(address) {

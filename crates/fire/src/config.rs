@@ -33,6 +33,8 @@ pub struct Config {
     pub network: NetworkId,
     /// The list of servers, a bootstrap: origins may add to it.
     pub servers: Vec<Server>,
+    /// Servers that others published, as whoever configures us heard: believed no more than if we had heard it ourselves.
+    pub heard: Vec<Server>,
     /// Whether addresses of [`Scope::Cluster`](campfire_protocol::server::Scope) can be reached from here.
     pub in_cluster: bool,
     /// Display data; also what it can be found by in a large room. May be empty.
@@ -61,6 +63,7 @@ impl Config {
             network: keys.network,
             keys: vec![KeyEntry { keys: Arc::new(keys), mode: KeyMode::Announce }],
             servers,
+            heard: Vec::new(),
             in_cluster: false,
             name: String::new(),
             namespace: String::new(),
@@ -77,8 +80,10 @@ impl Config {
 /// What may change while the member runs; `None`: unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct Reconfigure {
-    /// A new list of servers. The best two of the old list are camped on for another hour.
+    /// A new list of servers. The best two of the old list are camped on for up to an hour, if somebody is met there alone.
     pub servers: Option<Vec<Server>>,
+    /// What was heard anew (see [`Config::heard`]).
+    pub heard: Option<Vec<Server>>,
     /// New keys, newest first (see [`Config::keys`]).
     pub keys: Option<Vec<KeyEntry>>,
     /// New routes offered.

@@ -50,6 +50,8 @@ counters! {
     drop_replayed,
     /// Dropped: announcements from more than 10 minutes ahead.
     drop_future,
+    /// Dropped: announcements that were not renewed for three hours.
+    drop_stale,
     /// Dropped: announcements for a seat that is another's.
     drop_foreign_seat,
     /// Dropped: announcements that name our own key from a seat that is not ours.

@@ -77,6 +77,7 @@ impl Fire {
         let mut conversations = Conversations::new();
         let mut choice = Choice::default();
         choice.give(&mut hearth, &mut conversations, now, &config.servers);
+        choice.give_heard(&mut hearth, &mut conversations, now, &config.heard);
         if let Some(record) = &config.record {
             choice.give_record(&mut hearth, &mut conversations, now, record);
         }
@@ -214,7 +215,7 @@ impl Fire {
             return Some(self.start_at);
         }
         let conversations = self.conversations.values().filter_map(Conversation::due).min();
-        [conversations, self.choice.due, self.finds.due(), self.announce_at, self.hearth.own.due()].into_iter().flatten().min()
+        [conversations, self.choice.due, self.finds.due(), self.announce_at, Some(self.hearth.own.due())].into_iter().flatten().min()
     }
 
     /// A wall clock reading.
@@ -234,6 +235,9 @@ impl Fire {
         }
         if let Some(servers) = &change.servers {
             self.choice.give(&mut self.hearth, &mut self.conversations, now, servers);
+        }
+        if let Some(heard) = &change.heard {
+            self.choice.give_heard(&mut self.hearth, &mut self.conversations, now, heard);
         }
         if let Some(record) = &change.record {
             self.hearth.own.set_record(record);
@@ -347,6 +351,7 @@ impl Fire {
     /// Tells the servers what has changed of what we say.
     fn say(&mut self, now: Time) {
         self.hearth.own.begin_if_due(now);
+        self.hearth.own.renew_if_due(now);
         let version = self.hearth.own.version();
         if version != self.said && self.announce_at.is_none() {
             self.announce_at = Some(now + SAY + self.hearth.jitter(SAY_JITTER));

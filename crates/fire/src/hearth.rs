@@ -26,6 +26,10 @@ use crate::{FireEvent, Learned, Seat};
 
 /// An announcement from further ahead is dropped.
 pub(crate) const AHEAD: Duration = Duration::from_mins(10);
+/// One that was made this long ago, and was not renewed since, is a recording.
+const STALE: Duration = Duration::from_hours(3);
+/// A clock that moved back by this much was ahead.
+const CLOCK_BACK: Duration = Duration::from_mins(1);
 /// How long a signal from an unknown seat waits for its announcement.
 const STASH: Duration = Duration::from_secs(3);
 const MAX_STASH: usize = 64;
@@ -58,7 +62,9 @@ pub(crate) struct Hearth {
     pub(crate) records: Vec<Announcement>,
     /// The soonest time of what was dropped as from the future.
     future: Option<UnixMillis>,
-    /// It is not the future any more: everything is to be read again, for nobody says it a second time.
+    /// The clock when something was last dropped as too old.
+    stale: Option<UnixMillis>,
+    /// It is not the future any more, or the clock was ahead when it was too old: everything is to be read again, for nobody says it a second time.
     pub(crate) read_again: bool,
     next_stream: u32,
     stash: VecDeque<(Time, Seat, Vec<u8>)>,
@@ -85,6 +91,7 @@ impl Hearth {
             refind: false,
             records: Vec::new(),
             future: None,
+            stale: None,
             read_again: false,
             next_stream,
             stash: VecDeque::new(),
@@ -140,6 +147,9 @@ impl Hearth {
         if self.future.take_if(|soonest| *soonest <= ahead(wall, AHEAD)).is_some() {
             self.read_again = true;
         }
+        if self.stale.take_if(|clock| ahead(wall, CLOCK_BACK) <= *clock).is_some() {
+            self.read_again = true;
+        }
     }
 
     pub(crate) fn add_via(&mut self, via: Via, server: ServerSlot) {
@@ -184,6 +194,12 @@ impl Hearth {
         if said > latest {
             self.counters.drop_future += 1;
             self.future = Some(self.future.map_or(said, |soonest| soonest.min(said)));
+            return;
+        }
+        let wall = self.clock.now(now);
+        if ahead(announcement.sent_at, STALE) < wall && announcement.public_key != self.own.identity.public() {
+            self.counters.drop_stale += 1;
+            self.stale = self.stale.max(Some(wall));
             return;
         }
         if announcement.public_key == self.own.identity.public() {

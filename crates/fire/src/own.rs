@@ -37,6 +37,10 @@ const MAX_OUTRUNS: u32 = 3;
 /// Because of what is said under our key this run begins anew at most this often: it costs everybody a handshake.
 const REST: Duration = Duration::from_mins(1);
 
+/// What we say is said again after this, and up to [`RENEW_JITTER`] more: what was not for three hours is not believed.
+const RENEW: Duration = Duration::from_mins(50);
+const RENEW_JITTER: Duration = Duration::from_mins(20);
+
 /// A time some way after another.
 pub(crate) fn ahead(wall: UnixMillis, by: Duration) -> UnixMillis {
     UnixMillis(wall.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
@@ -90,6 +94,8 @@ pub(crate) struct Own {
     /// Starts of sessions of ours that servers have taken: what comes after must be later to whoever saw them.
     taken: Vec<UnixMillis>,
     sequence: u32,
+    /// When all is said again, and how long after the time before.
+    renew: (Time, Duration),
     outruns: u32,
     /// When this run began, by the corrected clock. Its session may begin later ([`Own::outrun`]).
     woke: UnixMillis,
@@ -107,6 +113,7 @@ pub(crate) struct Own {
 
 impl Own {
     pub(crate) fn new(config: &Config, rng: &mut ChaCha20Rng, now: Time, wall: UnixMillis) -> Self {
+        let period = RENEW + Duration::from_micros(rng.next_u64() % RENEW_JITTER.as_micros() as u64);
         Self {
             identity: config.identity.clone(),
             network: config.network,
@@ -123,6 +130,7 @@ impl Own {
             support: Support::default(),
             taken: Vec::new(),
             sequence: 1,
+            renew: (now + period, period),
             outruns: 0,
             woke: wall,
             twin: None,
@@ -256,14 +264,27 @@ impl Own {
         self.changed();
     }
 
-    /// When [`begin_if_due`](Self::begin_if_due) is.
-    pub(crate) fn due(&self) -> Option<Time> {
+    /// When there is something to say though nothing happens.
+    pub(crate) fn due(&self) -> Time {
+        self.anew_due().map_or(self.renew.0, |anew| anew.min(self.renew.0))
+    }
+
+    /// Says all again if that is due.
+    pub(crate) fn renew_if_due(&mut self, now: Time) {
+        let (at, period) = self.renew;
+        if at <= now {
+            self.renew.0 = now + period;
+            self.changed();
+        }
+    }
+
+    fn anew_due(&self) -> Option<Time> {
         self.later.and(self.anew).map(|at| at + REST)
     }
 
     /// Begins anew if that had to wait.
     pub(crate) fn begin_if_due(&mut self, now: Time) {
-        if self.due().is_some_and(|due| due <= now)
+        if self.anew_due().is_some_and(|due| due <= now)
             && let Some(other) = self.later.take()
             && other >= self.session
         {

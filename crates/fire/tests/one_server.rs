@@ -80,16 +80,16 @@ fn a_server_made_anew_at_an_address_of_before_is_camped_on_once_under_its_new_id
         world.run(secs(20));
         let list = if both_listed { vec![old, new] } else { vec![new] };
         let seats: Vec<_> = [0, 1].map(|peer| world.seat(peer, 1 - peer)).into();
-        for peer in 0..2 {
-            world.fire(peer, |fire, now| fire.bind(now, &seats[peer]));
+        for (peer, seat) in seats.iter().enumerate() {
+            world.fire(peer, |fire, now| fire.bind(now, seat));
         }
         world.run(secs(1));
-        for peer in 0..2 {
+        for (peer, seat) in seats.iter().enumerate() {
             give(&mut world, peer, &list);
             // Paths through the seat that there is are not so much as moved.
             for _ in 0..50 {
                 world.run(ms(100));
-                assert!(world.look(peer).relay_path(&seats[peer]).is_some(), "{both_listed}");
+                assert!(world.look(peer).relay_path(seat).is_some(), "{both_listed}");
             }
         }
         join(&mut world, &list);
@@ -217,4 +217,29 @@ fn lists_that_change_for_ever_leave_nothing_behind() {
     world.run(secs(60));
     assert_eq!(world.look(0).servers(world.now).len(), 1);
     assert!(world.all_know_all());
+}
+
+#[test]
+fn red_20_what_whoever_configures_us_heard_is_believed_no_more_than_what_we_hear() {
+    let mut world = World::new(1);
+    let here = |id: &str| {
+        let mut server = entry_as(0, id);
+        server.addresses.iter_mut().for_each(|address| address.host = "127.0.0.1".into());
+        server.addresses.truncate(1);
+        server
+    };
+    let peer = world.peer();
+    let mut config = world::config(peer, &[0]);
+    config.servers.push(here("given"));
+    config.heard = vec![here("heard")];
+    config.heard[0].addresses[0].host = "127.0.0.2".into();
+    world.begin(peer, &config);
+    world.run(secs(60));
+    assert_eq!(problem(&world, peer, "given").as_deref(), Some("no answer"), "who configures us may mean this machine");
+    assert_eq!(problem(&world, peer, "heard").as_deref(), Some("no address could be reached or resolved"));
+    // Later, too, and what is heard no more is forgotten.
+    let change = Reconfigure { heard: Some(vec![]), ..Reconfigure::default() };
+    world.fire(peer, |fire, now| fire.reconfigure(now, &change));
+    world.run(secs(60));
+    assert!(world.look(peer).servers(world.now).iter().all(|server| server.id != "heard"));
 }

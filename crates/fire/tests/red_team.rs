@@ -343,7 +343,7 @@ fn red_8_a_made_up_claim_strips_nobody_of_its_ipv4_address() {
         public_key: thief.public(),
         session: Session { started: UnixMillis(0), nonce: 0 },
         sequence: 1,
-        sent_at: UnixMillis(0),
+        sent_at: world.wall(0),
         name: "thief".into(),
         namespace: String::new(),
         cluster: String::new(),
@@ -532,5 +532,60 @@ fn red_14b_another_process_makes_a_peer_begin_anew_once_a_minute_at_most() {
         assert!((1..=most).contains(&beginnings), "{beginnings}");
         world.run(secs(60));
         assert_eq!(world.look(other).announcement(&ours.public()).unwrap().session, world.look(victim).session());
+    }
+}
+
+/// A bad server shows a newcomer what it recorded of one that is long gone.
+#[test]
+fn red_22_what_was_recorded_makes_nobody_appear_who_left() {
+    for age in [3_600, 4 * 3_600] {
+        let mut world = World::new(1);
+        let old = world.join(&[0]);
+        world.run(secs(30));
+        let made = Announcement {
+            public_key: identity(9).public(),
+            session: Session { started: world.wall(0), nonce: 5 },
+            sequence: 3,
+            sent_at: world.wall(0),
+            name: "ghost".into(),
+            namespace: String::new(),
+            cluster: String::new(),
+            fingerprints: vec![psk(1).fingerprint],
+            servers: Vec::new(),
+            routes: Vec::new(),
+            ipv4: None,
+            features: 0,
+            record: None,
+        };
+        world.run(secs(age));
+        let newcomer = world.join(&[0]);
+        world.run(secs(2));
+        let (member, keys) = (MemberId([9; 16]), psk(1));
+        let row = Row { member, announcement: Some(made.seal(&identity(9), &keys, &member, &[1; 24]).unwrap()) };
+        let to = world.seat(old, newcomer).member;
+        let cursor = Cursor { incarnation: 9, sequence: 1 };
+        let ember = Ember { to, previous: cursor, cursor, entries: vec![row], leaving: false };
+        world.inject(newcomer, via(0), &ember.encode(TransactionId([7; 12]), &push_key(&keys.relay, &to)));
+        let appears = world.look(newcomer).peers().any(|peer| peer.public_key == identity(9).public());
+        assert_eq!(appears, age < 3 * 3_600, "{age}");
+        assert_eq!(counter(&world, newcomer, "drop_stale"), u64::from(!appears));
+        assert!(world.knows(newcomer, old), "who is there says so again and again");
+    }
+}
+
+/// Days pass: those that are there are found by whoever comes, and a clock that was years ahead for a moment hides nobody for longer.
+#[test]
+fn red_22_who_stays_is_found_for_days() {
+    let mut world = World::new(2);
+    let old = world.join(&[0, 1]);
+    for _ in 0..4 {
+        world.run(secs(17 * 3_600));
+        let newcomer = world.peer();
+        world.peers[newcomer].clock_error = 86_400_000 * 365;
+        let config = config(newcomer, &[0, 1]);
+        world.begin(newcomer, &config);
+        world.run(secs(120));
+        assert!(world.knows(newcomer, old) && world.knows(old, newcomer));
+        world.kill(newcomer);
     }
 }

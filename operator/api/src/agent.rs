@@ -105,6 +105,9 @@ pub struct ServerEntry {
     /// Only reached from inside the cluster.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_cluster: bool,
+    /// Another cluster's operator published it: nobody here gave it, and names in it that lead into the pod itself are not followed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub heard: bool,
 }
 
 /// How a peer's packets go, over all of its links.

@@ -19,7 +19,7 @@ pub fn settings(membership: &Membership, pod: &PodId, direct: bool, routes: bool
         version: String::new(),
         keys: membership.keys.iter().map(key).collect(),
         network: membership.id.to_string(),
-        servers: servers(&membership.servers()),
+        servers: servers(&membership.told(), &membership.heard),
         name: pod.key.name.clone(),
         namespace: pod.key.namespace.clone(),
         cluster: membership.cluster.clone(),
@@ -51,12 +51,14 @@ fn version(settings: &Settings) -> String {
 }
 
 /// Servers as texts of docs/protocol.md ("Servers"), those first that are reached from inside the cluster alone.
-fn servers(servers: &[Server]) -> Vec<ServerEntry> {
-    let of = |scope: Scope| {
-        let entry = move |text| ServerEntry { text, in_cluster: scope == Scope::Cluster };
-        servers.iter().flat_map(move |server| texts(server, scope)).map(entry)
+fn servers(given: &[Server], heard: &[Server]) -> Vec<ServerEntry> {
+    let of = |servers: &[Server], scope: Scope, heard| -> Vec<ServerEntry> {
+        let entry = |text| ServerEntry { text, in_cluster: scope == Scope::Cluster, heard };
+        servers.iter().flat_map(|server| texts(server, scope)).map(entry).collect()
     };
-    of(Scope::Cluster).chain(of(Scope::External)).take(MAX_TEXTS).collect()
+    // What was published holds for outside alone.
+    let all = [of(given, Scope::Cluster, false), of(given, Scope::External, false), of(heard, Scope::External, true)];
+    all.into_iter().flatten().take(MAX_TEXTS).collect()
 }
 
 /// The texts of a server's addresses of one scope: as few as say them in their order.
@@ -122,21 +124,29 @@ mod tests {
             format!("one-0=turns:turn.example.com:5349?cert={pin}"),
         ];
         let [server] = parsed(&texts.each_ref().map(String::as_str)).try_into().unwrap();
-        let written = servers(std::slice::from_ref(&server));
+        let written = servers(std::slice::from_ref(&server), &[]);
         assert_eq!(read(&written), [server]);
         assert_eq!(written[2].text, texts[2]);
         assert!(written.iter().all(|entry| entry.text.ends_with(&pin)), "it is the server's, whichever address shows it");
     }
 
     #[test]
+    fn red_20_what_other_clusters_published_is_told_as_heard() {
+        let (given, heard) = (parsed(&["ours=192.0.2.1"]), parsed(&["theirs=turn.example"]));
+        let written = servers(&given, &heard);
+        let told: Vec<(bool, bool)> = written.iter().map(|entry| (entry.text.starts_with("theirs"), entry.heard)).collect();
+        assert_eq!(told, [(false, false), (true, true)]);
+    }
+
+    #[test]
     fn what_can_be_said_in_one_text_is() {
         for text in ["a=turn.example.com:3478", "a=turn:192.0.2.1:99", "a=turns:[2001:db8::1]:5349", "a=turn:192.0.2.1:3478?transport=tcp"]
         {
-            let written = servers(&parsed(&[text]));
+            let written = servers(&parsed(&[text]), &[]);
             assert_eq!(written.iter().map(|entry| entry.text.as_str()).collect::<Vec<_>>(), [text]);
         }
         let odd = parsed(&["a=turn:h:1?transport=tcp", "a=turn:h:1?transport=udp", "a=turn:i:1", "a=turn:h:3478", "a=turns:i:5349"]);
-        let written = servers(&odd);
+        let written = servers(&odd, &[]);
         assert_eq!((read(&written), written.len()), (odd, 5), "the order in which they are tried stays");
     }
 
@@ -149,7 +159,7 @@ mod tests {
             address.scope = Scope::Cluster;
         }
         servers_of[1].addresses.extend(inside);
-        let written = servers(&servers_of);
+        let written = servers(&servers_of, &[]);
         let shown: Vec<(&str, bool)> = written.iter().map(|entry| (entry.text.as_str(), entry.in_cluster)).collect();
         assert_eq!(shown, [("b=turn:10.0.0.2:3478", true), ("a=turn:192.0.2.1:3478", false), ("b=turn:192.0.2.2:3478", false)]);
     }

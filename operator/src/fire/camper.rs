@@ -124,6 +124,7 @@ impl<'a> Sitting<'a> {
             keys: plan.keys.clone(),
             network: plan.network,
             servers: plan.servers.clone(),
+            heard: plan.heard.clone(),
             in_cluster: true,
             name: NAME.into(),
             namespace: String::new(),
@@ -206,6 +207,7 @@ impl<'a> Sitting<'a> {
         }
         let change = Reconfigure {
             servers: (plan.servers != self.plan.servers).then(|| plan.servers.clone()),
+            heard: (plan.heard != self.plan.heard).then(|| plan.heard.clone()),
             keys: (plan.key_names() != self.plan.key_names()).then(|| plan.keys.clone()),
             record: (plan.record != self.plan.record).then(|| fitting(self.camper, &plan)),
             ..Reconfigure::default()

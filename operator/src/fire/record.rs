@@ -31,6 +31,8 @@ pub(super) struct Plan {
     pub(super) keys: Vec<KeyEntry>,
     pub(super) network: NetworkId,
     pub(super) servers: Vec<Server>,
+    /// What origins published, kept while they are away.
+    pub(super) heard: Vec<Server>,
     pub(super) record: ServerRecord,
     pub(super) cluster: String,
     pub(super) pool: Option<Ipv4Net>,
@@ -50,7 +52,8 @@ impl Plan {
         Ok(Self {
             keys: membership.keys.iter().map(|held| KeyEntry { keys: held.keys.clone(), mode: held.mode }).collect(),
             network: membership.id,
-            servers: membership.servers(),
+            servers: membership.told(),
+            heard: membership.heard.clone(),
             record: ServerRecord { version: membership.server_list_version, servers: published(membership.published()) },
             cluster: membership.cluster.clone(),
             pool: membership.network.ipv4_pool,

@@ -307,7 +307,7 @@ impl Driver {
             warn!("{}", problem.message);
         }
         self.standing = reloaded.problems;
-        let Reconfigure { fire: CampChange { mut servers, mut keys, routes, record }, accepted_routes } = reloaded.change;
+        let Reconfigure { fire: CampChange { mut servers, heard, mut keys, routes, record }, accepted_routes } = reloaded.change;
         if let Some(new) = servers.take_if(|new| *new != self.servers) {
             info!(servers = new.len(), "a new list of servers");
             self.servers.clone_from(&new);
@@ -323,7 +323,7 @@ impl Driver {
             info!(keys = ?names(new), "a new set of keys");
             self.keys.clone_from(new);
         }
-        let change = Reconfigure { fire: CampChange { servers, keys, routes, record }, accepted_routes };
+        let change = Reconfigure { fire: CampChange { servers, heard, keys, routes, record }, accepted_routes };
         self.mesh.handle(self.clock.now(), Input::Configure(Box::new(change)));
         info!("reloaded");
     }

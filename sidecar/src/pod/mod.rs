@@ -95,6 +95,8 @@ struct Told {
     keys: Vec<KeyEntry>,
     network: NetworkId,
     servers: Vec<Server>,
+    /// What other clusters' operators published.
+    heard: Vec<Server>,
     accepted_routes: Vec<IpNet>,
     ipv4_pool: Option<Ipv4Net>,
 }
@@ -116,7 +118,7 @@ impl Told {
             return Err(bad("no key to announce"));
         }
         let network = settings.network.parse().map_err(|_| bad("no network id"))?;
-        let mut servers = Vec::new();
+        let (mut servers, mut heard) = (Vec::new(), Vec::new());
         for entry in settings.servers.iter().take(MAX_SERVERS) {
             let Ok(mut server) = entry.text.parse::<Server>() else {
                 warn!("the operator names a server that this version does not understand: left out");
@@ -125,11 +127,11 @@ impl Told {
             if entry.in_cluster {
                 server.addresses.iter_mut().for_each(|address| address.scope = Scope::Cluster);
             }
-            servers.push(server);
+            if entry.heard { &mut heard } else { &mut servers }.push(server);
         }
         let accepted_routes = settings.accept_routes.iter().take(64).filter_map(|route| route.parse::<IpNet>().ok()).collect();
         let ipv4_pool = settings.ipv4_pool.as_deref().and_then(|pool| pool.parse::<Ipv4Net>().ok()).map(|pool| pool.trunc());
-        Ok(Self { keys, network, servers: merge(servers), accepted_routes, ipv4_pool })
+        Ok(Self { keys, network, servers: merge(servers), heard: merge(heard), accepted_routes, ipv4_pool })
     }
 }
 
@@ -138,7 +140,13 @@ fn change(settings: &Settings, made: Option<&Made>) -> Result<Reloaded, BadConfi
     let told = Told::new(settings)?;
     Ok(Reloaded {
         change: Reconfigure {
-            fire: campfire_fire::config::Reconfigure { servers: Some(told.servers), keys: Some(told.keys), routes: None, record: None },
+            fire: campfire_fire::config::Reconfigure {
+                servers: Some(told.servers),
+                heard: Some(told.heard),
+                keys: Some(told.keys),
+                routes: None,
+                record: None,
+            },
             accepted_routes: Some(told.accepted_routes),
         },
         remarks: Vec::new(),
@@ -158,6 +166,7 @@ fn complete(options: &Options, state: &Path, settings: &Settings, made: Option<&
         keys: told.keys,
         network: told.network,
         servers: told.servers,
+        heard: told.heard,
         in_cluster: true,
         name: clip(&settings.name),
         namespace: clip(&settings.namespace),
@@ -229,7 +238,7 @@ pub async fn up(options: &Options) -> Result<()> {
     tokio::spawn(follow(agent.clone(), cache, settings, made, changes, told.clone()));
     tokio::spawn(agent::report(agent, reports));
     let reload = || Err(BadConfig("in a pod the operator says what changes, and tells it by itself".into()));
-    control::run(peer, reload, Some(AgentLink { changes: receiver, told })).await
+    Box::pin(control::run(peer, reload, Some(AgentLink { changes: receiver, told }))).await
 }
 
 /// The state directory of a pod's containers.
