@@ -157,7 +157,7 @@ pub fn messages() -> Value {
             },
             "camp_refresh, camp_leave": {"lifetime": [60, 0], "cursor": json_cursor(41)},
             "camp_success": {
-                "lifetime": 60, "server_id": "east-1", "instance": hex(&success.instance), "unix_millis": success.unix_millis, "observed": "192.0.2.7:51820", "members": 3,
+                "lifetime": 60, "server_id": "east-1", "instance": hex(success.instance), "unix_millis": success.unix_millis, "observed": "192.0.2.7:51820", "members": 3,
                 "reset": true, "cursor": json_cursor(41), "head": 43, "entries": json_entries,
             },
             "camp_success_of_a_large_room": {
