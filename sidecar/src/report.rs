@@ -20,9 +20,9 @@ pub struct Report {
     pub uptime_ms: u64,
     /// Camped, and connected to all who were there; stays true once it was.
     pub ready: bool,
-    /// What the shell found wrong: with the interface, and with what it was made from. Their messages stand in the status's problems too.
-    #[serde(skip)]
-    pub found: Vec<Problem>,
+    /// What is wrong here, each with what to do about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
     /// What the mesh knows.
     #[serde(flatten)]
     pub status: Status,

@@ -22,8 +22,8 @@ pub fn status(report: &Report) -> String {
     let members = if own.large { format!(", {} in the room (links are made on demand)", own.members) } else { String::new() };
     let state = if report.camped() { "camped" } else { "not camped: no server answers" };
     let _ = writeln!(out, "{state}; {connected} of {known} peers connected{members}");
-    for problem in &report.status.problems {
-        let _ = writeln!(out, "problem: {}", printable(problem));
+    for problem in &report.problems {
+        let _ = writeln!(out, "problem: {}", printable(&problem.message));
     }
 
     let mut servers = vec![["SERVER", "STATE", "VIA", "RTT", "SEEN AS", ""].map(String::from).to_vec()];

@@ -270,9 +270,9 @@ impl Fire {
         self.hearth.events.clear();
     }
 
-    /// What is wrong with us here, for people.
-    pub fn problems(&self) -> impl Iterator<Item = &'static str> {
-        self.hearth.own.is_shared().then_some(IDENTITY_SHARED).into_iter()
+    /// That another process uses our identity, for people, if one does.
+    pub fn identity_shared(&self) -> Option<&'static str> {
+        self.hearth.own.is_shared().then_some(IDENTITY_SHARED)
     }
 
     /// The next event.

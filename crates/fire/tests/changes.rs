@@ -443,7 +443,7 @@ fn two_processes_with_one_identity_are_told() {
     let told = |peer: usize| world.peers[peer].notices.iter().any(|n| matches!(n, Notice::Problem { text } if text.contains("identity")));
     assert!(told(a) || told(b));
     for peer in [a, b] {
-        assert_eq!(world.look(peer).problems().count(), usize::from(told(peer)), "who was told says so as long as it is so");
+        assert_eq!(world.look(peer).identity_shared().is_some(), told(peer), "who was told says so as long as it is so");
     }
     assert!(world.peers[a].sent_messages + world.peers[b].sent_messages < 60, "they do not outbid each other for ever");
 }
@@ -463,7 +463,7 @@ fn who_outlives_another_process_with_its_identity_is_known_again() {
             _ => world.kill(second),
         }
         world.run(secs(90));
-        assert_eq!(world.look(first).problems().count(), 0, "{gone_by}");
+        assert_eq!(world.look(first).identity_shared(), None, "{gone_by}");
         assert!(world.knows(witness, first), "{gone_by}: the witness holds the one that stayed for gone");
         // Whoever believed the goodbye of the one that left takes nothing earlier than it from this key.
         assert!(session(&world) > of_both, "{gone_by}: the one that stayed speaks as an earlier run");

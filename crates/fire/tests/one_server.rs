@@ -55,7 +55,7 @@ fn all_is_well(world: &World) {
     let peers = 0..world.peers.len();
     for peer in peers.clone() {
         assert_eq!(world.look(peer).members(), peers.len(), "{peer}");
-        assert_eq!(world.look(peer).problems().count(), 0);
+        assert_eq!(world.look(peer).identity_shared(), None);
         assert!(
             !world.peers[peer].notices.iter().any(|notice| matches!(notice, Notice::Problem { .. })),
             "{:?}",

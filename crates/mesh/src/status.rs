@@ -24,15 +24,34 @@ pub struct Status {
     /// This peer.
     #[serde(rename = "self")]
     pub own: Own,
-    /// What is wrong here, each with what to do about it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<String>,
+    /// What is wrong here, which the shell tells with what it knows itself.
+    #[serde(skip)]
+    pub problems: Vec<Problem>,
     /// Servers in the list, best first.
     pub servers: Vec<Server>,
     /// Peers that are linked or known, by name.
     pub peers: Vec<Peer>,
     /// Counters by name; they only grow.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// What is wrong with this peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// Another process uses its identity.
+    IdentityShared(&'static str),
+    /// Another peer has its IPv4 address.
+    AddressTaken(String),
+}
+
+impl Problem {
+    /// For people, with what to do about it.
+    pub fn message(&self) -> &str {
+        match self {
+            Self::IdentityShared(message) => message,
+            Self::AddressTaken(message) => message,
+        }
+    }
 }
 
 /// This peer.
@@ -168,7 +187,8 @@ pub(crate) fn build(now: Time, links: &Links, fire: &Fire) -> Status {
     }));
     peers.sort_by(|a, b| (&a.name, &a.public_key).cmp(&(&b.name, &b.public_key)));
     let counters = links.shared.counters.values().chain(fire.counters().iter()).map(|(name, value)| (name.to_owned(), value)).collect();
-    let problems = fire.problems().map(str::to_owned).chain(links.ipv4_taken_by()).collect();
+    let shared = fire.identity_shared().map(Problem::IdentityShared);
+    let problems = shared.into_iter().chain(links.ipv4_taken_by().map(Problem::AddressTaken)).collect();
     Status { own, problems, servers: fire.servers(now), peers, counters }
 }
 

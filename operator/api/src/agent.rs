@@ -180,6 +180,8 @@ pub enum ProblemReason {
     IdentityShared,
     /// Another peer has its IPv4 address.
     AddressTaken,
+    /// What it was told does not go with the network where it runs.
+    NetworkConflict,
     /// As a sidecar of another version calls it: CamelCase.
     #[serde(untagged)]
     Other(String),
@@ -197,6 +199,7 @@ impl ProblemReason {
             Self::SettingsOutdated => "SettingsOutdated",
             Self::IdentityShared => "IdentityShared",
             Self::AddressTaken => "AddressTaken",
+            Self::NetworkConflict => "NetworkConflict",
             Self::Other(name) => name,
         }
     }

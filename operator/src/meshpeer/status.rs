@@ -119,6 +119,7 @@ fn interface(report: &PeerReport) -> Option<Said> {
             | ProblemReason::SettingsOutdated
             | ProblemReason::IdentityShared
             | ProblemReason::AddressTaken
+            | ProblemReason::NetworkConflict
             | ProblemReason::Other(_) => return None,
         };
         Some(Said::of(reason, clip(&problem.message, MAX_MESSAGE)))

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use campfire_api::agent::Problem;
+use campfire_api::agent::{Problem, ProblemReason};
 use campfire_camp::{BindError, Camp, CampEvent, Epoch, Tls, Trust, unix_millis};
 use campfire_datapath::command::Command;
 use campfire_datapath::table::{Addressing, Table};
@@ -19,6 +19,7 @@ use campfire_mesh::Mesh;
 use campfire_mesh::config::Reconfigure;
 use campfire_mesh::io::{Input, Notice, Output};
 use campfire_mesh::ping::{Ping, Pong};
+use campfire_mesh::status::Problem as MeshProblem;
 use campfire_protocol::carrier::SocketId;
 use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_protocol::server::{Server, Transport};
@@ -330,9 +331,17 @@ impl Driver {
 
     /// What the peer tells of itself.
     pub(super) fn report(&self) -> Report {
-        let mut status = self.mesh.status(self.clock.now());
-        let found: Vec<Problem> = self.host.problems.iter().chain(&self.standing).cloned().collect();
-        status.problems.extend(self.remarks.iter().chain(found.iter().map(|problem| &problem.message)).cloned());
+        let status = self.mesh.status(self.clock.now());
+        let of_mesh = status.problems.iter().map(|problem| {
+            let reason = match problem {
+                MeshProblem::IdentityShared(_) => ProblemReason::IdentityShared,
+                MeshProblem::AddressTaken(_) => ProblemReason::AddressTaken,
+            };
+            Problem { reason, message: problem.message().to_owned() }
+        });
+        let of_settings = self.remarks.iter().map(|remark| Problem { reason: ProblemReason::NetworkConflict, message: remark.clone() });
+        let found = self.host.problems.iter().chain(&self.standing).cloned();
+        let problems = found.chain(of_mesh).chain(of_settings).collect();
         Report {
             version: env!("CARGO_PKG_VERSION").into(),
             interface: self.interface.clone(),
@@ -340,7 +349,7 @@ impl Driver {
             mtu: self.mtu,
             uptime_ms: u64::try_from(self.clock.instant().elapsed().as_millis()).unwrap_or(u64::MAX),
             ready: self.readiness.is_ready(),
-            found,
+            problems,
             status,
         }
     }

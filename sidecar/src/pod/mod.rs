@@ -359,9 +359,7 @@ pub fn report(own: &Own, before: Option<&Report>) -> Report {
         let message = why.unwrap_or_else(|| "no TURN server answers: look at the Campfire's endpoints and at network policies".into());
         problems.push(Problem { reason: ProblemReason::FireUnreachable, message: clipped(&message) });
     }
-    problems.extend(own.found.iter().map(|found| Problem { message: clipped(&found.message), ..found.clone() }));
-    let known_to_mesh = own.status.problems.iter().filter(|text| own.found.iter().all(|found| found.message != **text));
-    problems.extend(known_to_mesh.map(|text| Problem { reason: reason_of(text), message: clipped(text) }));
+    problems.extend(own.problems.iter().map(|problem| Problem { message: clipped(&problem.message), ..problem.clone() }));
     problems.truncate(MAX_PROBLEMS);
     Report {
         public_key: own.status.own.public_key.clone(),
@@ -383,17 +381,6 @@ pub fn report(own: &Own, before: Option<&Report>) -> Report {
         reason: common_reason(own),
         problems,
         sidecar_version: own.version.clone(),
-    }
-}
-
-/// What the mesh itself says of this peer, or its settings gave cause for, by name.
-fn reason_of(problem: &str) -> ProblemReason {
-    if problem.contains("uses this peer's identity") {
-        ProblemReason::IdentityShared
-    } else if problem.starts_with("IPv4 address ") {
-        ProblemReason::AddressTaken
-    } else {
-        ProblemReason::Other("NetworkConflict".to_owned())
     }
 }
 
