@@ -140,10 +140,10 @@ async fn inside() {
 
     // A network that changes later is another pod's: this one says so, and goes on with what its interface has.
     agent.say(|settings| settings.ipv4_pool = Some("100.90.0.0/16".into()));
+    let status: serde_json::Value = serde_json::from_str(&one.status()).unwrap();
     let says = |reason: &ProblemReason, part: &str| {
         let reports = agent.reports.lock().unwrap();
-        let of = |report: &&Report| one.status().contains(&report.identity);
-        let last = reports.iter().rev().find(of).cloned().unwrap_or_default();
+        let last = reports.iter().rev().find(|report| status["self"]["identity"] == report.identity.as_str()).cloned().unwrap_or_default();
         last.problems.iter().any(|problem| problem.reason == *reason && problem.message.contains(part))
     };
     wait_for("a report of older settings", || {
