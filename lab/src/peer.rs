@@ -106,8 +106,8 @@ pub struct PeerOptions {
     pub extra: Vec<String>,
     /// Log filter.
     pub log: Option<String>,
-    /// A library that stands between the program and the kernel ([`emulation`]).
-    pub preload: Option<PathBuf>,
+    /// A program ([`emulator`]) that it runs under, and what that emulates.
+    pub under: Option<(PathBuf, &'static str)>,
 }
 
 /// A running `campfire up`.
@@ -118,14 +118,13 @@ pub struct Peer {
     child: Child,
 }
 
-/// Makes a library of these lines of C in `state`: put before a dynamic program with `LD_PRELOAD`, it answers for a kernel that is not here.
-pub fn emulation(state: &Path, name: &str, source: &str) -> Result<PathBuf> {
-    let (file, library) = (state.join(format!("{name}.c")), state.join(format!("{name}.so")));
-    fs::write(&file, source)?;
-    let out =
-        std::process::Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &file]).output().context("cannot start cc")?;
+/// Makes the program `emulate` in `state`: others run under it as with a kernel that is not here (`lab/src/emulate.c` says which there are).
+pub fn emulator(state: &Path) -> Result<PathBuf> {
+    let (source, program) = (state.join("emulate.c"), state.join("emulate"));
+    fs::write(&source, include_str!("emulate.c"))?;
+    let out = std::process::Command::new("cc").args(["-O1", "-o"]).args([&program, &source]).output().context("cannot start cc")?;
     ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    Ok(library)
+    Ok(program)
 }
 
 /// The overlay's device in every peer.
@@ -135,7 +134,14 @@ impl Peer {
     /// Starts one with the key in file `psk`.
     pub fn start(host: Host, psk: &Path, options: &PeerOptions) -> Result<Self> {
         let log = File::options().create(true).append(true).open(host.state().join("campfire.log"))?;
-        let mut command = host.command(binary("campfire")?);
+        let mut command = match &options.under {
+            Some((emulator, what)) => {
+                let mut command = host.command(emulator);
+                command.arg(what).arg(binary("campfire")?);
+                command
+            }
+            None => host.command(binary("campfire")?),
+        };
         command.args(["up", "--interface", INTERFACE, "--name", &host.name, "--psk-file"]).arg(psk);
         command.arg("--identity-file").arg(host.state().join("identity"));
         if !options.cluster.is_empty() {
@@ -148,7 +154,6 @@ impl Peer {
         if let Some(filter) = &options.log {
             command.args(["--log", filter]);
         }
-        command.envs(options.preload.as_ref().map(|library| ("LD_PRELOAD", library)));
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         Ok(Self { host, child })
     }

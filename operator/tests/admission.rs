@@ -348,7 +348,7 @@ impl World {
         define(&client).await;
         let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
         apply(&Api::<ServiceAccount>::namespaced(client.clone(), "default"), "default", &account).await;
-        let operator = Operator::start(&client, &["default"]).await;
+        let operator = Operator::trusting(&client, &["default"], &["default"]).await;
         let now = SystemTime::now();
         let authority = Authority::make(now, &Times::default()).unwrap();
         let (servers, _) = authority.server(&["localhost".to_owned()], now, &Times::default()).unwrap();

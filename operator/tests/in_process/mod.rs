@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use campfire_api::{Campfire, MeshPeer};
 use campfire_operator::context::{Context, Shutdown};
 use campfire_operator::leadership::{Leadership, Mandate};
-use campfire_operator::members::Served;
+use campfire_operator::members::{Served, Trusted};
 use campfire_operator::metrics::Metrics;
 use campfire_operator::settings::OperatorSettings;
 use campfire_operator::state::{ObjectKey, Reports};
@@ -30,7 +30,13 @@ pub struct Operator {
 
 impl Operator {
     /// As leader, for Campfires of these namespaces; all, if none is given.
+    #[allow(dead_code, reason = "not all tests that share this file use it")]
     pub async fn start(client: &Client, namespaces: &[&str]) -> Self {
+        Self::trusting(client, namespaces, &[]).await
+    }
+
+    /// One to whom `trusted` Campfires say what sidecars of other namespaces are.
+    pub async fn trusting(client: &Client, namespaces: &[&str], trusted: &[&str]) -> Self {
         let (mandate, leadership) = Leadership::new();
         let (shutdown, stop) = Shutdown::new();
         mandate.lead_until(Instant::now() + Duration::from_hours(1));
@@ -43,6 +49,7 @@ impl Operator {
             image_pull_policy: "IfNotPresent".into(),
             cluster_name: "berlin".into(),
             served: Served::new(namespaces.iter().copied()),
+            trusted: Trusted::new(trusted.iter().copied()),
             ..OperatorSettings::default()
         };
         let ctx = Arc::new(Context::start(client.clone(), settings, Arc::new(Metrics::default()), reports, leadership, stop));
