@@ -9,8 +9,8 @@ use campfire_protocol::server::Server;
 use campfire_protocol::stun::{Attribute, Builder, Class, Message, Method, StunError, TransactionId};
 use campfire_protocol::uri::CampUri;
 use campfire_protocol::wire::{
-    Auth, BindRequest, CampRequest, CampSuccess, Cursor, Ember, Failure, FindRequest, KNOWN, MemberId, MemberToken, SignalRequest,
-    decode_entries,
+    Auth, BindRequest, CampRequest, CampSuccess, Cursor, Ember, Failure, FindRequest, KNOWN, MAX_ENTRIES, MemberId, MemberToken,
+    SignalRequest, decode_entries,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -230,8 +230,8 @@ fn more_entries_than_a_message_may_have_are_refused() {
         }
         decode_entries(&Message::parse(&builder.finish()).unwrap()).map(|entries| entries.len())
     };
-    assert_eq!(decode(20), Ok(20));
-    assert_eq!(decode(21), Err(StunError::Malformed(Attribute::CAMP_ENTRY.0)));
+    assert_eq!(decode(MAX_ENTRIES), Ok(MAX_ENTRIES));
+    assert_eq!(decode(MAX_ENTRIES + 1), Err(StunError::Malformed(Attribute::CAMP_ENTRY.0)));
 }
 
 #[test]
