@@ -242,10 +242,9 @@ mod tests {
         membership.keys.push(HeldKey::new(Psk::from_bytes([3; 32]), KeyMode::Announce));
         let plan = Plan::new(&membership).unwrap();
         assert_eq!(plan.key_names(), [(keys.fingerprint, true)]);
-        assert_eq!(
-            plan.servers.iter().map(|server| server.id.as_str()).collect::<Vec<_>>(),
-            ["0123abcd-0", "turn.example.com:3478", "west-0"]
-        );
+        let ids = |servers: &[Server]| servers.iter().map(|server| server.id.to_string()).collect::<Vec<_>>();
+        assert_eq!(ids(&plan.servers), ["0123abcd-0", "turn.example.com:3478"]);
+        assert_eq!(ids(&plan.heard), ["0123abcd-0", "west-0"], "what others published is no more than that");
         assert_eq!((plan.record.version, plan.record.servers), (7, membership.own));
     }
 
