@@ -181,17 +181,17 @@ impl Choice {
         let list = self.union();
         let best: BTreeSet<ServerSlot> = self.best_listed(hearth, conversations);
         let mut listed = BTreeSet::new();
-        let ours = self.own_record.iter().flat_map(|record| &record.servers);
-        let given_ids: BTreeSet<ServerId> = self.given.iter().chain(ours).map(|server| server.id.clone()).collect();
         let own = self.own_record.iter().flat_map(|record| &record.servers);
-        let given: BTreeSet<String> = self.given.iter().chain(own).flat_map(|s| &s.addresses).map(|address| address.host.clone()).collect();
+        let given: Vec<&Server> = self.given.iter().chain(own).collect();
+        let given_ids: BTreeSet<ServerId> = given.iter().map(|server| server.id.clone()).collect();
+        let given_hosts: BTreeSet<String> = given.iter().flat_map(|server| &server.addresses).map(|address| address.host.clone()).collect();
         for server in list {
             let slot = self.slots.get(&server.id).copied().unwrap_or_else(|| self.free_slot(conversations));
             self.slots.insert(server.id.clone(), slot);
             listed.insert(slot);
             let conversation = conversations.entry(slot).or_insert_with(|| Conversation::new(hearth, slot, server.clone()));
             let hosts = server.addresses.iter().map(|address| &address.host);
-            conversation.hearsay = hosts.filter(|host| !given.contains(*host)).cloned().collect();
+            conversation.hearsay = hosts.filter(|host| !given_hosts.contains(*host)).cloned().collect();
             conversation.is_now(hearth, now, server);
         }
         let mut kept = self.standings.values().filter(|standing| standing.keep_until.is_some()).count();
