@@ -181,7 +181,7 @@ async fn quickstart(client: &Client) -> Operator {
     })
     .await;
     apply(&peers, "laptop", &laptop).await;
-    // Whoever is seen before it is declared is shown as a Remote for a while.
+    // Whoever is seen before it is declared is shown as a Remote until then.
     eventually("the laptop is known", async || operator.ctx.cluster.peers.find(|peer| peer.name_any() == "laptop").is_some()).await;
     operator.ctx.sightings.publish(&ObjectKey::new("default", "main"), View { camped: 1, members: 4, seen, ..View::default() });
     for name in ["hello-6d9f7c5b84-4xkzp", "hello-6d9f7c5b84-q7w2n"] {

@@ -121,6 +121,36 @@ async fn peers_of_elsewhere_have_objects_and_a_pods_own_peer_is_not_taken_for_on
 }
 
 #[tokio::test]
+async fn who_is_declared_is_shown_once_and_who_may_not_sit_there_hides_nobody() {
+    let Some(plane) = ControlPlane::start().await else { return };
+    let operator = Operator::start(&plane.client).await;
+    let seen = BTreeMap::from([(identity(2), sighting(2, "laptop", ""))]);
+    operator.ctx.sightings.publish(&Operator::home(), View { camped: 1, members: 1, seen, ..View::default() });
+    let remote = format!("home-r-{}", &identity(2).to_string()[..20]);
+    operator.peer_until(&remote, |peer| reason(peer, "Ready") == "AtTheFire").await;
+    let declared = json!({
+        "apiVersion": "campfire.network/v1alpha1", "kind": "MeshPeer", "metadata": { "name": "laptop" },
+        "spec": {
+            "type": "External", "campfireRef": { "name": "home", "namespace": "shop" },
+            "external": { "publicKey": WireguardKey(identity(2).x25519()).to_string() },
+        },
+    });
+
+    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "elsewhere" } });
+    apply(&Api::<Namespace>::all(operator.client.clone()), "elsewhere", &namespace).await;
+    let stranger = Api::<MeshPeer>::namespaced(operator.client.clone(), "elsewhere");
+    apply(&stranger, "laptop", &declared).await;
+    operator
+        .until("the stranger is told", async || reason(&stranger.get("laptop").await.unwrap(), "Accepted") == "NamespaceNotAdmitted")
+        .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(reason(&operator.peers().get(&remote).await.unwrap(), "Ready"), "AtTheFire", "three looks at the fire later");
+
+    apply(&operator.peers(), "laptop", &declared).await;
+    operator.until("its second object is gone", async || operator.peers().get_opt(&remote).await.unwrap().is_none()).await;
+}
+
+#[tokio::test]
 async fn what_people_make_gets_its_join_secret_or_is_told_why_not() {
     let Some(plane) = ControlPlane::start().await else { return };
     let operator = Operator::start(&plane.client).await;
@@ -272,7 +302,7 @@ fn identity(n: u8) -> PublicKey {
 fn sighting(n: u8, name: &str, cluster: &str) -> Sighting {
     Sighting {
         identity: identity(n),
-        wireguard: WireguardKey([0; 32]),
+        wireguard: WireguardKey(identity(n).x25519()),
         name: name.into(),
         namespace: "shop".into(),
         cluster: cluster.into(),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use campfire_api::conditions::ConditionType;
 use campfire_api::{MeshPeer, PeerType, RemotePeers};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -13,7 +12,7 @@ use kube::{Resource, ResourceExt as _};
 use super::status::{Heard, STALE};
 use super::{Reconciler, plan};
 use crate::cluster::cached;
-use crate::conditions::{Said, condition};
+use crate::conditions::Said;
 use crate::members::{Claim, Unadmitted};
 use crate::state::{ObjectKey, PodId, Reported, Sighting, WireguardKey};
 
@@ -101,12 +100,6 @@ pub(super) fn pod_seen(pod: &PartialObjectMeta<Pod>) -> Option<PodSeen> {
     }
     let key = ObjectKey::new(pod.namespace()?, pod.name_any());
     Some(PodSeen { pod: PodId { key, uid: pod.uid()? }, campfire })
-}
-
-/// Whether it may sit where it says: who may not hides nobody.
-pub(super) fn accepted(peer: &MeshPeer) -> bool {
-    let conditions = peer.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    condition(conditions, ConditionType::Accepted).is_some_and(|condition| condition.status == "True")
 }
 
 /// The Campfire that a MeshPeer names.

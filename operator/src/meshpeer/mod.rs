@@ -27,13 +27,14 @@ use std::time::{Duration, Instant};
 
 use campfire_api::{Campfire, MeshPeer, PathName, PeerType};
 use campfire_protocol::identity::PublicKey;
+use kube::ResourceExt as _;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use self::apply::{Done, write};
 use self::external::Joined;
-use self::fetch::{accepted, campfire_of, declared_key, pod_seen};
+use self::fetch::{campfire_of, declared_key, pod_seen};
 use self::plan::owned_by;
 use self::queue::WriteQueue;
 use self::remote::{Kin, Remotes};
@@ -124,7 +125,12 @@ pub async fn run(ctx: Arc<Context>, mut reports: mpsc::Receiver<PodId>) {
                     reconciler.ended(&key, done);
                 }
             }
-            changed = peers.recv() => reconciler.changed(changed),
+            changed = peers.recv() => {
+                if let Ok(key) = &changed {
+                    reconciler.declared(key);
+                }
+                reconciler.changed(changed);
+            }
             changed = pods.recv() => reconciler.changed(changed),
             Some(pod) = reports.recv() => reconciler.hint(&pod.key, Instant::now()),
             _ = campfires.recv() => reconciler.sweep_soon(),
@@ -155,6 +161,14 @@ impl Reconciler {
         match changed {
             Ok(key) => self.hint(&key, Instant::now()),
             Err(_) => self.sweep_soon(),
+        }
+    }
+
+    /// Whoever is declared is no Remote: its fire is looked at again.
+    fn declared(&mut self, key: &ObjectKey) {
+        let peer: Option<Arc<MeshPeer>> = cached(&self.ctx.cluster.peers, key);
+        if let Some(peer) = peer.filter(|peer| declared_key(peer).is_some()) {
+            self.views.remove(&campfire_of(&peer));
         }
     }
 
@@ -297,8 +311,11 @@ impl Reconciler {
             }
         });
         for peer in self.ctx.cluster.peers.state() {
-            if let Some(declared) = declared_key(&peer).filter(|_| accepted(&peer))
-                && let Some((_, ours)) = shown.get_mut(&campfire_of(&peer))
+            // Who may not sit there hides nobody.
+            let campfire = campfire_of(&peer);
+            if let Some(declared) = declared_key(&peer)
+                && let Some((_, ours)) = shown.get_mut(&campfire)
+                && self.ctx.cluster.admit(&campfire, &peer.namespace().unwrap_or_default()).is_ok()
             {
                 ours.declared.insert(declared);
             }

@@ -63,16 +63,24 @@ impl Remotes {
         }
         let mut concerned = Vec::new();
         let mut present: HashMap<ObjectKey, &Sighting> = HashMap::new();
+        let named =
+            |sighting: &Sighting| ObjectKey::new(&campfire.namespace, names::remote_peer(&campfire.name, &sighting.identity.to_string()));
         for sighting in view.seen.values().filter(|sighting| !sighting.origin) {
             let doubtful = (campfire.clone(), sighting.identity);
             let foreign = match kin(sighting) {
-                Kin::Ours => false,
+                Kin::Ours => {
+                    // It was seen before it was declared, or before it reported. It has not left: it has another object, and needs no second one.
+                    let key = named(sighting);
+                    if self.shown.remove(&key).is_some() {
+                        concerned.push(key);
+                    }
+                    false
+                }
                 Kin::Foreign => true,
                 Kin::Claimed => *self.doubtful.entry(doubtful.clone()).or_insert(now) + DOUBT <= now,
             };
             if foreign {
-                let name = names::remote_peer(&campfire.name, &sighting.identity.to_string());
-                present.insert(ObjectKey::new(&campfire.namespace, name), sighting);
+                present.insert(named(sighting), sighting);
             }
         }
         self.doubtful.retain(|(of, identity), _| of != campfire || view.seen.contains_key(identity));
@@ -183,6 +191,18 @@ mod tests {
         assert_eq!(remotes.look(&fire(), &view, start, |_| Kin::Claimed).0, []);
         assert_eq!(remotes.look(&fire(), &view, start + DOUBT / 2, |_| Kin::Ours).0, [], "its report came");
         assert_eq!(remotes.look(&fire(), &view, start + DOUBT, |_| Kin::Claimed).0, [mesh_peer(1)], "or it is none of ours");
+    }
+
+    #[test]
+    fn who_turns_out_to_be_ours_is_shown_once_and_at_once() {
+        let start = Instant::now();
+        let mut remotes = Remotes::new(LINGER);
+        let view = view(&[1, 2]);
+        assert_eq!(remotes.look(&fire(), &view, start, |_| Kin::Foreign).0.len(), 2);
+        let kin = |sighting: &Sighting| if sighting.identity == identity(1) { Kin::Ours } else { Kin::Foreign };
+        assert_eq!(remotes.look(&fire(), &view, start, kin).0, [mesh_peer(1)]);
+        assert!(remotes.get(&mesh_peer(1)).is_none(), "it has not left: nothing lingers");
+        assert!(remotes.get(&mesh_peer(2)).is_some_and(Remote::present));
     }
 
     #[test]
