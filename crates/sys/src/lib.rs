@@ -2,7 +2,8 @@
 //! offload, TUN devices, waiting for many descriptors.
 //!
 //! The one crate of the project with `unsafe`. It knows nobody, and decides nothing: how much, when and for whom is the caller's. Whatever is
-//! `unsafe` works on memory that it owns or has borrowed for the call; no pointer outlives the call that it was made for. What rustix offers
+//! `unsafe` works on memory that it owns or has borrowed for the call; pointers that outlive a call lead to memory of the same value, which
+//! stays where it is (`fixed`). What rustix offers
 //! safely is rustix's; libc is for what it lacks (`recvmmsg`, control messages, `UDP_SEGMENT`, the ioctls of TUN).
 //!
 //! | module | what it holds | contract |
@@ -14,7 +15,9 @@
 
 use std::io;
 
+mod ancillary;
 pub mod epoll;
+mod fixed;
 pub mod process;
 pub mod tun;
 pub mod udp;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::AddAssign;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::ptr;
@@ -12,8 +12,10 @@ use std::time::Duration;
 use libc::{c_int, c_uint};
 use socket2::{Domain, Protocol, Type};
 
+use crate::ancillary::{Control, Name, read_name, write_controls, write_name};
 use crate::check;
 use crate::epoll::wait_writable;
+use crate::fixed::Fixed;
 
 /// Most datagrams (a train counts as one) that one call takes or gives.
 pub const BATCH: usize = 64;
@@ -23,8 +25,6 @@ const SLOT: usize = 64 * 1024;
 pub const HEADROOM: usize = 64;
 /// Distance of slots: not a multiple of a page, so that the first bytes of all slots do not fall into the same few cache sets.
 const STRIDE: usize = HEADROOM + SLOT + 1216;
-/// Room for the control messages of one datagram: packet info and segment size, with space to spare.
-type Control = [u64; 12];
 
 /// How much a socket's buffers are to hold, in bytes (the kernel doubles it for its own overhead).
 #[derive(Clone, Copy, Debug)]
@@ -128,16 +128,20 @@ pub struct Received {
 
 /// Fixed memory for a batch of received datagrams.
 pub struct Receiver {
-    slab: Box<[u8]>,
-    names: Box<[Name]>,
-    controls: Box<[Control]>,
-    vectors: Box<[libc::iovec]>,
+    slab: Fixed<u8>,
+    names: Fixed<Name>,
+    /// Read by way of the headers, as the vectors are.
+    _controls: Fixed<Control>,
+    _vectors: Fixed<libc::iovec>,
+    /// Each points at its own of the above from the beginning on.
     headers: Box<[libc::mmsghdr]>,
     /// Datagrams of the last batch.
     count: usize,
+    /// Headers whose lengths the kernel may have changed.
+    written: usize,
 }
 
-// SAFETY: what its headers point at is this value's own, and is set anew before each call; between calls no pointer is followed.
+// SAFETY: what its headers point at is this value's own, and stays where it is when the value moves.
 unsafe impl Send for Receiver {}
 
 impl Receiver {
@@ -150,14 +154,19 @@ impl Receiver {
         let vector = unsafe { zeroed::<libc::iovec>() };
         // SAFETY: the same.
         let header = unsafe { zeroed::<libc::mmsghdr>() };
-        Self {
-            slab: vec![0; STRIDE * slots].into_boxed_slice(),
-            names: vec![name; slots].into_boxed_slice(),
-            controls: vec![[0; 12]; slots].into_boxed_slice(),
-            vectors: vec![vector; slots].into_boxed_slice(),
-            headers: vec![header; slots].into_boxed_slice(),
-            count: 0,
+        let slab = Fixed::new(0, STRIDE * slots);
+        let (names, controls, vectors) = (Fixed::new(name, slots), Fixed::new([0; 12], slots), Fixed::new(vector, slots));
+        let mut headers = vec![header; slots].into_boxed_slice();
+        for (index, header) in headers.iter_mut().enumerate() {
+            let slot = libc::iovec { iov_base: slab.at(index * STRIDE + HEADROOM).cast(), iov_len: SLOT };
+            // SAFETY: there are as many vectors as headers, and nobody holds a reference to one.
+            unsafe { vectors.at(index).write(slot) };
+            header.msg_hdr.msg_name = names.at(index).cast();
+            header.msg_hdr.msg_iov = vectors.at(index);
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = controls.at(index).cast();
         }
+        Self { slab, names, _controls: controls, _vectors: vectors, headers, count: 0, written: slots }
     }
 
     /// The memory that [`Received::offset`] counts in.
@@ -179,26 +188,18 @@ impl Receiver {
     /// error is one of something sent earlier (an ICMP message), and is read off the socket by being told.
     pub fn receive(&mut self, socket: &Socket, most: usize) -> io::Result<usize> {
         self.count = 0;
-        let slots = self.slab.chunks_exact_mut(STRIDE);
-        let rest = self.names.iter_mut().zip(self.controls.iter_mut()).zip(self.vectors.iter_mut());
-        let mut count = 0;
-        for ((slot, ((name, control), vector)), header) in slots.zip(rest).zip(self.headers.iter_mut()).take(most) {
-            let slot = slot.get_mut(HEADROOM..HEADROOM + SLOT).unwrap_or_default();
-            vector.iov_base = slot.as_mut_ptr().cast();
-            vector.iov_len = slot.len();
-            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
+        // Those alone that a call before this one gave back: a datagram that comes by itself costs no more for the places beside it.
+        for header in self.headers.iter_mut().take(std::mem::take(&mut self.written)) {
             header.msg_hdr.msg_namelen = size_of::<Name>() as libc::socklen_t;
-            header.msg_hdr.msg_iov = ptr::from_mut(vector);
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = size_of::<Control>() as _;
             header.msg_hdr.msg_flags = 0;
-            count += 1;
         }
-        let (headers, flags) = (self.headers.as_mut_ptr(), libc::MSG_DONTWAIT as _);
-        // SAFETY: the first `count` headers were just pointed at slots, names, vectors and control buffers of this value, which is held
-        // exclusively through the call; their lengths are true.
+        let (headers, count, flags) = (self.headers.as_mut_ptr(), self.headers.len().min(most), libc::MSG_DONTWAIT as _);
+        // SAFETY: each header points at a slot, a name, a vector and a control buffer of this value, which is held exclusively through the
+        // call; their lengths are true: those that an earlier call changed were just set again.
         let received = unsafe { libc::recvmmsg(socket.socket.as_raw_fd(), headers, count as c_uint, flags, ptr::null_mut()) };
+        // One that the kernel began and gave up is not counted.
+        self.written = received.max(0) as usize + 1;
         match check(received) {
             Ok(received) => {
                 self.count = received as usize;
@@ -468,109 +469,6 @@ fn cannot_cut(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP))
 }
 
-/// Storage for an address of either family.
-type Name = libc::sockaddr_in6;
-
-fn write_name(name: &mut Name, address: SocketAddr) -> libc::socklen_t {
-    match address {
-        SocketAddr::V4(address) => {
-            // SAFETY: all-zero is a valid `sockaddr_in`.
-            let mut v4: libc::sockaddr_in = unsafe { zeroed() };
-            v4.sin_family = libc::AF_INET as libc::sa_family_t;
-            v4.sin_port = address.port().to_be();
-            v4.sin_addr.s_addr = u32::from_ne_bytes(address.ip().octets());
-            // SAFETY: a `sockaddr_in6` is larger than a `sockaddr_in` and at least as strictly aligned.
-            unsafe { ptr::write(ptr::from_mut(name).cast::<libc::sockaddr_in>(), v4) };
-            size_of::<libc::sockaddr_in>() as libc::socklen_t
-        }
-        SocketAddr::V6(address) => {
-            name.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-            name.sin6_port = address.port().to_be();
-            name.sin6_flowinfo = address.flowinfo();
-            name.sin6_addr.s6_addr = address.ip().octets();
-            name.sin6_scope_id = address.scope_id();
-            size_of::<libc::sockaddr_in6>() as libc::socklen_t
-        }
-    }
-}
-
-fn read_name(name: &Name) -> Option<SocketAddr> {
-    match c_int::from(name.sin6_family) {
-        libc::AF_INET => {
-            // SAFETY: as in `write_name`; every bit pattern is a valid `sockaddr_in`.
-            let v4 = unsafe { ptr::read(ptr::from_ref(name).cast::<libc::sockaddr_in>()) };
-            let address = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
-            Some(SocketAddr::V4(SocketAddrV4::new(address, u16::from_be(v4.sin_port))))
-        }
-        libc::AF_INET6 => {
-            let address = Ipv6Addr::from(name.sin6_addr.s6_addr);
-            // The scope is kept for link-local addresses alone: of others it must not tell equal ones apart.
-            let scope = if address.is_unicast_link_local() { name.sin6_scope_id } else { 0 };
-            Some(SocketAddr::V6(SocketAddrV6::new(address, u16::from_be(name.sin6_port), 0, scope)))
-        }
-        _ => None,
-    }
-}
-
-/// Writes the control messages into `buffer` and points `header` at them.
-fn write_controls(header: &mut libc::msghdr, buffer: &mut Control, from: Option<IpAddr>, segment: u16) {
-    (header.msg_control, header.msg_controllen) = (ptr::null_mut(), 0);
-    if from.is_none() && segment == 0 {
-        return;
-    }
-    // CMSG_NXTHDR looks at the lengths of what follows.
-    *buffer = [0; 12];
-    header.msg_control = buffer.as_mut_ptr().cast();
-    header.msg_controllen = size_of::<Control>() as _;
-    // SAFETY: `header` points at `buffer` with its whole length, which is aligned for a header.
-    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
-    let mut used = 0;
-    if let Some(from) = from {
-        used += match from {
-            IpAddr::V4(address) => {
-                // SAFETY: a plain C structure for which all-zero is valid.
-                let mut info: libc::in_pktinfo = unsafe { zeroed() };
-                info.ipi_spec_dst.s_addr = u32::from_ne_bytes(address.octets());
-                // SAFETY: the buffer has room for this (CMSG_SPACE: 32 bytes) and a segment size (24) in its 96.
-                unsafe { put(next, libc::IPPROTO_IP, libc::IP_PKTINFO, info) }
-            }
-            IpAddr::V6(address) => {
-                // SAFETY: a plain C structure for which all-zero is valid.
-                let mut info: libc::in6_pktinfo = unsafe { zeroed() };
-                info.ipi6_addr.s6_addr = address.octets();
-                // SAFETY: the buffer has room for this (CMSG_SPACE: 40 bytes) and a segment size (24) in its 96.
-                unsafe { put(next, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info) }
-            }
-        };
-        // SAFETY: both point into `buffer`; the macro gives null beyond its end.
-        next = unsafe { libc::CMSG_NXTHDR(header, next) };
-    }
-    if segment != 0 {
-        // SAFETY: as above.
-        used += unsafe { put(next, libc::SOL_UDP, libc::UDP_SEGMENT, segment) };
-    }
-    header.msg_controllen = used as _;
-}
-
-/// Writes one control message; the space it takes.
-///
-/// # Safety
-/// `at` must be null or point at a control message header with room for a `T` behind it.
-unsafe fn put<T>(at: *mut libc::cmsghdr, level: c_int, kind: c_int, value: T) -> usize {
-    // SAFETY: the caller's promise.
-    let Some(message) = (unsafe { at.as_mut() }) else { return 0 };
-    message.cmsg_level = level;
-    message.cmsg_type = kind;
-    // SAFETY: arithmetic alone.
-    message.cmsg_len = unsafe { libc::CMSG_LEN(size_of::<T>() as u32) } as _;
-    // SAFETY: `at` is a header.
-    let data = unsafe { libc::CMSG_DATA(at) }.cast::<T>();
-    // SAFETY: the caller's promise: there is room for a `T`.
-    unsafe { ptr::write_unaligned(data, value) };
-    // SAFETY: arithmetic alone.
-    (unsafe { libc::CMSG_SPACE(size_of::<T>() as u32) }) as usize
-}
-
 #[cfg(test)]
 mod tests {
     use std::iter::once;
@@ -580,17 +478,6 @@ mod tests {
 
     const BUFFERS: Buffers = Buffers { receive: 1 << 20, send: 1 << 20 };
     const PATIENCE: Duration = Duration::from_millis(5);
-
-    #[test]
-    fn addresses_survive_the_kernels_layout() {
-        for address in ["192.0.2.1:80", "[2001:db8::1]:443", "[fe80::1%3]:5", "0.0.0.0:0"] {
-            let address: SocketAddr = address.parse().unwrap();
-            // SAFETY: all-zero is valid.
-            let mut name = unsafe { zeroed() };
-            write_name(&mut name, address);
-            assert_eq!(read_name(&name), Some(address));
-        }
-    }
 
     #[test]
     fn datagrams_and_trains_arrive_whole() {
@@ -650,6 +537,36 @@ mod tests {
         wait_readable(&b);
         receiver.receive(&b, 1).unwrap();
         assert_eq!(receiver.get(0).unwrap().from, SocketAddr::new(local, port));
+    }
+
+    #[test]
+    fn what_a_batch_left_in_its_places_shortens_nothing_of_the_next() {
+        let mut receiver = Receiver::new(4);
+        let mut sender = Sender::new();
+        let mut pass = |local: &str, count: usize, tell: bool| {
+            let Ok(to) = Socket::bind(local.parse().unwrap(), BUFFERS) else { return };
+            if tell {
+                to.tell_local_addresses().unwrap();
+            }
+            let from = Socket::bind(local.parse().unwrap(), BUFFERS).unwrap();
+            let bytes: Vec<[u8; 9]> = (0..count).map(|index| [index as u8; 9]).collect();
+            let (address, origin) = (to.local_addr().unwrap(), from.local_addr().unwrap());
+            let messages = bytes.iter().map(|bytes| Message { to: address, from: None, segment: 0, pieces: once(&bytes[..]) });
+            sender.send(&from, messages, PATIENCE);
+            wait_readable(&to);
+            assert_eq!(receiver.receive(&to, count).unwrap(), count);
+            for (index, bytes) in bytes.iter().enumerate() {
+                let received = receiver.get(index).unwrap();
+                assert_eq!((received.from, received.local), (origin, tell.then(|| address.ip())), "{local}");
+                assert_eq!(receiver.bytes(received.offset, received.length), bytes);
+            }
+            assert_eq!(receiver.get(count), None);
+            assert_eq!(receiver.receive(&to, 4).unwrap(), 0, "and a look at nothing between");
+        };
+        // An IPv4 address is shorter than an IPv6 one, and no control message than one.
+        for (local, count, tell) in [("127.0.0.1:0", 4, false), ("[::1]:0", 3, true), ("127.0.0.1:0", 1, true), ("[::1]:0", 4, true)] {
+            pass(local, count, tell);
+        }
     }
 
     #[test]

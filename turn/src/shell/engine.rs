@@ -195,10 +195,12 @@ impl Engine {
 
     /// Runs until [`Command::Stop`].
     pub fn run(mut self) -> std::io::Result<()> {
+        let mut now = Now::read(self.started);
         while !self.stopped {
-            let due = self.server.next_wake().map(|wake| wake.since(Now::read(self.started).time));
-            let ready = self.epoll.wait(due)?;
-            let mut now = Now::read(self.started);
+            // Counted from when the last batch came in: a timer may be late by what that took, and the clock is read once a wakeup.
+            let wake = self.server.next_wake();
+            let ready = self.epoll.wait(wake.map(|wake| wake.since(now.time)))?;
+            now = Now::read(self.started);
             for index in 0..ready {
                 match self.epoll.token(index) {
                     Some(WAKE_TOKEN) => self.take_inbox(now),
@@ -210,7 +212,7 @@ impl Engine {
                     now = Now::read(self.started);
                 }
             }
-            if self.server.next_wake().is_some_and(|wake| wake <= now.time) {
+            if wake.is_some_and(|wake| wake <= now.time) {
                 self.server.handle(now.time, now.wall, Input::Wake);
                 self.drain_outputs(now);
             }
