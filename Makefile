@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast soak lint fuzz bench crds images cluster clean-clusters clean-demo
+.PHONY: help install demo demo-clusters clean-demo-clusters test test-fast soak lint fuzz bench crds images cluster clean-clusters clean-demo
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 21
 
 install: ## What the demo and the tests need, from Debian's packages
 	@scripts/install
@@ -17,6 +17,12 @@ demo: ## Two clusters and a laptop behind real NATs become one mesh (root; KEEP=
 
 clean-demo: ## Remove a demo that was left running
 	@target/release/campfire-lab clean
+
+demo-clusters: ## Two real Kubernetes clusters and a laptop become one mesh: helm install, join, a web service asked across (root; KEEP=1 leaves it running)
+	@scripts/demo-clusters
+
+clean-demo-clusters: ## Remove clusters and laptop that were left running
+	@scripts/demo-clusters clean
 
 test: ## The gate: lints, unit, simulated worlds, real namespaces (root), interop, stories on real clusters
 	@scripts/test

@@ -116,6 +116,13 @@ impl PeerSettings {
         if options.ipv4_pool.is_some_and(|pool| pool.prefix_len() > 29 || pool.prefix_len() < 8) {
             return Err(BadConfig("--ipv4-pool: expected a network from /8 to /29, such as 100.80.0.0/16".into()));
         }
+        let run_dir = options.run_dir.clone().unwrap_or_else(|| RUN_DIR.into());
+        let wg_dir = options.wg_dir.clone().unwrap_or_else(|| "/var/run/wireguard".into());
+        if run_dir == wg_dir {
+            return Err(BadConfig(
+                "--run-dir and --wg-dir: give each a directory of its own, both have a socket INTERFACE.sock there".into(),
+            ));
+        }
         let mut remarks = Vec::new();
         let gathered = gather(options, environment, None, &mut remarks)?;
         let trust = match &options.ca_file {
@@ -157,8 +164,8 @@ impl PeerSettings {
             listen_port: options.listen_port.unwrap_or(0),
             trust,
             tun_node: tun_node(),
-            run_dir: options.run_dir.clone().unwrap_or_else(|| RUN_DIR.into()),
-            wg_dir: options.wg_dir.clone().unwrap_or_else(|| "/var/run/wireguard".into()),
+            run_dir,
+            wg_dir,
             metrics_listen: options.metrics_listen,
             ready_file: options.ready_file.clone(),
             remarks,

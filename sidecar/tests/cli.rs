@@ -165,6 +165,10 @@ fn values_out_of_bounds_are_refused() {
         (&["--interface", "a-name-far-too-long"], "campfire: --interface: expected 1 to 15 letters, digits and . - _\n"),
         (&["--interface", "../etc"], "campfire: --interface: expected 1 to 15 letters, digits and . - _\n"),
         (&["--ipv4-pool", "10.0.0.0/30"], "campfire: --ipv4-pool: expected a network from /8 to /29, such as 100.80.0.0/16\n"),
+        (
+            &["--run-dir", "/tmp/x", "--wg-dir", "/tmp/x"],
+            "campfire: --run-dir and --wg-dir: give each a directory of its own, both have a socket INTERFACE.sock there\n",
+        ),
         (&["--network", "xyz"], "campfire: --network: expected 10 hex digits\n"),
         (&["--name", "a\nb"], "campfire: --name: expected at most 63 printable characters\n"),
         (
