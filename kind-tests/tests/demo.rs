@@ -29,6 +29,7 @@ fn the_demo_on_two_clusters_ends_with_an_answer_across_and_leaves_nothing_even_w
     said("3 sent, 3 answered, 0% lost");
     said("5 of 5 peers connected");
     said("3 packets transmitted, 3 received, 0% packet loss");
+    said("meshpeer.campfire.network/laptop                        True    AtTheFire");
     let seconds = printed.lines().find(|line| line.contains("from helm install in the second cluster")).unwrap();
     println!("{seconds}");
     let picture = fs::read_to_string(root().join("target/demo-clusters/mesh.svg")).unwrap();
