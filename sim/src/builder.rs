@@ -104,7 +104,7 @@ impl World {
     /// A server with other settings.
     pub fn server_with(&mut self, name: &str, change: impl FnOnce(&mut ServerOptions)) -> ServerRef {
         let keys = (0..self.keys.len()).collect();
-        let mut options = ServerOptions { config: ServerConfig::default(), keys, clock_error: 0 };
+        let mut options = ServerOptions { config: ServerConfig::default(), keys, clock_error: 0, lie: None };
         change(&mut options);
         let node = self.net.add_host(None, true, true, self.wan);
         let host = format!("{name}.example");
@@ -117,6 +117,7 @@ impl World {
             node,
             entry: Server { id, addresses, certificate_pin: None },
             options,
+            liar: crate::lie::Liar::default(),
             core: None,
             run: 0,
             streams: std::collections::BTreeMap::new(),

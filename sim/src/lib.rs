@@ -24,6 +24,7 @@ use std::time::Duration;
 mod builder;
 mod conntrack;
 mod hash;
+mod lie;
 mod link;
 mod nat;
 mod net;
@@ -40,6 +41,7 @@ mod trace;
 mod world;
 
 pub use builder::{FlowRef, FlowReport, Gateway, NodeOf, Place, Way};
+pub use lie::Lie;
 pub use link::{Link, Oversize};
 pub use nat::{Filtering, Mapping, Nat, Unsolicited};
 pub use net::{GatewaySpec, NetCounters, NodeId, Packet, Tcp};

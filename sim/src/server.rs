@@ -9,6 +9,7 @@ use campfire_turn::auth::Secrets;
 use campfire_turn::io::{Forward, Input, ListenerId, Output, RelayId, StreamId, Via};
 use campfire_turn::{Config, Server};
 
+use crate::lie::{Liar, Lie};
 use crate::net::{NodeId, Packet};
 use crate::trace::Line;
 use crate::world::{Event, ServerRef, World};
@@ -27,6 +28,8 @@ pub struct ServerOptions {
     pub keys: Vec<usize>,
     /// By how much its wall clock is wrong, in milliseconds.
     pub clock_error: i64,
+    /// What it tells its clients of their addresses, if not the truth.
+    pub lie: Option<Lie>,
 }
 
 /// A server's host: what outlives the server.
@@ -34,6 +37,7 @@ pub(crate) struct ServerHost {
     pub node: NodeId,
     pub entry: Entry,
     pub options: ServerOptions,
+    pub liar: Liar,
     pub core: Option<Server>,
     /// Counts the server's lives.
     pub run: u32,
@@ -107,7 +111,11 @@ impl World {
     /// A message of a client: ChannelData goes the quick way.
     pub(crate) fn server_message(&mut self, server: ServerRef, via: Via, mut bytes: Vec<u8>) {
         let (now, wall) = (self.now, UnixMillis(self.wall(self.servers[server.0].options.clock_error)));
-        let Some(core) = &mut self.servers[server.0].core else { return };
+        let host = &mut self.servers[server.0];
+        if host.options.lie.is_some() {
+            host.liar.asked(via.remote(), &bytes);
+        }
+        let Some(core) = &mut host.core else { return };
         let forward = match bytes.first() {
             Some(0x40..=0x4f) => core.forward(now, via, &mut bytes),
             _ => Forward::Slow,
@@ -192,8 +200,12 @@ impl World {
         }
     }
 
-    fn server_send(&mut self, server: ServerRef, via: Via, bytes: Vec<u8>) {
+    fn server_send(&mut self, server: ServerRef, via: Via, mut bytes: Vec<u8>) {
         let host = &mut self.servers[server.0];
+        if let Some(lie) = host.options.lie {
+            let keys: Vec<_> = host.options.keys.iter().map(|key| &*self.keys[*key]).collect();
+            bytes = host.liar.instead(lie, &keys, via.remote(), &bytes).unwrap_or(bytes);
+        }
         host.counters.sent += 1;
         host.counters.sent_bytes += bytes.len() as u64;
         match via {

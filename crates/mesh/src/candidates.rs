@@ -8,8 +8,10 @@ use ipnet::IpNet;
 
 /// Most addresses in a list.
 pub(crate) const MAX_CANDIDATES: usize = 8;
-/// Most addresses kept that peers alone have seen.
+/// Most addresses kept that peers have seen.
 const MAX_SEEN: usize = 2;
+/// Places at the end of a list for what one server alone says.
+const DOUBTFUL: usize = 2;
 
 /// The sockets that the shell opens before the mesh starts: not fresh ones for another try at punching.
 pub(crate) const MAIN_SOCKETS: [SocketId; 2] = [SocketId(0), SocketId(1)];
@@ -53,17 +55,29 @@ impl Candidates {
 
     /// A peer saw us under this address on a direct path.
     pub(crate) fn observed(&mut self, address: SocketAddr) -> bool {
-        let known = self.seen.contains(&address)
-            || self.mapped.values().any(|mapped| *mapped == address)
-            || self.local.values().flatten().any(|local| *local == address);
-        if known || self.symmetric() || !self.usable(address) {
+        let known = self.seen.contains(&address) || self.is_local(address);
+        let mapped = self.mapped.values().any(|mapped| *mapped == address);
+        if known || (self.symmetric() && !mapped) || !self.usable(address) {
             return false;
         }
         if self.seen.len() == MAX_SEEN {
             self.seen.pop_front();
         }
         self.seen.push_back(address);
-        true
+        !mapped
+    }
+
+    fn is_local(&self, address: SocketAddr) -> bool {
+        self.local.values().flatten().any(|local| *local == address)
+    }
+
+    /// One server alone says that it sees this socket there, another says otherwise, and no peer has seen us there. A NAT that gives each
+    /// destination another port is no better reached for it; and the server may be wrong, or lie.
+    fn is_doubtful(&self, socket: SocketId, address: SocketAddr) -> bool {
+        // Where no NAT is in between, nothing is said of it.
+        let said = self.mapped.iter().filter(|((of, _), said)| *of == socket && !self.is_local(**said));
+        let (same, other): (Vec<_>, Vec<_>) = said.map(|(_, said)| *said).partition(|said| *said == address);
+        same.len() == 1 && !other.is_empty() && !self.seen.contains(&address)
     }
 
     /// The mapped address differs between servers: a NAT with address-dependent mapping (RFC 4787 §4.1).
@@ -92,17 +106,25 @@ impl Candidates {
     /// The list for a peer, best first, when `v4` is the socket for IPv4.
     pub(crate) fn list(&self, v4: SocketId) -> Vec<SocketAddr> {
         let sockets = [v4, SocketId(1)];
-        let mapped = sockets.iter().flat_map(|socket| self.mapped.iter().filter(move |((of, _), _)| of == socket).map(|(_, a)| *a));
+        let mapped = sockets.iter().flat_map(|socket| self.mapped.iter().filter(move |((of, _), _)| of == socket));
+        let (doubtful, mapped): (Vec<_>, Vec<_>) = mapped.partition(|((socket, _), address)| self.is_doubtful(*socket, **address));
         let seen = self.seen.iter().copied().filter(|_| v4 == SocketId(0));
         // One of each family in turns: many of one must not keep out all of the other.
         let local = |socket| self.local.get(&socket).map_or(&[][..], Vec::as_slice);
         let (ipv4, ipv6) = (local(v4), local(SocketId(1)));
         let local = (0..ipv4.len().max(ipv6.len())).flat_map(|index| [ipv6.get(index), ipv4.get(index)]).flatten().copied();
         let mut list: Vec<SocketAddr> = Vec::new();
-        for address in mapped.chain(seen).chain(local) {
-            if list.len() < MAX_CANDIDATES && self.usable(address) && !list.contains(&address) {
+        let mut add = |address: SocketAddr, most: usize| {
+            if list.len() < most && self.usable(address) && !list.contains(&address) {
                 list.push(address);
             }
+        };
+        let most = MAX_CANDIDATES - doubtful.len().min(DOUBTFUL);
+        for address in mapped.into_iter().map(|(_, address)| *address).chain(seen).chain(local) {
+            add(address, most);
+        }
+        for (_, address) in doubtful {
+            add(*address, MAX_CANDIDATES);
         }
         list
     }
@@ -192,6 +214,34 @@ mod tests {
         assert!(candidates.mapped(SocketId(0), ServerSlot(0), "1.2.3.4:2000".parse().unwrap()));
         assert!(!candidates.symmetric());
         assert_eq!(candidates.list(SocketId(0)), vec!["1.2.3.4:2000".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_one_server_alone_says_comes_last_until_a_peer_has_seen_it() {
+        let (truth, lie) = ("1.2.3.4:1000".parse().unwrap(), "10.96.0.10:53".parse().unwrap());
+        let mut candidates = candidates();
+        let local: Vec<SocketAddr> = (1..20).map(|i| format!("10.0.0.{i}:5").parse().unwrap()).collect();
+        candidates.opened(SocketId(0), &local);
+        candidates.mapped(SocketId(0), ServerSlot(0), lie);
+        assert_eq!(candidates.list(SocketId(0))[0], lie, "there is nothing else to be had");
+        candidates.mapped(SocketId(0), ServerSlot(1), truth);
+        let list = candidates.list(SocketId(0));
+        assert_eq!(list[..6], local[..6], "who is right is not known");
+        assert_eq!(list[6..], [lie, truth]);
+        candidates.mapped(SocketId(0), ServerSlot(2), truth);
+        let list = candidates.list(SocketId(0));
+        assert_eq!((list[0], list[MAX_CANDIDATES - 1]), (truth, lie));
+        // Or of two servers, if a peer has seen us so.
+        candidates.mapped.remove(&(SocketId(0), ServerSlot(2)));
+        assert!(!candidates.observed(truth));
+        let list = candidates.list(SocketId(0));
+        assert_eq!((list[0], list[MAX_CANDIDATES - 1]), (truth, lie));
+        // A server inside, to which there is no NAT, does not count.
+        let mut candidates = self::candidates();
+        candidates.opened(SocketId(0), &local);
+        candidates.mapped(SocketId(0), ServerSlot(0), local[0]);
+        candidates.mapped(SocketId(0), ServerSlot(1), truth);
+        assert_eq!(candidates.list(SocketId(0))[1], truth);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::io::{Input, Output};
 use crate::links::Links;
 use crate::status::Status;
 
+mod budget;
 mod candidates;
 pub mod config;
 mod fresh;

@@ -167,6 +167,8 @@ impl Link {
                     self.punch.found(cx.now);
                     self.happened(cx.now, format!("direct path to {} works", pair.remote));
                 } else if self.paths.small_came_back(cx.now, pair) {
+                    let sent = self.probes.iter().filter(|sent| sent.target == Target::Direct(pair)).count();
+                    cx.shared.budget.refund(cx.now, pair.remote, sent as u32);
                     self.probe(cx, Target::Direct(pair), true);
                 }
                 if let Some(observed) = observed.map(canonical)
@@ -255,7 +257,14 @@ impl Link {
     pub(crate) fn round(&mut self, cx: &mut Cx<'_>, round: u8) {
         let remotes: Vec<SocketAddr> = self.told.iter().flat_map(|told| told.addresses.iter().copied()).collect();
         let pairs = remotes.into_iter().map(|remote| Pair { socket: if remote.is_ipv4() { self.socket } else { SocketId(1) }, remote });
-        let pairs: Vec<Pair> = pairs.filter(|pair| cx.shared.candidates.is_open(pair.socket)).collect();
+        let mut pairs: Vec<Pair> = pairs.filter(|pair| cx.shared.candidates.is_open(pair.socket) && self.paths.is_open(*pair)).collect();
+        pairs.retain(|pair| {
+            let may = cx.shared.budget.spend(cx.now, pair.remote);
+            if !may {
+                cx.shared.counters.count("probes_withheld");
+            }
+            may
+        });
         for (index, pair) in pairs.into_iter().enumerate() {
             // The likeliest go at the very moment on which both agreed.
             if round == 0 && index < 2 {

@@ -119,6 +119,12 @@ impl Paths {
         true
     }
 
+    /// Whether a pair may still turn out to work.
+    pub(crate) fn is_open(&self, pair: Pair) -> bool {
+        let answered = |check: &Check| check.pair == pair && check.full.is_some();
+        !self.checks.iter().any(answered) && !self.works.iter().any(|direct| direct.pair == pair)
+    }
+
     /// Something authentic came on a pair that is not known to work. Tells whether to check it now.
     pub(crate) fn surprise(&mut self, now: Time, pair: Pair) -> bool {
         if self.works.iter().any(|direct| direct.pair == pair) {

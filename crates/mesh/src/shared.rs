@@ -13,6 +13,7 @@ use campfire_tunnel::LinkId;
 use rand_chacha::ChaCha8Rng;
 use rand_core::RngCore as _;
 
+use crate::budget::Budget;
 use crate::candidates::Candidates;
 use crate::config::MTU;
 use crate::fresh::FreshSockets;
@@ -96,6 +97,8 @@ pub(crate) struct Shared {
     pub(crate) initiations: VecDeque<LinkId>,
     /// Whose turn it is to probe and to begin.
     pub(crate) pacing: Pacing,
+    /// Which candidates may be probed at all.
+    pub(crate) budget: Budget,
     /// Sockets for further tries.
     pub(crate) fresh: FreshSockets,
     /// Counts.
@@ -154,6 +157,7 @@ impl Shared {
             doubted: HashMap::new(),
             initiations: VecDeque::new(),
             pacing: Pacing::default(),
+            budget: Budget::default(),
             fresh: FreshSockets::default(),
             counters: Counters::default(),
             changed: Changed::default(),
