@@ -1,5 +1,6 @@
 //! What a server answers and pushes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use campfire_protocol::carrier::{SocketId, Via};
@@ -12,6 +13,7 @@ use crate::conversation::{Conversation, Phase};
 use crate::exchange::{Ask, Exchange, Purpose};
 use crate::hearth::Hearth;
 use crate::io::Notice;
+use crate::processes::SEVERAL;
 use crate::roster::Version;
 use crate::seating::Listing;
 use crate::{FireEvent, Learned, Seat};
@@ -163,9 +165,14 @@ impl Conversation {
     }
 
     /// What the server says of itself.
-    fn introduced(&mut self, hearth: &mut Hearth, instance: [u8; 8], id: Option<String>) {
+    fn introduced(&mut self, hearth: &mut Hearth, now: Time, instance: [u8; 8], id: Option<String>, observed: IpAddr) {
         hearth.dirty |= self.instance != Some(instance) || self.says_id != id;
         (self.instance, self.says_id) = (Some(instance), id);
+        let known = self.processes.are_several(now);
+        self.processes.answered(now, observed, instance);
+        if !known && self.processes.are_several(now) {
+            hearth.problem(format!("{}: {SEVERAL}", self.server.id));
+        }
     }
 
     fn on_camped(&mut self, hearth: &mut Hearth, now: Time, room: u8, version: Option<Version>, exchange: &Exchange, success: CampSuccess) {
@@ -178,7 +185,7 @@ impl Conversation {
         self.campfire = true;
         self.failures = 0;
         self.problem = None;
-        self.introduced(hearth, success.instance, success.server_id);
+        self.introduced(hearth, now, success.instance, success.server_id, success.observed.ip());
         let rtt = if exchange.clean() { now.since(exchange.sent) } else { Duration::ZERO };
         hearth.clock.learn(now, self.slot, UnixMillis(success.unix_millis), rtt);
         if let Some((session, _)) = version {

@@ -17,6 +17,7 @@ use crate::exchange::{Ask, Exchange, Purpose};
 use crate::hearth::Hearth;
 use crate::io::{Notice, Output};
 use crate::own::Room;
+use crate::processes::{Processes, SEVERAL};
 use crate::seating::Seating;
 use crate::status::{self, ServerState};
 use crate::timers::Watch;
@@ -75,6 +76,7 @@ pub(crate) struct Conversation {
     /// What it said of itself when it last answered a Camp: its id, if it has one, and which process it is.
     pub(crate) says_id: Option<String>,
     pub(crate) instance: Option<[u8; 8]>,
+    pub(crate) processes: Processes,
     pub(crate) phase: Phase,
     pub(crate) names: Names,
     pub(crate) seatings: BTreeMap<u8, Seating>,
@@ -114,6 +116,7 @@ impl Conversation {
             tags: BTreeMap::new(),
             says_id: None,
             instance: None,
+            processes: Processes::default(),
             phase: Phase::Idle,
             names: Names::default(),
             seatings: BTreeMap::new(),
@@ -184,6 +187,7 @@ impl Conversation {
         };
         let active = self.active();
         let refused = self.seatings.values().filter(|seating| seating.wanted).find_map(|seating| seating.problem.clone());
+        let several = || self.processes.are_several(now).then(|| SEVERAL.to_owned());
         status::Server {
             id: self.server.id.to_string(),
             state,
@@ -192,7 +196,7 @@ impl Conversation {
             rtt_ms: self.rtt.map(|rtt| rtt.as_secs_f64() * 1_000.0),
             members: seated().map(|seating| seating.members as usize).max().unwrap_or(0),
             observed: self.mapped.iter().next().map(|(_, observed)| *observed),
-            problem: refused.or_else(|| if state == ServerState::Camped { None } else { self.problem.clone() }),
+            problem: refused.or_else(|| if state == ServerState::Camped { several() } else { self.problem.clone() }),
         }
     }
 

@@ -23,6 +23,7 @@ mod hearth;
 pub mod io;
 mod linking;
 mod own;
+mod processes;
 mod roster;
 mod seating;
 pub mod status;

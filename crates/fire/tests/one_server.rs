@@ -200,6 +200,42 @@ fn two_servers_that_say_to_be_each_other_leave_one() {
 }
 
 #[test]
+fn two_processes_that_take_turns_under_one_id_are_told_of_and_one_that_starts_anew_is_not() {
+    let mut list = entry(0);
+    list.addresses.extend(entry(1).addresses);
+    let mut world = World::new(2);
+    let peer = join(&mut world, std::slice::from_ref(&list));
+    world.run(secs(30));
+    assert_eq!(camped(&world, peer), ["s0"]);
+    let other_than = |world: &World, server: usize| {
+        let address = world.look(peer).servers(world.now)[0].address;
+        address == Some(world::address(1 - server))
+    };
+    // One starts anew, twice; then its line is cut, and the other answers.
+    for _ in 0..2 {
+        world.stop(0);
+        world.start(0);
+        world.run(secs(60));
+    }
+    let first = usize::from(other_than(&world, 0));
+    let cut = world.hosts[first].core.take();
+    world.run(secs(60));
+    assert!(other_than(&world, first) && problem(&world, peer, "s0").is_none());
+    // And the same the other way round: it was there all the time.
+    world.hosts[first].core = cut;
+    world.stop(1 - first);
+    world.run(secs(60));
+    assert!(other_than(&world, 1 - first));
+    let text = problem(&world, peer, "s0").unwrap();
+    assert!(text.contains("give each server an id of its own"), "{text}");
+    let told = |notice: &&Notice| matches!(notice, Notice::Problem { text: said } if *said == format!("s0: {text}"));
+    assert_eq!(world.peers[peer].notices.iter().filter(told).count(), 1, "{:?}", world.peers[peer].notices);
+    // It is no longer so, and no longer said.
+    world.run(secs(2 * 3_600));
+    assert_eq!(problem(&world, peer, "s0"), None);
+}
+
+#[test]
 fn lists_that_change_for_ever_leave_nothing_behind() {
     let mut world = world(&[None], &[entry(0)]);
     for n in 0..500 {
