@@ -66,7 +66,7 @@ fn run(tun: &str, listen: SocketAddr, secret: &str, preshared: &str, mtu: u16, p
         addressing.routes.extend(peer.allowed.iter().map(|net| (*net, link)));
     }
     let ways = peers.iter().map(|peer| Way { path: Some(peer.path), also: None }).collect();
-    let table = Table { version: 1, addressing: Arc::new(addressing), ways, servers: Arc::new(servers) };
+    let table = Table { version: 1, addressing: Arc::new(addressing), ways, servers: Arc::new(servers), found_within: None };
     handle.to.send(ToData::Table(table))?;
     let mut paths = HashMap::new();
     for (index, peer) in peers.iter().enumerate() {

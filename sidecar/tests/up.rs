@@ -68,6 +68,7 @@ fn two_peers_meet_ping_and_one_says_goodbye() {
     assert_eq!(http(&ada, "127.0.0.1:9469", "/v1/status").0, 404, "what peers say is for the control socket alone");
 
     // Goodbye is known within a second, and nothing is left.
+    let bobs: Vec<String> = status[1]["self"]["addresses"].as_array().unwrap().iter().map(|it| it.as_str().unwrap().to_owned()).collect();
     let log = two.end("TERM");
     let left = Instant::now();
     lab.wait("bob to be gone", || lab.status(&ada)["peers"].as_array().unwrap().is_empty());
@@ -76,6 +77,14 @@ fn two_peers_meet_ping_and_one_says_goodbye() {
         serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
     assert!(bob.output("ip", &["link", "show", "campfire0"]).is_err(), "the interface is gone");
+
+    // What is sent to nobody is answered, in both families, by ping and to what connects.
+    lab.wait("those to be known who are there", || told_unreachable(&ada, &bobs[0]));
+    for address in &bobs {
+        assert!(told_unreachable(&ada, address), "{address}");
+        let connects = "import socket,sys,time\nt=time.monotonic()\ntry: socket.create_connection((sys.argv[1],80),20)\nexcept OSError as e: print(e.errno)\nassert time.monotonic()-t<3";
+        assert_eq!(ada.output("python3", &["-c", connects, address]).unwrap().trim(), "113", "EHOSTUNREACH from {address}");
+    }
     one.end("INT");
     assert!(!PathBuf::from(lab.path("ada.ready")).exists());
     for folder in ["run-campfire", "run-wireguard"] {
@@ -596,6 +605,13 @@ impl Drop for Peer {
             let _ = child.wait();
         }
     }
+}
+
+/// Whether a ping to an address is answered by the word that nobody has it.
+fn told_unreachable(host: &Host, address: &str) -> bool {
+    let ping = host.command("ping").args(["-c", "1", "-W", "3", address]).output().unwrap();
+    let text = String::from_utf8_lossy(&ping.stdout).into_owned();
+    text.contains(&format!("From {address}")) && text.contains("nreachable")
 }
 
 /// Code and body of a GET.

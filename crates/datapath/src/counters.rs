@@ -41,6 +41,8 @@ counters! {
     dropped_destination,
     /// Packets from the interface to an address that nobody has.
     dropped_no_route,
+    /// Of these, those whose sender was told by ICMP that the destination is unreachable.
+    unreachable_told,
     /// Packets from the interface that waited for a session too long, or beyond the bound.
     dropped_no_session,
     /// Packets from the interface that were no sound IP packets.

@@ -11,7 +11,7 @@
 //! | [`table`], [`command`], [`upcall`], [`counters`] | what is said to it, and what it says |
 //! | [`packet`], [`vnet`], [`demux`] | what bytes mean: IP packets, superpackets' headers, datagrams |
 //! | [`segment`], [`coalesce`] | a superpacket cut, packets joined |
-//! | `outbound`, `inbound` | the two directions; `waiting`, `trains`: where packets stop on the way |
+//! | `outbound`, `inbound` | the two directions; `waiting`, `trains`: where packets stop on the way; `unreachable`: what is said of those that end there |
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -28,6 +28,7 @@ use crate::counters::Counters;
 use crate::ledger::Ledger;
 use crate::table::Table;
 use crate::trains::Trains;
+use crate::unreachable::Unreachable;
 use crate::upcall::Upcall;
 use crate::waiting::Waiting;
 
@@ -43,6 +44,7 @@ pub mod packet;
 pub mod segment;
 pub mod table;
 mod trains;
+mod unreachable;
 pub mod upcall;
 pub mod vnet;
 mod waiting;
@@ -141,6 +143,7 @@ pub struct Datapath<T> {
     /// A message on its way to more than one train, or of our own.
     message: Box<[u8]>,
     waiting: Waiting,
+    unreachable: Unreachable,
     ledger: Ledger,
     events: Vec<Event>,
     counters: Counters,
@@ -162,6 +165,7 @@ impl<T: Tunnels> Datapath<T> {
             coalescer: Coalescer::new(config.tcp_superpackets, config.udp_superpackets),
             message: vec![0; config.memory.train].into_boxed_slice(),
             waiting: Waiting::default(),
+            unreachable: Unreachable::default(),
             ledger: Ledger::default(),
             events: Vec::new(),
             counters: Counters::default(),
@@ -231,7 +235,7 @@ impl<T: Tunnels> Datapath<T> {
             self.next_tick = now + TICK;
             self.tunnels.tick(&mut self.events);
             self.tell_events(now, shell);
-            self.counters.dropped_no_session += self.waiting.expire(now) as u64;
+            self.give_up(now, shell);
         }
         if now >= self.next_report && !self.ledger.is_empty() {
             self.next_report = now + REPORT;

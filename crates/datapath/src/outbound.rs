@@ -1,5 +1,6 @@
 //! Out: from the interface to trains.
 
+use std::io::IoSlice;
 use std::net::IpAddr;
 
 use campfire_protocol::carrier::Path;
@@ -100,6 +101,25 @@ impl<T: Tunnels> Datapath<T> {
         self.counters.dropped_no_session += kept.dropped as u64;
         if kept.ask {
             shell.tell(Upcall::Wanted { address: destination });
+        }
+    }
+
+    /// Drops what has waited too long. What was for nobody is answered; a peer that does not answer is no reason to say anything, as in
+    /// WireGuard.
+    pub(crate) fn give_up(&mut self, now: Time, shell: &mut impl Shell) {
+        let table = &self.table;
+        let nobody = |address: &IpAddr| table.found_within.filter(|_| table.link_to(address).is_none());
+        for (address, packet) in self.waiting.expire(now, nobody) {
+            let packet = &packet[VNET..];
+            if nobody(&address).is_none() {
+                self.counters.dropped_no_session += 1;
+                continue;
+            }
+            self.counters.dropped_no_route += 1;
+            if let Some(answer) = self.unreachable.answer(now, packet) {
+                self.counters.unreachable_told += 1;
+                shell.write(&[IoSlice::new(&VnetHeader::default().write()), IoSlice::new(answer)], 1);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use campfire_protocol::carrier::{Path, ServerSlot, Via};
 use campfire_protocol::time::Time;
@@ -21,6 +22,8 @@ pub struct Table {
     pub ways: Arc<[Way]>,
     /// Where servers send from: ChannelData and STUN are taken from here alone.
     pub servers: Arc<HashMap<Via, ServerSlot>>,
+    /// Whoever has an address that is asked for has a link within this time: one without is nobody's. `None` while that cannot be known.
+    pub found_within: Option<Duration>,
 }
 
 /// Whose addresses and routes are whose: what a packet may be sent to, and taken from.
@@ -52,7 +55,7 @@ pub struct Way {
 impl Default for Table {
     /// Nobody is there yet.
     fn default() -> Self {
-        Self { version: 0, addressing: Arc::default(), ways: Arc::from([]), servers: Arc::default() }
+        Self { version: 0, addressing: Arc::default(), ways: Arc::from([]), servers: Arc::default(), found_within: None }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use campfire_protocol::carrier::{Path, ServerSlot, SocketId, StreamId, Via};
 use campfire_protocol::time::Time;
@@ -106,6 +107,38 @@ fn what_is_for_everybody_or_for_nobody_is_not_waited_for() {
     let counters = a.datapath.counters();
     assert_eq!((counters.dropped_no_route, counters.dropped_tun_malformed), (2, 1));
     assert!(a.shell.told.is_empty());
+}
+
+#[test]
+fn whoever_sends_to_nobody_is_told_and_whoever_sends_to_a_silent_peer_is_not() {
+    for (found_within, millis) in [(Some(Duration::from_secs(1)), 1_001), (Some(Duration::from_secs(9)), 5_001)] {
+        let (mut a, _) = pair(Way::default);
+        a.datapath.set_table(a.now, Table { found_within, ..table(Way::default()) }, &mut a.shell);
+        let mut packet = tcp(true, 0x02, 1, &[]);
+        packet[39] = 0x77;
+        for packet in [&packet, &tcp(true, 0x02, 1, &[])] {
+            a.app(&VnetHeader::default(), packet);
+        }
+        a.tick(millis - 1);
+        assert!(a.shell.written.is_empty());
+        a.tick(millis + 250);
+        let [(written, 1)] = &a.shell.written[..] else { panic!("{} writes", a.shell.written.len()) };
+        assert_eq!(written[..VNET], VnetHeader::default().write());
+        let answer = &written[VNET..];
+        assert_eq!((&answer[8..24], &answer[24..40]), (&packet[24..40], &packet[8..24]), "from there to whom it came from");
+        assert_eq!((answer[6], &answer[40..42], &answer[48..]), (58, &[1, 3][..], &packet[..]));
+        a.tick(10_000);
+        let counters = a.datapath.counters();
+        assert_eq!((counters.dropped_no_route, counters.unreachable_told, counters.dropped_no_session), (1, 1, 1));
+        assert_eq!(a.shell.written.len(), 1);
+    }
+    // While nobody can know who is there, nothing is said.
+    let (mut a, _) = pair(Way::default);
+    let mut packet = udp(false, 9, &[1; 64]);
+    packet[19] = 0x77;
+    a.app(&VnetHeader::default(), &packet);
+    a.tick(10_000);
+    assert_eq!((a.shell.written.len(), a.datapath.counters().dropped_no_session), (0, 1));
 }
 
 #[test]
@@ -424,6 +457,7 @@ fn table(way: Way) -> Table {
         addressing: Arc::new(addressing),
         ways: Arc::from([Way::default(), Way::default(), way]),
         servers: Arc::new(servers),
+        found_within: None,
     }
 }
 

@@ -89,18 +89,18 @@ impl Waiting {
         released
     }
 
-    /// Drops what has waited too long; returns how many packets.
-    pub fn expire(&mut self, now: Time) -> usize {
-        let (mut dropped, mut bytes) = (0, 0);
-        self.queues.retain(|_, queue| {
-            while queue.packets.front().is_some_and(|(since, _)| now.since(*since) > PATIENCE) {
-                bytes += queue.packets.pop_front().map_or(0, |(_, packet)| packet.len());
-                dropped += 1;
+    /// Takes out what has waited too long: where `sooner` knows better, no longer than that.
+    pub fn expire(&mut self, now: Time, sooner: impl Fn(&IpAddr) -> Option<Duration>) -> Vec<(IpAddr, Vec<u8>)> {
+        let mut expired = Vec::new();
+        self.queues.retain(|address, queue| {
+            let patience = sooner(address).unwrap_or(PATIENCE).min(PATIENCE);
+            while let Some((_, packet)) = queue.packets.pop_front_if(|(since, _)| now.since(*since) > patience) {
+                expired.push((*address, packet));
             }
             !queue.packets.is_empty() || queue.asked.is_some_and(|asked| now.since(asked) < PACE)
         });
-        self.bytes -= bytes;
-        dropped
+        self.bytes -= expired.iter().map(|(_, packet)| packet.len()).sum::<usize>();
+        expired
     }
 }
 
@@ -136,9 +136,20 @@ mod tests {
         waiting.keep(address(1), &[1], at(0));
         assert!(!waiting.keep(address(1), &[1], at(499)).ask);
         assert!(waiting.keep(address(1), &[1], at(500)).ask);
-        assert_eq!(waiting.expire(at(5400)), 1);
-        assert_eq!(waiting.expire(at(6000)), 2);
+        assert_eq!(waiting.expire(at(5400), |_| None).len(), 1);
+        assert_eq!(waiting.expire(at(6000), |_| None).len(), 2);
         assert!(waiting.is_empty() && waiting.bytes == 0);
+    }
+
+    #[test]
+    fn where_nobody_is_to_be_found_a_packet_waits_less_long() {
+        let mut waiting = Waiting::default();
+        waiting.keep(address(1), &[1], at(0));
+        waiting.keep(address(2), &[2], at(0));
+        let sooner = |of: &IpAddr| (*of == address(1)).then_some(Duration::from_secs(1));
+        assert!(waiting.expire(at(1_000), sooner).is_empty());
+        assert_eq!(waiting.expire(at(1_001), sooner), [(address(1), vec![1])]);
+        assert_eq!(waiting.bytes, 1);
     }
 
     fn address(index: u32) -> IpAddr {

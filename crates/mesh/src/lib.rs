@@ -34,6 +34,7 @@ mod paths;
 pub mod ping;
 mod punch;
 mod relays;
+mod roll;
 mod shared;
 pub mod status;
 mod table;

@@ -1,6 +1,6 @@
 //! All links: who is linked, who starts, when each is woken, what the data plane is told.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use campfire_datapath::table::{Table, Traffic, Way};
 use campfire_fire::io::Input as Carried;
 use campfire_fire::{Fire, FireEvent, Learned, Seat};
 use campfire_protocol::announce::{Announcement, Session};
-use campfire_protocol::carrier::{Path, ServerSlot, Via};
+use campfire_protocol::carrier::{Path, Via};
 use campfire_protocol::control::Control;
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::time::Time;
@@ -23,6 +23,7 @@ use crate::candidates::{Candidates, MAIN_SOCKETS};
 use crate::config::{Config, DirectPolicy, Reconfigure};
 use crate::io::Notice;
 use crate::link::{Link, Route, Verdict};
+use crate::roll::Roll;
 use crate::shared::{Cx, Shared, full_size};
 use crate::table::{Claim, OwnClaim, Rules};
 
@@ -65,7 +66,7 @@ pub(crate) struct Links {
     left: HashMap<PublicKey, Session>,
     held: VecDeque<Held>,
     next_token: u64,
-    camped: HashSet<(ServerSlot, u8)>,
+    roll: Roll,
     handshake_tokens: f64,
     handshake_at: Time,
     tell_at: Option<Time>,
@@ -107,7 +108,7 @@ impl Links {
             left: HashMap::new(),
             held: VecDeque::new(),
             next_token: 0,
-            camped: HashSet::new(),
+            roll: Roll::default(),
             handshake_tokens: HANDSHAKE_BURST,
             handshake_at: now,
             tell_at: None,
@@ -218,7 +219,7 @@ impl Links {
             }
             FireEvent::Mapped { .. } => {}
             FireEvent::Camped { server, room, kept } => {
-                let news = self.camped.insert((server, room));
+                let news = self.roll.camped(now, server, room);
                 let doubted = self.shared.doubts.lost.remove(&server) | self.shared.doubts.suspect.remove(&server);
                 if !kept {
                     self.each(now, fire, |link, cx| link.void(cx, server, room));
@@ -229,7 +230,7 @@ impl Links {
             }
             FireEvent::Lost { server } => {
                 self.shared.doubts.lost.insert(server);
-                self.camped.retain(|(camped, _)| *camped != server);
+                self.roll.lost(server);
                 self.each(now, fire, Link::seats_changed);
             }
             FireEvent::Suspect { server } => {
@@ -270,6 +271,9 @@ impl Links {
         if self.sweep_at <= now {
             self.sweep(now);
         }
+        let found_within = self.roll.found_within(now, fire.large());
+        self.table.version += u64::from(found_within != self.table.found_within);
+        self.table.found_within = found_within;
     }
 
     pub(crate) fn next_wake(&self) -> Option<Time> {
@@ -286,6 +290,7 @@ impl Links {
             self.shared.pacing.next_probe(),
             initiation,
             self.tell_at,
+            self.roll.due(),
             busy.then_some(self.sweep_at),
         ];
         dues.into_iter().flatten().min()
