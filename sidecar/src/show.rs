@@ -94,6 +94,7 @@ pub fn reason(why: WhyNotDirect) -> &'static str {
         WhyNotDirect::UDPBlocked => "UDPBlocked",
         WhyNotDirect::NoReflexiveAddress => "NoReflexiveAddress",
         WhyNotDirect::ProbeTimeout => "ProbeTimeout",
+        WhyNotDirect::MTUTooSmall => "MTUTooSmall",
         WhyNotDirect::Policy => "Policy",
         WhyNotDirect::SlowerThanRelay => "SlowerThanRelay",
         WhyNotDirect::Pending => "Pending",

@@ -86,6 +86,10 @@ fn not_direct(out: &mut String, report: &Report, peer: &Peer) {
             "Both sides sent probes to each other's addresses at the same moment, and none came through: a firewall, or NATs that cannot be crossed.",
             "Let UDP in on one side (a forwarded port: --listen-port), or IPv6 on both.",
         ),
+        WhyNotDirect::MTUTooSmall => {
+            narrow(out, report.mtu);
+            return;
+        }
         WhyNotDirect::Policy => ("Direct paths are switched off, here or at the other peer.", "Leave out --no-direct on both."),
         WhyNotDirect::SlowerThanRelay => (
             "A direct path was found, and packets take much longer on it than through the server. It is asked again now and then, and used when that changes.",
@@ -105,6 +109,25 @@ fn not_direct(out: &mut String, report: &Report, peer: &Peer) {
             let _ = writeln!(out, "Seen from outside: {}.", seen.join(", "));
         }
     }
+}
+
+/// Small packets come through directly, and large ones do not.
+fn narrow(out: &mut String, mtu: u16) {
+    // WireGuard's own 32 bytes, UDP's 8 and the IP header's.
+    let [over_ipv4, over_ipv6] = [20, 40].map(|header| u32::from(mtu) + 32 + 8 + header);
+    let _ = writeln!(
+        out,
+        "Small probes reach the other side directly; packets as large as this interface's ({mtu} bytes) do not: something on the way has a smaller MTU (a tunnel, a VPN, PPPoE) and lets no fragments through."
+    );
+    let smaller = if mtu > 1280 {
+        format!(", or a smaller one of the mesh, down to 1280: --mtu, of this peer and the other ({mtu} now)")
+    } else {
+        String::new()
+    };
+    let _ = writeln!(
+        out,
+        "What would help: An MTU of {over_ipv4} bytes on the way (over IPv6 {over_ipv6}), or fragments let through{smaller}."
+    );
 }
 
 fn no_path(out: &mut String, report: &Report, peer: &Peer) {

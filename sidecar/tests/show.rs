@@ -148,7 +148,9 @@ fn every_reason_is_explained_with_what_would_help() {
         WhyNotDirect::UDPBlocked,
         WhyNotDirect::NoReflexiveAddress,
         WhyNotDirect::ProbeTimeout,
+        WhyNotDirect::MTUTooSmall,
         WhyNotDirect::Policy,
+        WhyNotDirect::SlowerThanRelay,
         WhyNotDirect::Pending,
     ] {
         let mut report = ada();
@@ -156,6 +158,23 @@ fn every_reason_is_explained_with_what_would_help() {
         assert!(why::explain(&report, &report.status.peers[1]).contains("What would help: "), "{reason:?}");
         // The words of the table are those of the JSON.
         assert_eq!(serde_json::to_value(reason).unwrap(), show::reason(reason));
+    }
+}
+
+#[test]
+fn a_narrow_way_is_no_firewall() {
+    for (mtu, part) in [
+        (1280, "An MTU of 1340 bytes on the way (over IPv6 1360), or fragments let through.\n"),
+        (
+            1400,
+            "An MTU of 1460 bytes on the way (over IPv6 1480), or fragments let through, or a smaller one of the mesh, down to 1280: --mtu",
+        ),
+    ] {
+        let mut report = ada();
+        report.mtu = mtu;
+        report.status.peers[1].why_not_direct = Some(WhyNotDirect::MTUTooSmall);
+        let text = why::explain(&report, &report.status.peers[1]);
+        assert!(text.contains(part) && text.contains("has a smaller MTU") && !text.contains("firewall"), "{text}");
     }
 }
 

@@ -84,6 +84,8 @@ pub enum WhyNotDirect {
     NoReflexiveAddress,
     /// Probes were sent and none came through.
     ProbeTimeout,
+    /// Small probes came through, and none as large as the interface's packets.
+    MTUTooSmall,
     /// Configuration forbids it.
     Policy,
     /// There is a direct path, much slower than the relay.
@@ -101,6 +103,7 @@ impl WhyNotDirect {
             Self::UDPBlocked => "no UDP gets out here",
             Self::NoReflexiveAddress => "no server told us an outside address",
             Self::ProbeTimeout => "probes were sent and none came through",
+            Self::MTUTooSmall => "small probes come through, full-size ones do not: the path's MTU is too small",
             Self::Policy => "our configuration forbids direct paths",
             Self::SlowerThanRelay => "there is a direct path, much slower than the relay",
             Self::Pending => "not tried to the end yet",

@@ -565,6 +565,7 @@ impl Link {
             Some(Step::Refuse) => self.say(cx, &Control::PunchAck { attempt: self.punch.attempt(), ready: false }),
             Some(Step::Round(round)) => self.round(cx, round),
             Some(Step::Failed) => {
+                self.paths.failed();
                 let why = self.why(cx.standing());
                 self.happened(now, format!("no direct path: {}", why.map_or("the reason is not known", WhyNotDirect::sentence)));
                 self.notice(cx);

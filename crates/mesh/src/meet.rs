@@ -372,6 +372,21 @@ mod tests {
     }
 
     #[test]
+    fn where_small_probes_alone_come_back_it_is_the_mtu_whatever_the_nats_are() {
+        let mut bench = Bench::new();
+        let there = direct("203.0.113.7:4000");
+        bench.control(there, Control::Probe { id: 7, size: 0 });
+        let (id, size) = probe_in(&bench.said(), there);
+        bench.control(there, Control::ProbeReply { id, observed: None, size });
+        bench.fail_a_try();
+        let ours = Standing { reflexive: true, symmetric: true, ..Standing::default() };
+        assert_eq!(bench.link.why(ours), Some(WhyNotDirect::MTUTooSmall));
+        bench.said();
+        bench.make_direct("203.0.113.7:4000");
+        assert_eq!(bench.link.why(ours), None);
+    }
+
+    #[test]
     fn what_is_said_without_a_path_waits_within_bounds() {
         let mut bench = Bench::new();
         for attempt in 0..100 {

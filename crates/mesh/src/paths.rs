@@ -57,6 +57,8 @@ pub(crate) struct Paths {
     works: Vec<Direct>,
     current: Option<Pair>,
     checks: Vec<Check>,
+    /// The last try found a pair that carries small packets alone.
+    narrow: bool,
     /// The other side pings first.
     pub(crate) patient: bool,
     /// How long one may idle, as far as is known.
@@ -196,9 +198,14 @@ impl Paths {
         }
     }
 
-    /// Whether some pair carries small packets and not (yet) large ones.
-    pub(crate) fn small_only(&self) -> bool {
-        self.checks.iter().any(|check| check.full.is_some_and(|(tries, _)| tries >= FULL_TRIES))
+    /// A try ended without a path.
+    pub(crate) fn failed(&mut self) {
+        self.narrow = self.checks.iter().any(|check| check.full.is_some_and(|(tries, _)| tries >= FULL_TRIES));
+    }
+
+    /// Whether small packets came through in the last try, and no large ones.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.narrow
     }
 
     /// Picks the path to use: the one in use, unless it is in doubt or another is clearly faster. Tells whether it changed.
@@ -274,7 +281,13 @@ mod tests {
         for i in 1..100 {
             paths.full_again(at(i * 400));
         }
-        assert!(paths.small_only());
+        assert!(!paths.is_narrow(), "the try has not ended");
+        paths.failed();
+        assert!(paths.is_narrow());
+        paths.begin();
+        assert!(paths.is_narrow(), "until the next try ends, too");
+        paths.failed();
+        assert!(!paths.is_narrow());
         assert_eq!(paths.due(), None);
     }
 

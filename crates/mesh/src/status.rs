@@ -261,9 +261,6 @@ fn reason(link: &Link, why: Option<WhyNotDirect>, connected: bool) -> Option<Str
         None => return None,
         Some(WhyNotDirect::Policy) if told.is_some_and(|told| told.forbidden) => "the other side's configuration forbids direct paths",
         Some(WhyNotDirect::UDPBlocked) if told.is_some_and(|told| told.udp_blocked) => "no UDP gets out at the other side",
-        Some(WhyNotDirect::ProbeTimeout) if link.paths.small_only() => {
-            "small probes come through, full-size ones do not: the path's MTU is too small"
-        }
         Some(why) => why.sentence(),
     };
     Some(sentence.into())

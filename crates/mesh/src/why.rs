@@ -62,6 +62,8 @@ impl Link {
             WhyNotDirect::Policy
         } else if !self.punch.tried() {
             WhyNotDirect::Pending
+        } else if self.paths.is_narrow() {
+            WhyNotDirect::MTUTooSmall
         } else if ours.udp_blocked || theirs(|told| told.udp_blocked) {
             WhyNotDirect::UDPBlocked
         } else if ours.symmetric {

@@ -398,6 +398,7 @@ pub const NOT_DIRECT: &[(&str, &str)] = &[
     ("UDPBlocked", "no UDP gets out here"),
     ("NoReflexiveAddress", "no server could say which address is seen from outside"),
     ("ProbeTimeout", "probes were lost: a firewall or NetworkPolicy between both"),
+    ("MTUTooSmall", "small packets come through and large ones do not: something between both has a smaller MTU"),
     ("Policy", "direct paths are forbidden, here or there"),
     ("SlowerThanRelay", "there is a direct path, and packets take much longer on it than on the relay"),
 ];
