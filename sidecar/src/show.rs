@@ -1,5 +1,6 @@
 //! `campfire status` for people: a few lines and a table.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use campfire_fire::status::{Server, ServerState};
@@ -8,6 +9,11 @@ use campfire_mesh::status::{PathKind, Peer};
 use campfire_protocol::server::Transport;
 
 use crate::report::{Report, label};
+
+/// Characters of a name in a table, with namespace and cluster …
+const MOST_OF_NAME: usize = 48;
+/// … and of these, each.
+const MOST_OF_PLACE: usize = 12;
 
 /// The report as text.
 pub fn status(report: &Report) -> String {
@@ -34,7 +40,7 @@ pub fn status(report: &Report) -> String {
         return out;
     }
     let mut peers = vec![["PEER", "ADDRESS", "PATH", "RTT", "HANDSHAKE", "SENT", "RECEIVED", "WHY NOT DIRECT"].map(String::from).to_vec()];
-    peers.extend(report.status.peers.iter().map(peer_row));
+    peers.extend(names(&report.status.peers).into_iter().zip(&report.status.peers).map(|(name, peer)| peer_row(name, peer)));
     let _ = write!(out, "\n{}", table(&peers));
     out
 }
@@ -54,7 +60,7 @@ fn server_row(server: &Server) -> Vec<String> {
         None => "-",
     };
     vec![
-        printable(&server.id),
+        printable(&cut(&server.id, MOST_OF_NAME)),
         state.into(),
         transport.into(),
         milliseconds(server.rtt_ms),
@@ -63,9 +69,9 @@ fn server_row(server: &Server) -> Vec<String> {
     ]
 }
 
-fn peer_row(peer: &Peer) -> Vec<String> {
+fn peer_row(name: String, peer: &Peer) -> Vec<String> {
     vec![
-        printable(&full_name(&label(&peer.name, &peer.public_key), &peer.namespace, &peer.cluster)),
+        name,
         peer.addresses.first().map_or_else(|| "-".into(), ToString::to_string),
         path(peer),
         milliseconds(peer.rtt_ms),
@@ -80,7 +86,7 @@ fn peer_row(peer: &Peer) -> Vec<String> {
 pub fn path(peer: &Peer) -> String {
     match (peer.path, &peer.server) {
         (PathKind::Direct, _) => "direct".into(),
-        (PathKind::Relay, Some(server)) => format!("via {}", printable(server)),
+        (PathKind::Relay, Some(server)) => format!("via {}", printable(&cut(server, MOST_OF_NAME))),
         (PathKind::Relay, None) => "relayed".into(),
         (PathKind::None, _) => "none".into(),
     }
@@ -99,6 +105,38 @@ pub fn reason(why: WhyNotDirect) -> &'static str {
         WhyNotDirect::SlowerThanRelay => "SlowerThanRelay",
         WhyNotDirect::Pending => "Pending",
     }
+}
+
+/// How peers are called in a table: with room for the rest of the line, and no two alike that are not.
+pub fn names(peers: &[Peer]) -> Vec<String> {
+    let called = |peer: &Peer, most| {
+        let name = label(&peer.name, &peer.public_key);
+        let full = printable(&full_name(&name, &peer.namespace, &peer.cluster));
+        if full.chars().count() <= most {
+            return full;
+        }
+        let (namespace, cluster) = (cut(&peer.namespace, MOST_OF_PLACE), cut(&peer.cluster, MOST_OF_PLACE));
+        let place = full_name("", &namespace, &cluster).chars().count();
+        printable(&full_name(&cut(&name, most - place), &namespace, &cluster))
+    };
+    let short: Vec<String> = peers.iter().map(|peer| called(peer, MOST_OF_NAME)).collect();
+    let mut alike = BTreeMap::<&str, usize>::new();
+    for name in &short {
+        *alike.entry(name).or_default() += 1;
+    }
+    let alone = |name: &String| alike.get(name.as_str()) == Some(&1);
+    peers.iter().zip(&short).map(|(peer, name)| if alone(name) { name.clone() } else { called(peer, usize::MAX) }).collect()
+}
+
+/// Shortened in the middle: pods of one Deployment begin alike, and end each in its own way.
+fn cut(text: &str, most: usize) -> String {
+    let length = text.chars().count();
+    if length <= most {
+        return text.to_owned();
+    }
+    let head = (most - 1) / 3;
+    let tail = most - 1 - head;
+    text.chars().take(head).chain(['…']).chain(text.chars().skip(length - tail)).collect()
 }
 
 /// `name.namespace (cluster)`, without what is empty.

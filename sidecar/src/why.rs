@@ -7,19 +7,21 @@ use campfire_mesh::io::WhyNotDirect;
 use campfire_mesh::status::{PathKind, Peer};
 
 use crate::report::{Report, label};
-use crate::show::{full_name, milliseconds, path, printable, span};
+use crate::show::{full_name, milliseconds, names, path, printable, span};
 
-/// Peers that `wanted` may mean: those it names exactly, else those whose name or key begins with it.
+/// Peers that `wanted` may mean: those it names exactly, or as a table does, else those whose name or key begins with it.
 pub fn find<'a>(report: &'a Report, wanted: &str) -> Vec<&'a Peer> {
-    let exact = |peer: &&Peer| {
+    let exact = |(peer, shown): &(&Peer, String)| {
         peer.name == wanted
+            || shown == wanted
             || full_name(&peer.name, &peer.namespace, "") == wanted
             || peer.public_key == wanted
             || peer.identity.eq_ignore_ascii_case(wanted)
             || wanted.parse().is_ok_and(|address| peer.addresses.contains(&address))
     };
     let begins = |peer: &&Peer| peer.name.starts_with(wanted) || peer.public_key.starts_with(wanted) || peer.identity.starts_with(wanted);
-    let exactly: Vec<&Peer> = report.status.peers.iter().filter(exact).collect();
+    let shown = report.status.peers.iter().zip(names(&report.status.peers));
+    let exactly: Vec<&Peer> = shown.filter(exact).map(|(peer, _)| peer).collect();
     if exactly.is_empty() { report.status.peers.iter().filter(begins).collect() } else { exactly }
 }
 

@@ -32,6 +32,32 @@ eve?[31m     -        none     -       -          0 B      0 B       Pending
 }
 
 #[test]
+fn long_names_are_shortened_in_the_table_and_stay_apart_and_are_found_as_they_are_shown() {
+    let mut report = ada();
+    let mut peer = report.status.peers[1].clone();
+    peer.namespace = "n".repeat(63);
+    peer.cluster = "the-cluster-of-the-valley".into();
+    let named = |middle: &str, end: &str| Peer { name: format!("payments-{}-{end}", middle.repeat(53 - end.len())), ..peer.clone() };
+    report.status.peers = vec![named("a", "x2k4j"), named("a", "q9w8e")];
+    let text = show::status(&report);
+    let lines: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("PEER")).collect();
+    assert!(lines[1].starts_with("paymen…aaaaaaa-x2k4j.nnn…nnnnnnnn (the…e-valley)  "), "{text}");
+    assert!(lines[2].starts_with("paymen…aaaaaaa-q9w8e.nnn…nnnnnnnn (the…e-valley)  "), "{text}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 130), "{text}");
+    // Two that differ in the middle alone are called by all that they are called.
+    report.status.peers.extend([named("b", "same"), named("b", "same")]);
+    report.status.peers[2].name.replace_range(20..21, "x");
+    let shown = show::names(&report.status.peers);
+    assert!(shown[2].starts_with(&report.status.peers[2].name) && shown[2] != shown[3], "{shown:?}");
+    for (peer, shown) in report.status.peers.iter().zip(&shown) {
+        let found: Vec<&str> = why::find(&report, shown).iter().map(|peer| peer.name.as_str()).collect();
+        assert_eq!(found, [&peer.name]);
+    }
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["peers"][0]["name"], report.status.peers[0].name);
+}
+
+#[test]
 fn a_large_room_says_that_links_are_made_on_demand() {
     let mut report = ada();
     report.status.own.large = true;
