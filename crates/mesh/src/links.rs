@@ -27,13 +27,14 @@ use crate::roll::Roll;
 use crate::shared::{Cx, Shared, full_size};
 use crate::table::{Claim, OwnClaim, Rules};
 
+mod wanted;
+
 /// Handshakes that we start at most, per second and at once.
 const HANDSHAKES_PER_SECOND: f64 = 50.0;
 const HANDSHAKE_BURST: f64 = 50.0;
 /// Initiations that wait for the data plane to say whose they are.
 const MAX_HELD: usize = 256;
-/// Addresses that applications want and that nobody is known to have.
-const MAX_WANTED: usize = 256;
+/// Addresses that applications want are looked for this long.
 const WANTED_LIFE: Duration = Duration::from_secs(10);
 /// Peers that said goodbye, remembered until their seat is gone too.
 const MAX_LEFT: usize = 1_024;
@@ -627,49 +628,6 @@ impl Links {
             Ok(None) => self.shared.counters.count("controls_unknown"),
             Err(_) => self.shared.counters.count("controls_malformed"),
         }
-    }
-
-    pub(crate) fn want(&mut self, now: Time, fire: &mut Fire, address: IpAddr) {
-        let linked = self.table.link_to(&address);
-        let known = self.directory.get(&address).copied().or_else(|| self.claimant(fire, address));
-        if let Some(id) = linked.or_else(|| known.and_then(|peer| self.by_peer.get(&peer).copied())) {
-            self.with(now, fire, id, |link, cx| {
-                link.wanted(cx);
-                Verdict::Keep
-            });
-            return;
-        }
-        if let Some(announcement) = known.and_then(|peer| fire.announcement(&peer)).cloned() {
-            self.left.remove(&announcement.public_key);
-            self.link(now, fire, &announcement, Learned::Find);
-            return;
-        }
-        let overlay = self.shared.rules.network.prefix();
-        let findable = match address {
-            IpAddr::V6(v6) => overlay.contains(&v6),
-            IpAddr::V4(v4) => self.shared.rules.pool.is_some_and(|pool| pool.contains(&v4)),
-        };
-        if !findable || self.wanted.get(&address).is_some_and(|at| now.since(*at) < Duration::from_secs(1)) {
-            return;
-        }
-        if self.wanted.len() >= MAX_WANTED {
-            self.shared.counters.count("wanted_dropped");
-            return;
-        }
-        self.wanted.insert(address, now);
-        fire.find(now, &address.to_string());
-    }
-
-    /// Who is known to claim this address or a route to it, linked or not.
-    fn claimant(&self, fire: &Fire, address: IpAddr) -> Option<PublicKey> {
-        if self.shared.rules.pool.is_none() && self.shared.rules.accepted.is_empty() {
-            return None;
-        }
-        let claims = |announcement: &&Announcement| {
-            self.shared.rules.claimed(&announcement.public_key, announcement.ipv4).map(IpAddr::V4) == Some(address)
-                || announcement.routes.iter().any(|route| route.contains(&address) && self.shared.rules.accepts(route))
-        };
-        fire.peers().find(claims).map(|announcement| announcement.public_key)
     }
 
     // The machinery.
