@@ -57,6 +57,7 @@ fuzz_target!(|script: &[u8]| {
     let lost = counters.dropped_unrecognised
         + counters.dropped_unknown_session
         + counters.dropped_forged
+        + counters.dropped_limited
         + counters.dropped_malformed
         + counters.dropped_source
         + counters.dropped_destination;
