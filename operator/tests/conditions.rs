@@ -13,8 +13,9 @@ use campfire_operator::definitions::lacking;
 use control_plane::{ControlPlane, apply, define};
 use in_process::{Operator, campfire_says, eventually, peer_says};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, Secret, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -52,7 +53,7 @@ async fn a_key_that_was_deleted_by_mistake_is_put_back_and_pods_with_older_setti
         campfire_operator::webhook::inject::settings_hash("default", &std::collections::BTreeMap::new(), &campfire, &defaults).unwrap()
     };
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
-    apply(&Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(world.client.clone(), "default"), "default", &account).await;
+    apply(&Api::<ServiceAccount>::namespaced(world.client.clone(), "default"), "default", &account).await;
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "spec": { "containers": [{ "name": "app", "image": "app" }] },
         "metadata": { "name": "old", "labels": { "campfire.network/injected": "enabled" },
@@ -391,6 +392,97 @@ async fn a_certificate_that_is_not_there_replaces_no_server_that_works() {
     world.secret("nope", both).await;
     campfire_says(&world.campfires(), "fire", "Accepted", "Accepted").await;
     eventually("its servers have it", || async { template().await != before }).await;
+}
+
+#[tokio::test]
+async fn a_change_whose_pods_the_api_server_would_refuse_replaces_no_server_that_works() {
+    let Some(world) = World::start().await else { return };
+    let operator = Operator::start(&world.client, &["default"]).await;
+    let exposed = |kind: &str, template: Value| json!({ "turn": { "exposure": { "type": kind }, "podTemplate": template } });
+    world.campfire("fire", exposed("ClusterIP", json!({}))).await;
+    let sets = Api::<StatefulSet>::namespaced(world.client.clone(), "default");
+    eventually("its servers", || async { sets.get_opt("fire-turn").await.unwrap().is_some() }).await;
+    let runs = json!({ "status": { "replicas": 1, "readyReplicas": 1 } });
+    sets.patch_status("fire-turn", &PatchParams::default(), &Patch::Merge(runs)).await.unwrap();
+    let template = async || sets.get("fire-turn").await.unwrap().spec.unwrap().template;
+    let goes_on = async |before| {
+        campfire_says(&world.campfires(), "fire", "Accepted", "Accepted").await;
+        eventually("its servers have it", || async { template().await != before }).await;
+    };
+    let refused = async || campfire_says(&world.campfires(), "fire", "Accepted", "PodsRefused").await;
+
+    let before = template().await;
+    world.campfire("fire", exposed("ClusterIP", json!({ "priorityClassName": "nope" }))).await;
+    assert_eq!(
+        refused().await,
+        "False: the servers stay as they are, for the API server refuses their pods as spec.turn has them now: pods \"fire-turn-0\" is forbidden: no \
+         PriorityClass with name nope was found: correct spec.turn.podTemplate or what it names; it is tried again within two minutes, and all else goes on"
+    );
+    // All else goes on: a key is rotated, of which the servers hear too.
+    let rotate = json!({ "metadata": { "annotations": { ROTATE_ANNOTATION: "Distribute" } } });
+    world.campfires().patch("fire", &PatchParams::default(), &Patch::Merge(rotate)).await.unwrap();
+    eventually("members have both keys", async || operator.told("fire").is_some_and(|told| told.keys.len() == 2)).await;
+    assert_eq!(world.secrets().get("fire-relay").await.unwrap().data.unwrap().len(), 2);
+    assert_eq!(template().await, before);
+    let class = json!({ "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": { "name": "nope" }, "value": 10 });
+    apply(&Api::<PriorityClass>::all(world.client.clone()), "nope", &class).await;
+    goes_on(before).await;
+
+    // The ServiceAccount is the operator's: it is put back, and no pod is refused for it.
+    let accounts = Api::<ServiceAccount>::namespaced(world.client.clone(), "default");
+    accounts.delete("fire-turn", &DeleteParams::default()).await.unwrap();
+    let before = template().await;
+    world.campfire("fire", exposed("ClusterIP", json!({ "labels": { "team": "a" } }))).await;
+    goes_on(before).await;
+    assert!(accounts.get_opt("fire-turn").await.unwrap().is_some());
+
+    // What members reach the servers by stays with them.
+    let enforce = async |level: &str| {
+        let label = json!({ "metadata": { "labels": { "pod-security.kubernetes.io/enforce": level } } });
+        Api::<Namespace>::all(world.client.clone()).patch("default", &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
+    };
+    enforce("baseline").await;
+    let before = template().await;
+    let services = Api::<Service>::namespaced(world.client.clone(), "default");
+    let versions = async || {
+        let listed = services.list(&ListParams::default()).await.unwrap().items;
+        listed.into_iter().map(|service| (service.name_any(), service.resource_version())).collect::<Vec<_>>()
+    };
+    let reached = versions().await;
+    world.campfire("fire", exposed("HostPort", json!({}))).await;
+    assert!(refused().await.contains("violates PodSecurity \"baseline:latest\": hostPort"));
+    assert_eq!((template().await, versions().await), (before.clone(), reached));
+    enforce("privileged").await;
+    goes_on(before).await;
+
+    // A quota that is full has room for a pod in the place of another; one of nothing has not.
+    let quotas = Api::<ResourceQuota>::namespaced(world.client.clone(), "default");
+    let quota = json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "few" }, "spec": { "hard": { "pods": "1" } } });
+    apply(&quotas, "few", &quota).await;
+    for (hard, class, fits) in [("1", "one", true), ("0", "two", false)] {
+        let counted = json!({ "status": { "hard": { "pods": hard }, "used": { "pods": "1" } } });
+        quotas.patch_status("few", &PatchParams::default(), &Patch::Merge(counted)).await.unwrap();
+        eventually("the operator has seen it", || async {
+            let of = |quota: &ResourceQuota| quota.status.clone().and_then(|status| status.hard?.get("pods").cloned());
+            operator.ctx.cluster.quotas.state().iter().any(|quota| of(quota).is_some_and(|seen| seen.0 == hard))
+        })
+        .await;
+        let before = template().await;
+        world.campfire("fire", exposed("HostPort", json!({ "labels": { "class": class } }))).await;
+        if fits {
+            goes_on(before).await;
+        } else {
+            let said = refused().await;
+            assert!(said.contains("exceeded quota: few") && said.contains("(quota few allows 0 of pods, and it would be 1)"), "{said}");
+            assert_eq!(template().await, before);
+        }
+    }
+
+    // An operator that may try no pods holds nothing up.
+    drop(operator);
+    let before = template().await;
+    let _operator = Operator::start(&world.with_rights_in("default").await, &["default"]).await;
+    goes_on(before).await;
 }
 
 #[tokio::test]

@@ -87,6 +87,7 @@ named! {
         InvalidMembers,
         NoServers,
         TlsSecretMissing,
+        PodsRefused,
         Forbidden,
         Refused,
         KeyReady,
@@ -184,6 +185,7 @@ impl Reason {
             | Self::InvalidMembers
             | Self::NoServers
             | Self::TlsSecretMissing
+            | Self::PodsRefused
             | Self::Forbidden
             | Self::Refused
             | Self::KeySecretMissing
@@ -263,6 +265,11 @@ pub const CAMPFIRE: &[Meaning] = &[
     row(ConditionType::Accepted, Reason::InvalidMembers, "the selector of namespaces cannot be read"),
     row(ConditionType::Accepted, Reason::NoServers, "no replicas, and no `turn.servers`"),
     row(ConditionType::Accepted, Reason::TlsSecretMissing, "the Secret of `turn.tls` is not there, or holds no certificate and key"),
+    row(
+        ConditionType::Accepted,
+        Reason::PodsRefused,
+        "the API server would refuse the servers' pods as the spec has them now: those that run stay as they are",
+    ),
     row(ConditionType::Accepted, Reason::Forbidden, "the operator has no rights in this namespace, or a quota or a policy is against it"),
     row(ConditionType::Accepted, Reason::Refused, "the API server does not take what the spec asks for"),
     row(ConditionType::KeyReady, Reason::KeyReady, "the key is there"),

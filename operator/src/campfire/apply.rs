@@ -10,7 +10,7 @@ use campfire_protocol::identity::NetworkId;
 use campfire_protocol::key::{KeyMode, Psk};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{PodTemplateSpec, Secret, Service, ServiceAccount};
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::response::StatusCause;
 use kube::core::{NamespaceResourceScope, Status};
@@ -147,17 +147,49 @@ async fn change_key(ctx: &Context, api: &Api<Secret>, secret: &Secret, mut chang
     api.patch(&name, &params, &Patch::Merge(&change)).await.map_err(during_secret(format!("Secret {name} could not be changed")))
 }
 
-/// Brings all children to what they should be. `true`: something was written, and `live` has what the API server made of it.
-pub async fn children(ctx: &Context, settled: &Settled, namespace: &str, wanted: &Children, live: &mut Children) -> Result<bool, Error> {
+/// Brings all children to what they should be. `held`: the servers and what leads to them stay as they are, and get their keys alone. `true`: something
+/// was written, and `live` has what the API server made of it.
+pub async fn children(
+    ctx: &Context,
+    settled: &Settled,
+    namespace: &str,
+    wanted: &Children,
+    held: bool,
+    live: &mut Children,
+) -> Result<bool, Error> {
     let mut written = all(ctx, settled, namespace, &wanted.secrets, &mut live.secrets).await?;
+    if held {
+        return Ok(written);
+    }
     written |= all(ctx, settled, namespace, &wanted.accounts, &mut live.accounts).await?;
     written |= all(ctx, settled, namespace, &wanted.services, &mut live.services).await?;
     written |= all(ctx, settled, namespace, &wanted.sets, &mut live.sets).await?;
     Ok(written)
 }
 
-/// The same of one kind. Those that are no longer wanted are deleted.
-async fn all<K: Child>(
+/// The template of a StatefulSet as it would be once it is applied, if that is another than now: from the API server, which knows its defaults and
+/// what others have put in. `None` as well where it would take none: that is said when it is applied.
+pub async fn next_template(ctx: &Context, settled: &Settled, wanted: &StatefulSet, live: &StatefulSet) -> Option<PodTemplateSpec> {
+    let desired = Desired::of(wanted);
+    let differs = differences(&desired.value, &value(live));
+    if !differs.iter().any(|path| path.starts_with("/spec/template/")) || settled.is(&desired.id, &desired.hash, &differs) {
+        return None;
+    }
+    let key = ObjectKey::of(live);
+    let api: Api<StatefulSet> = Api::namespaced(ctx.cluster.client.clone(), &key.namespace);
+    let params = PatchParams::apply(names::FIELD_MANAGER).force().dry_run();
+    let next = match api.patch(&key.name, &params, &Patch::Apply(&desired.object)).await {
+        Ok(next) => next,
+        // It is made anew then, and takes the pods over.
+        Err(kube::Error::Api(status)) if immutable(&status) => wanted.clone(),
+        Err(_) => return None,
+    };
+    let template = |set: &StatefulSet| set.spec.as_ref().map(|spec| spec.template.clone());
+    template(&next).filter(|next| Some(next) != template(live).as_ref())
+}
+
+/// All of one kind. Those that are no longer wanted are deleted.
+pub async fn all<K: Child>(
     ctx: &Context,
     settled: &Settled,
     namespace: &str,
@@ -184,14 +216,28 @@ pub async fn join(ctx: &Context, settled: &Settled, namespace: &str, wanted: &Jo
     apply(ctx, settled, &api, &wanted.0, live).await.map(drop)
 }
 
+/// A child as it is sent.
+struct Desired<K> {
+    id: ChildId,
+    object: K,
+    value: Value,
+    /// Of what is wanted, which the object has as an annotation.
+    hash: String,
+}
+
+impl<K: Child> Desired<K> {
+    fn of(wanted: &K) -> Self {
+        let hash = hash(&value(wanted));
+        let mut object = wanted.clone();
+        object.annotations_mut().insert(APPLIED.into(), hash.clone());
+        Self { id: (K::kind(&()), ObjectKey::of(wanted)), value: value(&object), object, hash }
+    }
+}
+
 /// Applies a child if it differs; returns it as it is then.
 async fn apply<K: Child>(ctx: &Context, settled: &Settled, api: &Api<K>, wanted: &K, live: Option<&K>) -> Result<Option<K>, Error> {
-    let (kind, key) = (K::kind(&()), ObjectKey::of(wanted));
-    let hash = hash(&value(wanted));
-    let mut desired = wanted.clone();
-    desired.annotations_mut().insert(APPLIED.into(), hash.clone());
-    let desired_value = value(&desired);
-    let id = (kind.clone(), key.clone());
+    let Desired { id, object: desired, value: desired_value, hash } = Desired::of(wanted);
+    let (kind, key) = id.clone();
     if let Some(live) = live {
         let differs = differences(&desired_value, &value(live));
         if differs.is_empty() || settled.is(&id, &hash, &differs) {

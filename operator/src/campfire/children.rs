@@ -155,8 +155,7 @@ pub fn children(valid: &Valid, held: &Held, settings: &OperatorSettings) -> Chil
     let relay = held.keys.iter().map(|key| (key.fingerprint().to_string(), key.keys.relay.text().to_owned()));
     let relay_name = names::relay_secret(&valid.key.name);
     children.secrets.insert(relay_name.clone(), secret(valid, &relay_name, relay));
-    let account =
-        ServiceAccount { metadata: metadata(valid, &name), automount_service_account_token: Some(false), ..ServiceAccount::default() };
+    let (account, set) = servers(valid, settings);
     children.accounts.insert(name.clone(), account);
     children.services.insert(name.clone(), headless(valid, &name));
     for replica in 0..valid.turn.replicas {
@@ -164,8 +163,16 @@ pub fn children(valid: &Valid, held: &Held, settings: &OperatorSettings) -> Chil
             children.services.insert(service.clone(), server_service(valid, exposure, replica, &service, &transports));
         }
     }
-    children.sets.insert(name.clone(), stateful_set(valid, &name, settings));
+    children.sets.insert(name, set);
     children
+}
+
+/// The servers themselves, and their ServiceAccount: what does not follow from a key.
+pub fn servers(valid: &Valid, settings: &OperatorSettings) -> (ServiceAccount, StatefulSet) {
+    let name = names::turn(&valid.key.name);
+    let account =
+        ServiceAccount { metadata: metadata(valid, &name), automount_service_account_token: Some(false), ..ServiceAccount::default() };
+    (account, stateful_set(valid, &name, settings))
 }
 
 fn transports_by_service(valid: &Valid, replica: u8, layout: ServiceLayout) -> BTreeMap<String, Vec<TransportName>> {

@@ -61,6 +61,8 @@ pub struct Found {
     pub admitted: Option<Said>,
     /// Why the StatefulSet can make no pod, where one is missing: as its last event has it.
     pub no_pod: Option<String>,
+    /// Why the servers stay as they are, whatever the spec says of them.
+    pub held: Option<Said>,
     /// This operator has not led for long enough to have seen all who are there.
     pub settling: bool,
     /// A step of a rotation was taken since this was read.

@@ -12,7 +12,7 @@
 //! `children` (what a Campfire consists of), `endpoints` (where its servers are reached) and `peers` (who is there): all pure. Where what was
 //! applied tells more (a key that was made, a Service's address), it is planned again. `watch` says what makes a Campfire be looked at again,
 //! `queue` when; `missed` looks for pods that got no sidecar, `unmeshed` for those whose sidecar has no mesh,
-//! `admission` tries whether pods with one are admitted, and `canary`
+//! `admission` tries whether pods with one are admitted, `replacement` whether the servers' are before a change of theirs is made, and `canary`
 //! whether the API server reaches the webhook.
 //!
 //! A child that a person edits is put back; what others add to it (labels, annotations, containers) is left alone. Nothing is written when nothing
@@ -35,6 +35,7 @@ mod plan;
 mod plan_tests;
 mod queue;
 mod reconcile;
+mod replacement;
 mod rotation;
 mod status;
 #[cfg(test)]
@@ -133,7 +134,7 @@ impl Controller {
                 let begun = Instant::now();
                 let result = reconcile(&ctx, &remembered, &key).await;
                 let shown = match &result {
-                    Ok(Reconciled::Invalid(_)) => "invalid",
+                    Ok(Reconciled::Invalid(_) | Reconciled::Held) => "invalid",
                     Ok(Reconciled::Done(_) | Reconciled::Gone) => "ok",
                     Err(error) => {
                         say_failure(&ctx, &key, error, failures + 1).await;
@@ -161,7 +162,7 @@ impl Controller {
             }
             Ok(Reconciled::Done(again)) => self.queue.done(key, Some(*again)),
             Ok(Reconciled::Invalid(again)) => self.queue.done(key, *again),
-            Err(_) => self.queue.failed(key),
+            Ok(Reconciled::Held) | Err(_) => self.queue.failed(key),
         }
     }
 

@@ -81,10 +81,11 @@ pub fn plan(valid: &Valid, found: &Found, settings: &OperatorSettings) -> Result
         Standing::Due(step) => return Ok(Plan::Key(KeyWrite::Rotate { step, held })),
         Standing::Said(said) => said,
     };
-    let own = endpoints::servers(valid, found);
+    // Servers that stay as they are stay where they are: a spec that is not done to them says nothing of their addresses.
+    let own = if found.held.is_some() { endpoints::read(&found.before.endpoints) } else { endpoints::servers(valid, found) };
     let (join, joinable) = join(valid, found, &held, &own);
     let mut said = vec![
-        (ConditionType::Accepted, valid.accepted()),
+        (ConditionType::Accepted, found.held.clone().unwrap_or_else(|| valid.accepted())),
         (ConditionType::KeyReady, Said::of(Reason::KeyReady, format!("Secret {} holds the key", valid.source.secret()))),
         (ConditionType::TurnAvailable, endpoints::turn_available(valid, found, &own, valid.servers.len() + held.servers.len())),
     ];

@@ -196,6 +196,23 @@ fn who_joined_is_told_where_to_rotate() {
 }
 
 #[test]
+fn servers_that_stay_as_they_are_stay_where_they_are_and_all_else_goes_on() {
+    let spec = |kind: &str| valid(json!({"turn": {"transports": ["UDP"], "exposure": {"type": kind}}}));
+    let mut found = found(&[(2, KeyMode::Accept), (1, KeyMode::Announce)]);
+    let ports = [service("fire-turn-0-udp", json!({"clusterIP": "10.0.0.9"}), json!([{ "ip": "192.0.2.1" }]))];
+    found.children.services.extend(ports);
+    let before = wanted(&spec("LoadBalancer"), &found);
+    assert_eq!(before.membership.own[0].addresses.len(), 2);
+    found.before = before.status.clone();
+    let moved = wanted(&spec("ClusterIP"), &found);
+    assert_eq!((moved.membership.own[0].addresses.len(), moved.status.server_list_version), (1, Some(2)));
+    found.held = Some(Said::of(Reason::PodsRefused, "no"));
+    let held = wanted(&spec("ClusterIP"), &found);
+    assert_eq!((&held.membership, &held.status), (&before.membership, &before.status), "both keys, and the servers as they were");
+    assert_eq!(said(&held, ConditionType::Accepted).unwrap().message, "no");
+}
+
+#[test]
 fn the_version_of_the_list_of_servers_goes_up_when_it_changes_and_only_then() {
     let valid = valid(json!({"turn": {"transports": ["UDP"], "exposure": {"type": "LoadBalancer"}}}));
     let at = |ip: &str, before: &CampfireStatus| {

@@ -14,7 +14,7 @@ use super::missed::{Missed, Reasons};
 use super::plan::{self, Plan, plan};
 use super::unmeshed::Unmeshed;
 use super::validate::{self, Valid, validate};
-use super::{endpoints, fetch, keys, status};
+use super::{endpoints, fetch, keys, replacement, status};
 use crate::conditions::Said;
 use crate::context::Context;
 use crate::events::{self, Happened};
@@ -37,6 +37,9 @@ pub enum Reconciled {
     Done(Duration),
     /// The spec, or a Secret, must change first; or the API server's mind, for which it is looked again after this time.
     Invalid(Option<Duration>),
+    /// All but the servers is as it should be. What they wait for is not the spec alone, and nobody tells when it has changed: it is looked for ever
+    /// more seldom.
+    Held,
     /// The Campfire is gone.
     Gone,
 }
@@ -127,6 +130,8 @@ async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid
         return refuse(ctx, remembered, campfire, why).await;
     }
     let mut found = fetch::all(ctx, remembered, campfire, valid).await?;
+    // A pod is large, and is not tried often.
+    found.held = Box::pin(replacement::refused(ctx, settled, valid, &mut found.children)).await?;
     for _ in 0..ROUNDS {
         let wanted = match plan(valid, &found, &ctx.settings) {
             Ok(Plan::All(wanted)) => wanted,
@@ -146,7 +151,7 @@ async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid
                 return Ok(Reconciled::Invalid(None));
             }
         };
-        if apply::children(ctx, settled, namespace, &wanted.children, &mut found.children).await? {
+        if apply::children(ctx, settled, namespace, &wanted.children, found.held.is_some(), &mut found.children).await? {
             // Services have their addresses only now.
             continue;
         }
@@ -158,7 +163,7 @@ async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid
             events::say(&ctx.cluster, campfire, Happened::KeyChanged, note).await;
         }
         status::write(ctx, campfire, wanted.status, wanted.said).await?;
-        return Ok(Reconciled::Done(wanted.again));
+        return Ok(if found.held.is_some() { Reconciled::Held } else { Reconciled::Done(wanted.again) });
     }
     Err(Error::Unsettled)
 }

@@ -10,6 +10,7 @@
 //! Where that is not to be had (a quota is used up by the pod itself, a LimitRange leaves too little) the pod is left alone, with the reason.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use campfire_api::Resources;
 use campfire_api::conditions::SkipReason;
@@ -330,12 +331,7 @@ fn quotas(spec: &PodSpec, own: &Own, fitted: &Has, bounds: &Bounds) -> Result<()
     for quota in bounds.quotas.iter().filter(|quota| counts(quota, spec, own.class)) {
         let Some(status) = &quota.status else { continue };
         for (resource, hard) in status.hard.iter().flatten() {
-            let (name, limits) = match resource.as_str() {
-                "limits.cpu" => ("cpu", true),
-                "limits.memory" => ("memory", true),
-                "limits.ephemeral-storage" => ("ephemeral-storage", true),
-                other => (other.strip_prefix("requests.").unwrap_or(other), false),
-            };
+            let (name, limits) = counted(resource);
             if own.pod.as_ref().is_some_and(|pod| pod.says(name)) {
                 continue;
             }
@@ -356,6 +352,38 @@ fn quotas(spec: &PodSpec, own: &Own, fitted: &Has, bounds: &Bounds) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Which resource a quota counts by this name, and whether it counts limits.
+fn counted(resource: &str) -> (&str, bool) {
+    resource.strip_prefix("limits.").map_or_else(|| (resource.strip_prefix("requests.").unwrap_or(resource), false), |name| (name, true))
+}
+
+/// The quota that has no room for a pod once another is gone, in words; `None`: there is room.
+pub fn no_room_instead_of(gone: &PodSpec, spec: &PodSpec, quotas: &[Arc<ResourceQuota>]) -> Option<String> {
+    let of = |spec: &PodSpec, quota: &ResourceQuota, resource: &str| {
+        let own = Own::of(spec);
+        if !counts(quota, spec, own.class) {
+            return Amount::default();
+        }
+        if matches!(resource, "pods" | "count/pods") {
+            return Amount::of(1);
+        }
+        let (name, limits) = counted(resource);
+        let amounts = if limits { own.total.limits } else { own.total.requests };
+        amounts.get(name).copied().unwrap_or_default()
+    };
+    quotas.iter().find_map(|quota| {
+        let status = quota.status.as_ref()?;
+        status.hard.iter().flatten().find_map(|(resource, hard)| {
+            let hard = Amount::read(&hard.0)?;
+            let used = status.used.as_ref().and_then(|used| Amount::read(&used.get(resource)?.0)).unwrap_or_default();
+            let asked = of(spec, quota, resource);
+            let would = used.minus(of(gone, quota, resource)).plus(asked);
+            (!asked.is_zero() && would > hard)
+                .then(|| format!("quota {} allows {hard} of {resource}, and it would be {would}", quota.name_any()))
+        })
+    })
 }
 
 /// Whether a quota counts a pod.
