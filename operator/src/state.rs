@@ -230,7 +230,7 @@ impl fmt::Debug for WireguardKey {
     }
 }
 
-/// What a pod's sidecar said of itself, as far as the operator has a use for it. Its own word: nothing in it is proven.
+/// What a pod's sidecar said of itself, as far as the operator has a use for it. Its own word, but for its identity, which it has signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerReport {
     /// Its Ed25519 public key.

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use campfire_api::Campfire;
-use campfire_api::agent::{REPORT_PATH, SETTINGS_PATH, Settings as Told};
+use campfire_api::agent::{REPORT_PATH, Report, SETTINGS_PATH, Settings as Told};
 use campfire_api::names::{
     AGENT_AUDIENCE, AGENT_SERVICE, CA_SECRET, CAMPFIRE_ANNOTATION, ENABLED, INIT_CONTAINER, INJECT_AGAIN_PATH, INJECT_LABEL, INJECT_PATH,
     INJECTED_LABEL, OPERATOR_SERVICE, SIDECAR_CONTAINER, STANDBY_SERVICE, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE,
@@ -66,12 +66,20 @@ async fn a_pods_own_token_opens_the_agent_api_and_no_other_token_does() {
     assert_eq!(status, 200, "{body}");
     let told: Told = serde_json::from_str(&body).unwrap();
     assert_eq!((told.namespace.as_str(), told.name.as_str()), ("shop", "web"), "whose token it is, not what anybody says");
-    let report = json!({
-        "publicKey": WireguardKey(Identity::from_seed(&[1; 32]).public().x25519()).to_string(),
-        "identity": Identity::from_seed(&[1; 32]).public().to_string(), "addresses": [], "settingsVersion": told.version,
-        "fingerprints": [], "camped": true, "ready": true, "direct": 0, "relayed": 0, "unconnected": 0, "path": "None",
-    });
-    assert_eq!(operator.ask(REPORT_PATH, &good, report).await.0, 204);
+    let identity = Identity::from_seed(&[1; 32]);
+    let mut report = Report {
+        public_key: WireguardKey(identity.public().x25519()).to_string(),
+        identity: identity.public().to_string(),
+        settings_version: told.version.clone(),
+        camped: true,
+        ready: true,
+        ..Report::default()
+    };
+    report.signature = STANDARD.encode(identity.sign(&report.statement(&told.namespace, &told.name, &told.uid)));
+    assert_eq!(operator.ask(REPORT_PATH, &good, json!(report)).await.0, 204);
+    let other = operator.token("shop", AGENT_AUDIENCE, Some(&api)).await;
+    let (status, body) = operator.ask(REPORT_PATH, &other, json!(report)).await;
+    assert!(status == 403 && body.contains("a pod reports no identity but its own"), "{status} {body}");
     let who = Who { key: ObjectKey::new("shop", "web"), uid: web.uid().unwrap() };
     assert!(operator.ctx.reports.get(&who).is_some());
 

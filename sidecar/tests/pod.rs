@@ -10,8 +10,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use campfire_api::agent::{Key, KeyMode, ProblemReason, Report, ServerEntry, Settings, SettingsRequest};
 use campfire_lab::{Net, Process};
+use campfire_protocol::identity::PublicKey;
 use campfire_protocol::key::Psk;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -316,7 +319,11 @@ async fn answer(
         return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, b"{\"message\":\"away\"}".to_vec()));
     };
     if path == campfire_api::agent::REPORT_PATH {
-        told.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+        let report: Report = serde_json::from_slice(&body).unwrap();
+        if !own(&report, &settings) {
+            return Ok(plain(StatusCode::FORBIDDEN, b"{\"message\":\"not signed\"}".to_vec()));
+        }
+        told.lock().unwrap().push(report);
         return Ok(plain(StatusCode::NO_CONTENT, Vec::new()));
     }
     let asked: SettingsRequest = serde_json::from_slice(&body).unwrap();
@@ -327,6 +334,15 @@ async fn answer(
     Ok(plain(StatusCode::OK, serde_json::to_vec(&settings).unwrap()))
 }
 
+/// Whether it is signed by the identity that it names, as this pod's.
+fn own(report: &Report, pod: &Settings) -> bool {
+    let mut identity = [0; 32];
+    hex::decode_to_slice(&report.identity, &mut identity).unwrap();
+    let signature = STANDARD.decode(&report.signature).unwrap().try_into().unwrap();
+    let statement = report.statement(&pod.namespace, &pod.name, &pod.uid);
+    PublicKey::from_bytes(identity).unwrap().verify(&statement, &signature)
+}
+
 fn first_settings() -> Settings {
     Settings {
         version: "1".into(),
@@ -335,6 +351,7 @@ fn first_settings() -> Settings {
         servers: vec![ServerEntry { text: "s=turn:127.0.0.1:3478?transport=udp".into(), in_cluster: true, heard: false }],
         name: "pod".into(),
         namespace: "default".into(),
+        uid: "u".into(),
         cluster: "test".into(),
         ipv4_pool: Some("100.80.0.0/16".into()),
         accept_routes: vec!["10.55.0.0/16".into()],

@@ -1,7 +1,7 @@
 //! What a sidecar and the operator say to each other: JSON over HTTPS, `POST`, the pod's projected token as bearer.
 //!
 //! The operator takes who the pod is from the token (TokenReview: namespace, pod name, pod uid) and which Campfire it belongs to
-//! from the pod's annotation; nothing in these bodies says either.
+//! from the pod's annotation; nothing in these bodies says either. Which peer the pod is the sidecar says, and proves ([`Report::statement`]).
 
 use std::fmt;
 
@@ -80,6 +80,8 @@ pub struct Settings {
     pub name: String,
     /// The pod's namespace.
     pub namespace: String,
+    /// The pod's uid, by which it signs its reports ([`Report::statement`]).
+    pub uid: String,
     /// This cluster's name.
     pub cluster: String,
     /// Pool of IPv4 addresses, if wanted.
@@ -159,6 +161,26 @@ pub struct Report {
     /// Version of the sidecar.
     #[serde(default)]
     pub sidecar_version: String,
+    /// Ed25519 signature by `identity` of [`Report::statement`], 64 bytes in base64.
+    pub signature: String,
+}
+
+impl Report {
+    /// What a peer signs to show that the identity is its own: that it runs in this pod, and which keys and addresses are its. So no pod reports an
+    /// identity whose private key it does not have, and a report that was seen elsewhere is nobody else's.
+    ///
+    /// `"campfire/2 report"`, which nothing else that an identity signs begins with, then namespace, name and uid of the pod, `public_key`, `identity` and
+    /// each of `addresses`, as the texts that they are here, each after its length in bytes (four bytes, big-endian).
+    pub fn statement(&self, namespace: &str, name: &str, uid: &str) -> Vec<u8> {
+        let mut statement = b"campfire/2 report".to_vec();
+        let texts = [namespace, name, uid, &self.public_key, &self.identity].into_iter().chain(self.addresses.iter().map(String::as_str));
+        for text in texts {
+            // No text that can be sent is longer than four bytes can say.
+            statement.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
+            statement.extend(text.as_bytes());
+        }
+        statement
+    }
 }
 
 /// Why something is wrong.
@@ -213,4 +235,32 @@ pub struct Problem {
     pub reason: ProblemReason,
     /// For people: what to do.
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_things_that_a_peer_may_say_of_itself_are_signed_alike() {
+        let report = |key: &str, addresses: &[&str]| Report {
+            public_key: key.into(),
+            identity: "i".into(),
+            addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
+            ..Report::default()
+        };
+        let said = [
+            report("k", &["a", "b"]).statement("n", "p", "u"),
+            report("k", &["ab"]).statement("n", "p", "u"),
+            report("k", &["a", "b"]).statement("np", "", "u"),
+            report("k", &["a", "b"]).statement("n", "pu", ""),
+            report("", &["a", "b"]).statement("n", "p", "uk"),
+            report("k", &[]).statement("n", "p", "u"),
+            report("k", &["b", "a"]).statement("n", "p", "u"),
+        ];
+        for (number, one) in said.iter().enumerate() {
+            assert!(said.iter().skip(number + 1).all(|other| one != other), "{number}");
+        }
+        assert_eq!(said[5], b"campfire/2 report\0\0\0\x01n\0\0\0\x01p\0\0\0\x01u\0\0\0\x01k\0\0\0\x01i");
+    }
 }

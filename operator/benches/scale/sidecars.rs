@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use campfire_api::agent::{HEARTBEAT, MAX_WAIT, REPORT_PATH, SETTINGS_PATH, Settings, SettingsRequest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use campfire_api::agent::{HEARTBEAT, MAX_WAIT, REPORT_PATH, Report, SETTINGS_PATH, Settings, SettingsRequest};
 use campfire_api::names::{AGENT_AUDIENCE, AGENT_SERVICE};
 use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
@@ -82,7 +84,9 @@ impl Sidecars {
             let accounts = Api::<ServiceAccount>::namespaced(cluster.client.clone(), &peer.namespace);
             let made = accounts.create_token_request("default", &PostParams::default(), &request).await.context("a token")?;
             let token = made.status.context("a token")?.token;
-            let report = serde_json::to_vec(&peer.report)?.into();
+            let statement = peer.report.statement(&peer.namespace, &peer.name, &peer.uid);
+            let report = Report { signature: STANDARD.encode(peer.identity.sign(&statement)), ..peer.report.clone() };
+            let report = serde_json::to_vec(&report)?.into();
             Ok(Sidecar { peer, number, token, report })
         })
         .await?;

@@ -6,6 +6,8 @@
 //! Waiting costs a connection (docs/decisions: "Who waits for settings"): [`HELD`] of them wait at once, whoever comes when all
 //! are taken is told to come again. So memory does not grow with the number of pods.
 
+#[cfg(test)]
+mod red_tests;
 mod report;
 mod settings;
 #[cfg(test)]
@@ -70,12 +72,18 @@ const LIMITS: Limits = Limits {
 /// Serves until the program ends.
 pub async fn serve(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener) {
     let agent = Arc::new(Agent::new(ctx.clone(), certs.clone(), Arc::new(ApiServer(ctx.cluster.client.clone()))));
-    listen(agent, certs, listener, async move { ctx.shutdown.told().await }).await;
+    listen(agent, certs, listener, LIMITS, async move { ctx.shutdown.told().await }).await;
 }
 
-async fn listen(agent: Arc<Agent>, certs: watch::Receiver<Arc<Bundle>>, listener: TcpListener, stop: impl Future<Output = ()>) {
+async fn listen(
+    agent: Arc<Agent>,
+    certs: watch::Receiver<Arc<Bundle>>,
+    listener: TcpListener,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
     let closed = agent.ctx.metrics.closed("agent");
-    campfire_http::serve(listener, wire(certs, |servers| &servers.agent), LIMITS, closed, stop, move |from, request| {
+    campfire_http::serve(listener, wire(certs, |servers| &servers.agent), limits, closed, stop, move |from, request| {
         let agent = agent.clone();
         async move { agent.answer(from.ip().to_canonical(), request).await }
     })
@@ -275,8 +283,8 @@ impl Agent {
     }
 
     fn report(&self, pod: PodId, seat: Claim, body: &[u8]) -> Result<Answer, Refusal> {
-        let mut report = report::read(body)?;
-        // What a peer says at the fire is signed: whose identity that is no other pod may report as its own.
+        let mut report = report::read(body, &pod)?;
+        // Which pod it is a peer says at the fire too: it is not two.
         if let Some(seen) = self.ctx.sightings.get(&seat.campfire).seen.get(&report.identity) {
             let is = |said: &str, own: &str| own.chars().take(MAX_NAME).eq(said.chars());
             if !is(&seen.name, &pod.key.name) || !is(&seen.namespace, &pod.key.namespace) {

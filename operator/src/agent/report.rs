@@ -1,11 +1,13 @@
-//! Reports, read and clipped: what a sidecar says ends in statuses, metrics and tables.
+//! Reports, read, clipped and checked: what a sidecar says ends in statuses, metrics and tables.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use campfire_api::agent::{MAX_PROBLEMS, Problem, ProblemReason, Report};
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::key::Fingerprint;
 use hyper::StatusCode;
 
-use crate::state::{PeerReport, WireguardKey};
+use crate::state::{PeerReport, PodId, WireguardKey};
 use campfire_http::message::Refusal;
 
 /// Most addresses, and most fingerprints.
@@ -15,11 +17,11 @@ const MAX_FINGERPRINTS: usize = 4;
 const MAX_MESSAGE: usize = 256;
 const MAX_WORD: usize = 64;
 
-/// Reads a report and brings it within its bounds.
+/// Reads the report of a pod and brings it within its bounds.
 ///
 /// # Errors
-/// 400: what can't be read. A text that is too long is cut instead.
-pub fn read(body: &[u8]) -> Result<PeerReport, Refusal> {
+/// 400: what can't be read. A text that is too long is cut instead. 403: it is not signed by the identity that it names, as this pod's.
+pub fn read(body: &[u8], pod: &PodId) -> Result<PeerReport, Refusal> {
     let bad = |message: String| Refusal::new(StatusCode::BAD_REQUEST, message);
     let report: Report = serde_json::from_slice(body).map_err(|error| bad(format!("this is no report: {error}")))?;
     let wireguard = WireguardKey::read(&report.public_key).ok_or_else(|| bad("publicKey must be 32 bytes in base64".into()))?;
@@ -34,6 +36,12 @@ pub fn read(body: &[u8]) -> Result<PeerReport, Refusal> {
     let named = |problem: &Problem| !problem.reason.name().is_empty() && word(problem.reason.name());
     if !word(&report.reason) || !report.problems.iter().all(named) {
         return Err(bad(format!("a reason must be CamelCase, at most {MAX_WORD} letters and digits")));
+    }
+    let signature = signature(&report.signature).ok_or_else(|| bad("signature must be 64 bytes in base64".into()))?;
+    if !identity.verify(&report.statement(&pod.key.namespace, &pod.key.name, &pod.uid), &signature) {
+        let message =
+            format!("the report is not signed by the identity that it names, as pod {}'s: a pod reports no identity but its own", pod.key);
+        return Err(Refusal::new(StatusCode::FORBIDDEN, message));
     }
     let mut problems = report.problems;
     problems.truncate(MAX_PROBLEMS);
@@ -64,6 +72,11 @@ fn identity(text: &str) -> Option<PublicKey> {
     let mut bytes = [0; 32];
     hex::decode_to_slice(Some(text).filter(|text| digits(text))?, &mut bytes).ok()?;
     PublicKey::from_bytes(bytes).ok()
+}
+
+fn signature(text: &str) -> Option<[u8; 64]> {
+    // No longer than its bytes are in base64.
+    STANDARD.decode(Some(text).filter(|text| text.len() <= 88)?).ok()?.try_into().ok()
 }
 
 fn fingerprint(text: &str) -> Option<Fingerprint> {

@@ -22,6 +22,7 @@ pub fn settings(membership: &Membership, pod: &PodId, direct: bool, routes: bool
         servers: servers(&membership.told(), &membership.heard),
         name: pod.key.name.clone(),
         namespace: pod.key.namespace.clone(),
+        uid: pod.uid.clone(),
         cluster: membership.cluster.clone(),
         ipv4_pool: membership.network.ipv4_pool.as_ref().map(ToString::to_string),
         accept_routes: membership.network.accept_routes.iter().filter(|_| routes).map(ToString::to_string).collect(),

@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use campfire_api::agent::{HEARTBEAT, MAX_ANSWER, MAX_WAIT, REPORT_PATH, Report, SETTINGS_PATH, Settings, SettingsRequest};
 use campfire_api::names::{AGENT_DIR, CA_FILE, TOKEN_FILE};
+use campfire_protocol::identity::Identity;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
@@ -279,8 +282,30 @@ impl Backoff {
     }
 }
 
+/// Who reports: a peer in its pod.
+pub struct Reporter {
+    identity: Identity,
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+impl Reporter {
+    /// This peer, in the pod that the operator says it is.
+    pub fn new(identity: &Identity, settings: &Settings) -> Self {
+        let Settings { namespace, name, uid, .. } = settings;
+        Self { identity: identity.clone(), namespace: namespace.clone(), name: name.clone(), uid: uid.clone() }
+    }
+
+    /// The same report, with the proof that it is this one's.
+    fn signed(&self, report: &Report) -> Report {
+        let signature = self.identity.sign(&report.statement(&self.namespace, &self.name, &self.uid));
+        Report { signature: STANDARD.encode(signature), ..report.clone() }
+    }
+}
+
 /// Reports what changes, with [`BETWEEN`] between two, and every [`HEARTBEAT`] if nothing does.
-pub async fn report(agent: Arc<Agent>, mut reports: watch::Receiver<Option<Report>>) {
+pub async fn report(agent: Arc<Agent>, reporter: Reporter, mut reports: watch::Receiver<Option<Report>>) {
     let mut pause = Backoff::new(Duration::from_mins(1));
     let mut said: Option<Report> = None;
     loop {
@@ -292,7 +317,7 @@ pub async fn report(agent: Arc<Agent>, mut reports: watch::Receiver<Option<Repor
         }
         // The first report of a peer follows its first look at itself.
         let Some(now) = reports.borrow_and_update().clone().filter(|report| !report.identity.is_empty()) else { continue };
-        match agent.report(&now).await {
+        match agent.report(&reporter.signed(&now)).await {
             Ok(()) => {
                 pause.reset();
                 said = Some(now);

@@ -99,6 +99,7 @@ mod tests {
             accept_routes: Vec::new(),
             mtu: 1280,
             direct: true,
+            uid: "u".into(),
             agent_ca: String::new(),
         };
         assert_eq!((made.outdated(&told), made.applied_to(&told)), (None, told.clone()));

@@ -222,12 +222,13 @@ pub async fn up(options: &Options) -> Result<()> {
 
     let made = Made::load(&state);
     let peer = complete(options, &state, &settings, made.as_ref())?;
+    let reporter = agent::Reporter::new(&peer.mesh.fire.identity, &settings);
     if let Ok(problem) = fs::read_to_string(state.join(init::PROBLEM)) {
         // There is no interface and will be none, and to end would keep the app from starting.
         error!("{problem}: the app runs without the mesh; mend that and make the pod anew");
         let (_told, reports) = watch::channel(Some(unconfigured(&peer, &settings, &problem)));
         tokio::select! {
-            () = agent::report(agent, reports) => {}
+            () = agent::report(agent, reporter, reports) => {}
             _ = terminate.recv() => {}
         }
         return Ok(());
@@ -236,7 +237,7 @@ pub async fn up(options: &Options) -> Result<()> {
     let (told, reports) = watch::channel(None::<Report>);
     told.send_replace(Some(Report { settings_version: settings.version.clone(), ..Report::default() }));
     tokio::spawn(follow(agent.clone(), cache, settings, made, changes, told.clone()));
-    tokio::spawn(agent::report(agent, reports));
+    tokio::spawn(agent::report(agent, reporter, reports));
     let reload = || Err(BadConfig("in a pod the operator says what changes, and tells it by itself".into()));
     Box::pin(control::run(peer, reload, Some(AgentLink { changes: receiver, told }))).await
 }
@@ -381,6 +382,7 @@ pub fn report(own: &Own, before: Option<&Report>) -> Report {
         reason: common_reason(own),
         problems,
         sidecar_version: own.version.clone(),
+        signature: String::new(),
     }
 }
 
