@@ -129,6 +129,8 @@ fn misses(ctx: &Context, pod: &Pod, places: &Places, defaults: &Defaults) -> Opt
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
@@ -136,7 +138,7 @@ mod tests {
     use crate::testing::Rig;
 
     #[tokio::test]
-    async fn a_campfire_that_is_not_served_misses_nobody() {
+    async fn a_campfire_that_is_not_served_misses_nobody_and_a_pod_that_is_missed_is_told_what_to_do() {
         let pod = json!({
             "metadata": {
                 "namespace": "shop", "name": "web", "uid": "u", "labels": { INJECT_LABEL: ENABLED },
@@ -144,9 +146,14 @@ mod tests {
             },
             "spec": { "containers": [{ "name": "app" }] },
         });
-        let mut rig = Rig::serving(Served::new(["infra"]), move |method, path, body| match (method, path) {
-            ("GET", "/api/v1/pods") => (200, json!({ "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [pod] })),
-            _ => (201, body.clone()),
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let told = events.clone();
+        let mut rig = Rig::serving(Served::new(["infra"]), move |method, path, body| {
+            if (method, path) == ("GET", "/api/v1/pods") {
+                return (200, json!({ "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [pod] }));
+            }
+            told.lock().unwrap().push([&body["reason"], &body["regarding"]["name"], &body["note"]].map(Clone::clone));
+            (201, body.clone())
         });
         rig.namespace("shop", &json!({}));
         let open = json!({ "members": { "namespaces": { "from": "All" } } });
@@ -157,5 +164,9 @@ mod tests {
         let served = ObjectKey::new("infra", "open");
         assert_eq!(missed.look(&rig.ctx).await.unwrap(), std::slice::from_ref(&served), "the other one makes it not ambiguous either");
         assert_eq!((missed.of(&served), missed.of(&ObjectKey::new("games", "open"))), (Reasons::from([(MISSED, 1)]), Reasons::new()));
+        let note = "the pod should have a campfire sidecar and has none: it was made while it could not be given one; delete it, so that it is made anew";
+        assert_eq!(*events.lock().unwrap(), [["SidecarMissed", "web", note].map(|text| json!(text))]);
+        missed.look(&rig.ctx).await.unwrap();
+        assert_eq!(events.lock().unwrap().len(), 1, "once");
     }
 }
