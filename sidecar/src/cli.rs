@@ -195,7 +195,7 @@ pub struct Options {
     /// In a pod: the projected token that shows who this is [default: /var/run/secrets/campfire.network/agent/token]
     #[arg(long, env = "CAMPFIRE_AGENT_TOKEN_FILE", value_name = "FILE", help_heading = "Who to meet, and where")]
     pub agent_token_file: Option<PathBuf>,
-    /// In a pod: CA certificates (PEM) of the agent API [default: /var/run/secrets/campfire.network/agent/ca.crt]
+    /// In a pod: SHA-256 of the agent API's CA certificates [default: /var/run/secrets/campfire.network/agent/ca]
     #[arg(long, env = "CAMPFIRE_AGENT_CA_FILE", value_name = "FILE", help_heading = "Who to meet, and where")]
     pub agent_ca_file: Option<PathBuf>,
     /// The overlay's id, 10 hex digits [default: the URI's, else it follows from the key]

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use campfire_api::agent::{Key, KeyMode, ProblemReason, Report, ServerEntry, Settings, SettingsRequest};
+use campfire_api::names::CA_PIN;
 use campfire_lab::{Net, Process};
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::key::Psk;
@@ -20,7 +21,9 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -97,9 +100,9 @@ async fn inside() {
     // Another CA than the operator's is told as that, with what to do.
     let stranger = Pod::new(folder, "odd");
     let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    fs::write(folder.join("other.crt"), other.cert.pem()).unwrap();
+    fs::write(folder.join("other"), pin(&other.cert)).unwrap();
     stranger.init();
-    let _stranger = stranger.up_with(&agent.url, &folder.join("other.crt"));
+    let _stranger = stranger.up_with(&agent.url, &folder.join("other"));
     let log = || fs::read_to_string(stranger.state.with_extension("log")).unwrap();
     wait_for("a word about the CA", || log().contains("not of the operator's CA as this pod knows it"));
 
@@ -210,7 +213,7 @@ impl Pod {
         command.env("CAMPFIRE_STATE_DIR", &self.state).env("CAMPFIRE_RUN_DIR", &self.state);
         command.env("CAMPFIRE_WG_DIR", self.state.join("wireguard"));
         command.env("CAMPFIRE_AGENT_TOKEN_FILE", self.secrets.join("token"));
-        command.env("CAMPFIRE_AGENT_CA_FILE", self.secrets.join("ca.crt"));
+        command.env("CAMPFIRE_AGENT_CA_FILE", self.secrets.join("ca"));
         let log = fs::OpenOptions::new().create(true).append(true).open(self.state.with_extension("log")).unwrap();
         command.stderr(log);
         command
@@ -230,7 +233,7 @@ impl Pod {
     }
 
     fn up(&self, agent: &str) -> Process {
-        self.up_with(agent, &self.secrets.join("ca.crt"))
+        self.up_with(agent, &self.secrets.join("ca"))
     }
 
     fn up_with(&self, agent: &str, ca: &Path) -> Process {
@@ -260,15 +263,19 @@ struct Agent {
 
 impl Agent {
     async fn start(folder: &Path) -> Self {
-        let certificate = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        fs::write(folder.join("ca.crt"), certificate.cert.pem()).unwrap();
+        let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let ca_certificate = ca.self_signed(&ca_key).unwrap();
+        let certificate = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+        fs::write(folder.join("ca"), pin(&ca_certificate)).unwrap();
         fs::write(folder.join("token"), "a-token-of-this-pod\n").unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certificate.signing_key.serialize_der()));
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.cert.der().clone()], key)
+            .with_single_cert(vec![certificate.der().clone(), ca_certificate.der().clone()], key)
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -332,6 +339,11 @@ async fn answer(
         return Ok(plain(StatusCode::NO_CONTENT, Vec::new()));
     }
     Ok(plain(StatusCode::OK, serde_json::to_vec(&settings).unwrap()))
+}
+
+/// By what a pod knows a CA.
+fn pin(ca: &Certificate) -> String {
+    format!("{CA_PIN}{}", STANDARD.encode(Sha256::digest(ca.der())))
 }
 
 /// Whether it is signed by the identity that it names, as this pod's.

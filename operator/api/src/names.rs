@@ -59,10 +59,13 @@ pub const AGENT_VOLUME: &str = "campfire-agent";
 pub const AGENT_DIR: &str = "/var/run/secrets/campfire.network/agent";
 /// The projected, audience-bound, pod-bound token.
 pub const TOKEN_FILE: &str = "token";
-/// The operator's CA certificates, PEM: a downward-API file of the annotation [`CA_ANNOTATION`].
-pub const CA_FILE: &str = "ca.crt";
-/// Annotation stamped at injection: the operator's CA bundle (current and next), PEM.
+/// By what the operator's CA certificates are known: a downward-API file of the annotation [`CA_ANNOTATION`].
+pub const CA_FILE: &str = "ca";
+/// Annotation stamped at injection: the operator's CA certificates (current and next), each as [`CA_PIN`] and the SHA-256 of its DER in base64, with a
+/// space between. Short, for `kubectl describe` shows it first; the certificates themselves the agent API's server sends.
 pub const CA_ANNOTATION: &str = "campfire.network/agent-ca";
+/// What an entry of [`CA_ANNOTATION`] begins with.
+pub const CA_PIN: &str = "sha256-";
 /// Audience of the sidecars' tokens.
 pub const AGENT_AUDIENCE: &str = "campfire.network/agent";
 /// Name of the Service (no selector; the leader writes its EndpointSlice) that sidecars talk to.

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use campfire_api::names::{AGENT_SERVICE, CA_SECRET, FIELD_MANAGER, STANDBY_SERVICE, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use campfire_api::names::{AGENT_SERVICE, CA_PIN, CA_SECRET, FIELD_MANAGER, STANDBY_SERVICE, WEBHOOK_CONFIGURATION, WEBHOOK_SERVICE};
 use futures_util::StreamExt;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -27,6 +29,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -64,6 +67,16 @@ pub struct Bundle {
     pub pem: String,
     /// `None`: no CA yet.
     pub servers: Option<Servers>,
+}
+
+impl Bundle {
+    /// By what pods know the CA certificates: see [`CA_ANNOTATION`](campfire_api::names::CA_ANNOTATION). Empty: no CA yet.
+    pub fn pins(&self) -> String {
+        let certificates = CertificateDer::pem_slice_iter(self.pem.as_bytes()).filter_map(Result::ok);
+        let pins: Vec<String> =
+            certificates.map(|certificate| format!("{CA_PIN}{}", STANDARD.encode(Sha256::digest(&certificate)))).collect();
+        pins.join(" ")
+    }
 }
 
 /// One certificate, as it is shown to those who call.
@@ -211,12 +224,14 @@ impl Authority {
         params.not_before = (now - times.skew).into();
         params.not_after = ends.into();
         let certificate = params.signed_by(&key, &issuer)?;
+        // The CA too: pods know it by its hash alone.
+        let ca = CertificateDer::from_pem_slice(self.current.certificate.as_bytes()).map_err(|_| Error::Unreadable("ca.crt"))?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let config = |versions| -> Result<Arc<ServerConfig>, Error> {
             let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .with_protocol_versions(versions)?
                 .with_no_client_auth()
-                .with_single_cert(vec![certificate.der().clone()], key.clone_key())?;
+                .with_single_cert(vec![certificate.der().clone(), ca.clone()], key.clone_key())?;
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
             // Connections are short and many: tickets would cost more memory than the handshakes that they save.
             config.send_tls13_tickets = 0;

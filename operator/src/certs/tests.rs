@@ -21,6 +21,9 @@ fn the_next_ca_is_published_thirty_days_before_it_takes_over() {
     assert!(both.current == first.current);
     assert_eq!(both.pem().matches("BEGIN CERTIFICATE").count(), 2);
     assert!(both.pem().starts_with(&first.pem()));
+    let pins = |authority: &Authority| Bundle { pem: authority.pem(), servers: None }.pins();
+    assert!(pins(&both).starts_with(&format!("{} {CA_PIN}", pins(&first))) && pins(&both).len() == 2 * 51 + 1, "{}", pins(&both));
+    assert_eq!(Bundle::default().pins(), "", "no CA yet");
     assert!(both.step(start() + 334 * DAY, &TIMES).unwrap().is_none());
     let second = both.step(start() + 336 * DAY, &TIMES).unwrap().expect("it takes over");
     assert!(Some(&second.current) == both.next.as_ref());
@@ -128,7 +131,13 @@ async fn who_knows_another_ca_does_not_talk_to_the_operator() {
     let other = Authority::make(SystemTime::now(), &TIMES).unwrap();
     let refused = format!("{:#}", connect(address, &other.pem()).await.unwrap_err());
     assert!(refused.contains("invalid peer certificate"), "{refused}");
-    connect(address, &format!("{}{}", other.pem(), rig.ca())).await.unwrap();
+    let stream = connect(address, &format!("{}{}", other.pem(), rig.ca())).await.unwrap();
+    let sent = stream.get_ref().1.peer_certificates().unwrap();
+    assert_eq!(
+        format!("{CA_PIN}{}", STANDARD.encode(Sha256::digest(&sent[1]))),
+        rig.bundle.borrow().pins(),
+        "who knows the CA by its hash gets it"
+    );
 }
 
 #[tokio::test]

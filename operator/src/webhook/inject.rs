@@ -77,8 +77,8 @@ pub enum Decision {
 /// Why a pod is left alone, and for people what to do.
 type Why = (SkipReason, String);
 
-/// Decides on a pod that is being made. `bounds`: of its namespace. `ca` is the operator's bundle, PEM; empty: the operator has just started and
-/// knows nothing yet.
+/// Decides on a pod that is being made. `bounds`: of its namespace. `ca`: by what the pod knows the operator's CA; empty: the operator has just
+/// started and knows nothing yet.
 pub fn decide(pod: &Pod, namespace: &NamespaceMeta, bounds: &Bounds, places: &Places, defaults: &Defaults, ca: &str) -> Decision {
     let asked = |labels: &BTreeMap<String, String>| match labels.get(INJECT_LABEL).map(String::as_str) {
         Some(ENABLED) => Some(true),

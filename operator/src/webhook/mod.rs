@@ -148,11 +148,11 @@ impl Webhook {
         };
         let synced = tokio::time::timeout(SYNC, self.ctx.cluster.synced()).await.is_ok();
         let namespace = self.namespace(&asked.namespace).await;
-        let pem = if synced { self.certs.borrow().pem.clone() } else { String::new() };
+        let pins = if synced { self.certs.borrow().pins() } else { String::new() };
         let defaults = Defaults { agent_address: self.agent_address().await, ..self.defaults.clone() };
         // Who asks again has waited already.
         let patience = if asked_again { Duration::ZERO } else { NETWORK };
-        let decision = self.decide(pod, &namespace, &defaults, &pem, patience).await;
+        let decision = self.decide(pod, &namespace, &defaults, &pins, patience).await;
         let result = match &decision {
             Decision::Patch { .. } => "Injected",
             Decision::Skip { reason, .. } => reason.name(),
@@ -180,11 +180,11 @@ impl Webhook {
     }
 
     /// What becomes of the pod. A Campfire that was made together with it has a network in a moment: for `patience` it is waited for.
-    async fn decide(&self, pod: &Pod, namespace: &NamespaceMeta, defaults: &Defaults, pem: &str, patience: Duration) -> Decision {
+    async fn decide(&self, pod: &Pod, namespace: &NamespaceMeta, defaults: &Defaults, ca: &str, patience: Duration) -> Decision {
         let begun = Instant::now();
         let bounds = self.ctx.cluster.bounds(&namespace.name);
         loop {
-            let decision = decide(pod, namespace, &bounds, &self.ctx.cluster.places(), defaults, pem);
+            let decision = decide(pod, namespace, &bounds, &self.ctx.cluster.places(), defaults, ca);
             let waits = matches!(decision, Decision::Skip { reason: SkipReason::CampfireNotReady, .. });
             if !waits || begun.elapsed() >= patience {
                 return decision;

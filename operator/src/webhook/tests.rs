@@ -19,7 +19,7 @@ use crate::cluster::Bounds;
 use crate::members::{NamespaceMeta, Places, Served, Trusted};
 use crate::settings::Level;
 
-const CA: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+const CA: &str = "sha256-AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 #[test]
 fn a_pod_that_asks_gets_init_container_and_sidecar_before_its_own() {

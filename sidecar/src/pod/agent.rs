@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
+use super::pins::{self, Pinned};
 use crate::cli::Options;
 use crate::config::BadConfig;
 
@@ -214,17 +215,17 @@ impl Agent {
     fn tls(&self) -> Result<Arc<ClientConfig>, Failure> {
         let mut roots = RootCertStore::empty();
         let said = self.ca.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let file = read(&self.ca_file).unwrap_or_default();
-        for pem in [file.as_str(), said.as_str()] {
-            roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok));
-        }
-        if roots.is_empty() {
-            return Err(Failure::Unreached(format!("{}: no certificate in it, expected the operator's CA as PEM", self.ca_file.display())));
-        }
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(said.as_bytes()).filter_map(Result::ok));
+        let pins = pins::read(&read(&self.ca_file).unwrap_or_default());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let pinned = Pinned::new(pins, roots, provider.clone()).ok_or_else(|| {
+            Failure::Unreached(format!("{}: no hash of the operator's CA in it: make the pod anew", self.ca_file.display()))
+        })?;
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(pinned))
             .with_no_client_auth();
         Ok(Arc::new(config))
     }

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod init;
 mod made;
+mod pins;
 pub mod ready;
 
 use std::fs::{self, OpenOptions};
