@@ -166,7 +166,7 @@ fn values_out_of_bounds_are_refused() {
         (&["--interface", "../etc"], "campfire: --interface: expected 1 to 15 letters, digits and . - _\n"),
         (&["--ipv4-pool", "10.0.0.0/30"], "campfire: --ipv4-pool: expected a network from /8 to /29, such as 100.80.0.0/16\n"),
         (
-            &["--run-dir", "/tmp/x", "--wg-dir", "/tmp/x"],
+            &["--wg-dir", "run"],
             "campfire: --run-dir and --wg-dir: give each a directory of its own, both have a socket INTERFACE.sock there\n",
         ),
         (&["--network", "xyz"], "campfire: --network: expected 10 hex digits\n"),
