@@ -17,7 +17,7 @@ fn the_demo_on_two_clusters_ends_with_an_answer_across_and_leaves_nothing_even_w
         return;
     }
     let before = left();
-    let (printed, status) = run(Some("a pod of paris asks"));
+    let (printed, status) = run(Some("and a fire in berlin"));
     assert_eq!(status, Some(130), "{printed}");
     assert_eq!(left(), before, "what an interrupted demo left:\n{printed}");
 
