@@ -46,6 +46,8 @@ pub enum Command {
     Why(WhyArgs),
     /// Ask a peer whether it answers, how fast, and on which path: inside the session, without any right to send pings
     Ping(PingArgs),
+    /// Try each server now, by UDP, TCP and TLS, and tell what the network in between lets through: the kind of NAT, the address seen outside
+    Netcheck(NetcheckArgs),
     /// Be `wg` of wireguard-tools, for reading: `campfire wg show`. Done too where this program is called by the name `wg`
     Wg(WgArgs),
     /// Make a key, or what follows from one
@@ -381,6 +383,40 @@ pub struct PingArgs {
 fn interval(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.01..=3600.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "expected seconds, 0.01 to 3600".into())
+}
+
+/// `campfire netcheck`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Asks the peer that runs here to try the servers that it knows; with --server, --uri-file or --config it tries those named there, and needs no
+peer. Nobody is joined, and no key is sent. It takes 3 s for what does not answer.
+
+Examples:
+  campfire netcheck
+  campfire netcheck --config /etc/campfire/campfire.toml
+  campfire netcheck --server turn-a.example.org --server turn-b.example.org
+  campfire netcheck --json | jq '.servers[] | {id, by: [.by[] | select(.problem == null) | .transport]}'
+
+Exit codes: 0 one server at least answers, 1 none.")]
+pub struct NetcheckArgs {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub which: Which,
+    /// A server to try, as `campfire up` takes it. May be given several times
+    #[arg(long, value_name = "SERVER", value_delimiter = ',')]
+    pub server: Vec<String>,
+    /// A file with a camp:// URI, readable by nobody else: try its servers
+    #[arg(long, value_name = "FILE")]
+    pub uri_file: Option<PathBuf>,
+    /// A file of `campfire up`'s options: try the servers that it names
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Certificates (PEM) that TLS to them is checked against, or `system`
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Everything, as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `campfire wg`.

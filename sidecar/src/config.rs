@@ -8,6 +8,7 @@ use std::sync::Arc;
 use campfire_api::agent::Problem;
 use campfire_camp::Trust;
 use campfire_fire::config::{KeyEntry, KeyMode};
+use campfire_fire::netcheck::Targets;
 use campfire_mesh::config::{Config, DirectPolicy, Limits, Reconfigure};
 use campfire_protocol::identity::NetworkId;
 pub use campfire_protocol::key::MAX_KEYS;
@@ -16,7 +17,7 @@ use campfire_protocol::server::{Server, merge};
 use campfire_protocol::uri::CampUri;
 use ipnet::IpNet;
 
-use crate::cli::{KeySource, LogFormat, Options, Up, UriArgs};
+use crate::cli::{KeySource, LogFormat, NetcheckArgs, Options, Up, UriArgs};
 use crate::secrets::{self, EnvironmentSecrets, OwnIdentity};
 
 /// Arguments or configuration that cannot be used; says what was expected. The process ends with code 64 (EX_USAGE).
@@ -125,11 +126,7 @@ impl PeerSettings {
         }
         let mut remarks = Vec::new();
         let gathered = gather(options, environment, None, &mut remarks)?;
-        let trust = match &options.ca_file {
-            None => Trust::Anybody,
-            Some(path) if path.as_os_str() == "system" => Trust::File(system_bundle()?),
-            Some(path) => Trust::File(path.clone()),
-        };
+        let trust = trust(options.ca_file.as_deref())?;
         let identity = identity(options, &interface, &mut remarks)?;
         let fire = campfire_fire::config::Config {
             identity: identity.identity.clone(),
@@ -266,7 +263,7 @@ fn gather(
     }
     let mut uris: Vec<CampUri> = Vec::new();
     if let Some(path) = &options.uri_file {
-        uris.push(secrets::parse_uri(&secrets::read_secret_file(path, "--uri-file")?, &path.display().to_string())?);
+        uris.push(uri_file(path)?);
     }
     if let Some(text) = &environment.uri {
         uris.push(secrets::parse_uri(text, "CAMPFIRE_URI")?);
@@ -315,18 +312,7 @@ fn gather(
         }
     };
 
-    let mut servers = Vec::new();
-    for text in &options.server {
-        let server: Server = text.parse().map_err(|error| BadConfig(format!("--server: {error}")))?;
-        servers.push(server);
-    }
-    servers.extend(uris.into_iter().flat_map(|uri| uri.servers));
-    let servers = merge(servers);
-    match servers.len() {
-        0 => Err(BadConfig("no server: give --server HOST once or more, or a camp:// URI with servers".into())),
-        1..=MAX_SERVERS => Ok(Gathered { keys, network, servers }),
-        many => Err(BadConfig(format!("{many} servers: at most {MAX_SERVERS} are held"))),
-    }
+    Ok(Gathered { keys, network, servers: servers(options, uris)? })
 }
 
 /// The key of `campfire key` and `campfire uri`: the newest, where there are several.
@@ -335,7 +321,7 @@ pub fn only_key(source: &KeySource, environment: &EnvironmentSecrets) -> Result<
         return first(secrets::read_key_argument(argument)?).map(|psk| (psk, None));
     }
     if let Some(path) = &source.uri_file {
-        let uri = secrets::parse_uri(&secrets::read_secret_file(path, "--uri-file")?, &path.display().to_string())?;
+        let uri = uri_file(path)?;
         return Ok((uri.psk.clone(), Some(uri)));
     }
     if let Some(text) = &environment.psk {
@@ -370,6 +356,50 @@ pub fn uri(arguments: &UriArgs, environment: &EnvironmentSecrets) -> Result<Camp
         return Err(BadConfig("no server: give --server HOST once or more".into()));
     }
     Ok(CampUri { servers, network, psk, version1: false })
+}
+
+/// What `campfire netcheck` tries, and whose certificates it takes; `None`: whatever the running peer knows.
+pub fn targets(arguments: &NetcheckArgs) -> Result<Option<(Targets, Trust)>, BadConfig> {
+    if arguments.server.is_empty() && arguments.uri_file.is_none() && arguments.config.is_none() {
+        return Ok(None);
+    }
+    let given = Options {
+        server: arguments.server.clone(),
+        uri_file: arguments.uri_file.clone(),
+        ca_file: arguments.ca_file.clone(),
+        ..Options::default()
+    };
+    let options = given.or(arguments.config.as_deref().map(read_file).transpose()?.unwrap_or_default());
+    let uri = options.uri_file.as_deref().map(uri_file).transpose()?;
+    let servers = servers(&options, uri)?;
+    Ok(Some((Targets::given(servers, options.in_cluster.unwrap_or(false)), trust(options.ca_file.as_deref())?)))
+}
+
+/// The servers of options and URIs, each once.
+fn servers(options: &Options, uris: impl IntoIterator<Item = CampUri>) -> Result<Vec<Server>, BadConfig> {
+    let mut servers = Vec::new();
+    for text in &options.server {
+        servers.push(text.parse::<Server>().map_err(|error| BadConfig(format!("--server: {error}")))?);
+    }
+    servers.extend(uris.into_iter().flat_map(|uri| uri.servers));
+    let servers = merge(servers);
+    match servers.len() {
+        0 => Err(BadConfig("no server: give --server HOST once or more, or a camp:// URI with servers".into())),
+        1..=MAX_SERVERS => Ok(servers),
+        many => Err(BadConfig(format!("{many} servers: at most {MAX_SERVERS} are held"))),
+    }
+}
+
+fn uri_file(path: &Path) -> Result<CampUri, BadConfig> {
+    secrets::parse_uri(&secrets::read_secret_file(path, "--uri-file")?, &path.display().to_string())
+}
+
+fn trust(ca_file: Option<&Path>) -> Result<Trust, BadConfig> {
+    Ok(match ca_file {
+        None => Trust::Anybody,
+        Some(path) if path.as_os_str() == "system" => Trust::File(system_bundle()?),
+        Some(path) => Trust::File(path.to_owned()),
+    })
 }
 
 fn parse_network(text: &str) -> Result<NetworkId, BadConfig> {

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use campfire_camp::Tls;
+use campfire_fire::netcheck::{Netcheck, Targets};
 use campfire_http::message::{Answer, of_kind, respond};
 use campfire_http::{Counts, Limits, Wire};
 use campfire_mesh::ping::Pong;
@@ -25,6 +27,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::metrics::{self, Snapshot};
+use crate::netcheck;
 use crate::ping;
 use crate::pod::WAITING;
 use crate::pod::init::PROBLEM;
@@ -68,10 +71,35 @@ impl Pinger {
     }
 }
 
+/// Has servers tried: whether they answer, and by what.
+#[derive(Clone, Debug)]
+pub struct Trier {
+    targets: mpsc::Sender<oneshot::Sender<(Targets, Arc<Tls>)>>,
+    /// Each opens sockets of its own.
+    places: Arc<Semaphore>,
+}
+
+impl Trier {
+    /// The control loop is asked which.
+    pub fn new(targets: mpsc::Sender<oneshot::Sender<(Targets, Arc<Tls>)>>) -> Self {
+        Self { targets, places: Arc::new(Semaphore::new(MAX_TRIALS)) }
+    }
+
+    async fn run(&self) -> Result<Netcheck> {
+        let _place = self.places.acquire().await?;
+        let (sender, receiver) = oneshot::channel();
+        self.targets.send(sender).await?;
+        let (targets, tls) = receiver.await?;
+        netcheck::run(targets, tls).await
+    }
+}
+
 /// How long a ping's answer is waited for: what comes later is of no use to whoever asks.
 const PING_PATIENCE: Duration = Duration::from_secs(2);
 /// The largest answer that a client reads, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Trials of servers that run at the same time; others wait.
+const MAX_TRIALS: usize = 2;
 /// Clients served at the same time on one listener.
 const MAX_CLIENTS: usize = 64;
 
@@ -123,8 +151,8 @@ pub async fn each_client<F: Future<Output = ()> + Send + 'static>(listener: Unix
 enum Pages {
     /// Probes and metrics.
     Probes,
-    /// Those, the status, and pings: for the control socket.
-    All(Pinger),
+    /// Those, the status, pings and trials of servers: for the control socket.
+    All(Pinger, Trier),
 }
 
 /// Bounds of probes and metrics: whoever reaches the pod reaches them.
@@ -149,8 +177,8 @@ pub async fn listen_probes(listener: TcpListener, asker: Asker) {
 }
 
 /// Serves the control socket until the task is dropped.
-pub async fn listen_control(listener: UnixListener, asker: Asker, pinger: Pinger) {
-    let pages = Pages::All(pinger);
+pub async fn listen_control(listener: UnixListener, asker: Asker, pinger: Pinger, trier: Trier) {
+    let pages = Pages::All(pinger, trier);
     each_client(listener, move |client| control(client, asker.clone(), pages.clone())).await;
 }
 
@@ -177,10 +205,17 @@ async fn answer(request: &Request<Incoming>, asker: &Asker, pages: &Pages) -> An
         // That this is answered at all is what is asked.
         return plain(StatusCode::OK, "ok\n");
     }
-    if let (Pages::All(pinger), "/v1/ping") = (pages, path) {
-        return ping(pinger, request.uri().query().unwrap_or_default()).await;
+    match (pages, path) {
+        (Pages::All(pinger, _), "/v1/ping") => return ping(pinger, request.uri().query().unwrap_or_default()).await,
+        (Pages::All(_, trier), "/v1/netcheck") => {
+            return match trier.run().await {
+                Ok(found) => json(&found),
+                Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{error:#}\n")),
+            };
+        }
+        _ => {}
     }
-    let known = matches!(path, "/readyz" | "/metrics") || (matches!(pages, Pages::All(_)) && path == "/v1/status");
+    let known = matches!(path, "/readyz" | "/metrics") || (matches!(pages, Pages::All(..)) && path == "/v1/status");
     if !known {
         return plain(StatusCode::NOT_FOUND, "not here\n");
     }

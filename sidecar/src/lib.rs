@@ -6,7 +6,7 @@
 //! | [`control`] | the loop around [`campfire_mesh::Mesh`], the interface |
 //! | [`pod`] | a peer in a pod: settings from the operator, reports to it, what its init container does |
 //! | [`plane`], [`data`] | the hot thread and the contract with it |
-//! | [`report`], [`show`], [`graph`], [`why`], [`ping`] | what a peer tells of itself, for people |
+//! | [`report`], [`show`], [`graph`], [`why`], [`ping`], [`netcheck`] | what a peer tells of itself, for people |
 //! | [`http`], [`uapi`], [`metrics`] | and for programs |
 //! | [`wg`] | what the real `wg show` prints, where there is none |
 
@@ -20,6 +20,7 @@ pub mod graph;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod netcheck;
 pub mod ping;
 pub mod plane;
 pub mod pod;

@@ -4,16 +4,20 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use campfire_camp::Tls;
 use campfire_mesh::status::Peer;
 use campfire_protocol::key::Psk;
-use campfire_sidecar::cli::{Cli, Command, GraphArgs, KeyCommand, KeySource, PingArgs, StatusArgs, Up, UriArgs, Which, WhyArgs};
+use campfire_sidecar::cli::{
+    Cli, Command, GraphArgs, KeyCommand, KeySource, NetcheckArgs, PingArgs, StatusArgs, Up, UriArgs, Which, WhyArgs,
+};
 use campfire_sidecar::config::{self, BadConfig, EXIT_BAD_CONFIG, PeerSettings};
 use campfire_sidecar::report::Report;
 use campfire_sidecar::secrets::EnvironmentSecrets;
-use campfire_sidecar::{control, graph, http, logging, ping, pod, secrets, show, wg, why};
+use campfire_sidecar::{control, graph, http, logging, netcheck, ping, pod, secrets, show, wg, why};
 use clap::Parser as _;
 use zeroize::Zeroizing;
 
@@ -57,6 +61,7 @@ fn run(command: Command) -> Result<()> {
         Command::Graph(arguments) => draw(&arguments),
         Command::Why(arguments) => explain(&arguments),
         Command::Ping(arguments) => ask_often(&arguments),
+        Command::Netcheck(arguments) => try_servers(&arguments),
         // Taken care of before, as its exit codes are those of wg.
         Command::Wg(_) => Ok(()),
         Command::Key(KeyCommand::New) => {
@@ -193,6 +198,28 @@ fn ask_often(arguments: &PingArgs) -> Result<()> {
         let report = http::fetch(&socket).await?;
         ping::run(&socket, find(&report, &arguments.peer)?, plan, print).await
     })
+}
+
+fn try_servers(arguments: &NetcheckArgs) -> Result<()> {
+    let targets = config::targets(arguments)?;
+    let runtime = client_runtime()?;
+    let found = runtime.block_on(async {
+        if let Some((targets, trust)) = targets {
+            let tls = Tls::new(&trust).map_err(|error| BadConfig(format!("--ca-file: {error}")))?;
+            return netcheck::run(targets, Arc::new(tls)).await;
+        }
+        let socket = http::socket_path(&arguments.which.run_dir, &interface(&arguments.which)?);
+        serde_json::from_slice(&http::get(&socket, "/v1/netcheck").await?).context("an answer of another version of campfire?")
+    });
+    // Name look-ups that hang must not keep the process.
+    runtime.shutdown_timeout(Duration::ZERO);
+    let found = found?;
+    if arguments.json {
+        print(&serde_json::to_string_pretty(&found)?)?;
+    } else {
+        write(&netcheck::text(&found))?;
+    }
+    if netcheck::answered(&found) { Ok(()) } else { bail!("no server answers, by whatever transport") }
 }
 
 /// The one peer that is meant.

@@ -85,7 +85,7 @@ impl CampEvent {
     }
 }
 
-/// What is done with a stream's socket before it connects.
+/// What is done with a socket before anything is sent: a stream's, or one of UDP.
 pub type Prepare = fn(&socket2::SockRef<'_>);
 
 impl Camp {

@@ -5,10 +5,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as BlockingSocket};
 
 use campfire_protocol::carrier::SocketId;
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tracing::debug;
 
-use crate::Datagram;
+use crate::{Datagram, Prepare};
 
 /// Why there are no sockets.
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +66,11 @@ pub struct UdpSockets {
 }
 
 impl UdpSockets {
-    /// Opens one for each family, on any port.
-    pub fn open() -> Result<Self, BindError> {
+    /// Opens one for each family, on any port, each prepared by this.
+    pub fn open(prepare: Prepare) -> Result<Self, BindError> {
         let open = |address| {
             let socket = BlockingSocket::bind(address)?;
+            prepare(&SockRef::from(&socket));
             socket.set_nonblocking(true)?;
             let local = socket.local_addr()?;
             Ok((socket, local))
@@ -82,10 +84,11 @@ impl UdpSockets {
         self.sockets.iter().map(|(id, _)| *id)
     }
 
-    /// Sends; what a full buffer drops is asked again by the fire.
+    /// Sends; what a full buffer drops is asked again by whoever asked.
     pub fn send(&self, datagram: &Datagram) {
         if let Some((_, socket)) = self.sockets.iter().find(|(id, _)| *id == datagram.socket) {
-            let _ = socket.try_send_to(&datagram.bytes, datagram.remote);
+            // Past tokio, which holds that a new socket cannot be written before it has looked.
+            let _ = SockRef::from(socket).send_to(&datagram.bytes, &datagram.remote.into());
         }
     }
 

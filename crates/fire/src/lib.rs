@@ -22,6 +22,7 @@ mod fire;
 mod hearth;
 pub mod io;
 mod linking;
+pub mod netcheck;
 mod own;
 mod processes;
 mod roster;

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use campfire_datapath::table::Table;
 use campfire_datapath::upcall::Upcall;
 use campfire_fire::Fire;
+use campfire_fire::netcheck::Targets;
 use campfire_protocol::key::hmac_sha256;
 use campfire_protocol::time::{Time, UnixMillis};
 
@@ -136,6 +137,11 @@ impl Mesh {
     /// What the data plane needs. Its version moves with every change; up to date once [`poll`](Self::poll) gave `None`.
     pub fn table(&self) -> &Table {
         self.links.table()
+    }
+
+    /// The servers that are known, to be tried.
+    pub fn targets(&self, now: Time) -> Targets {
+        self.fire.targets(now)
     }
 
     /// What this peer knows, for people.

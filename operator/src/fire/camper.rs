@@ -116,7 +116,7 @@ struct Sitting<'a> {
 
 impl<'a> Sitting<'a> {
     fn new(camper: &'a Camper, plan: Plan) -> Result<Self> {
-        let sockets = UdpSockets::open()?;
+        let sockets = UdpSockets::open(|_| {})?;
         let mut seed = Zeroizing::new([0; 32]);
         getrandom::fill(seed.as_mut()).map_err(|error| anyhow!("no random numbers: {error}"))?;
         let config = Config {

@@ -15,6 +15,7 @@ use campfire_datapath::command::Command;
 use campfire_datapath::table::{Addressing, Table};
 use campfire_fire::config::{KeyEntry, Reconfigure as CampChange};
 use campfire_fire::io as fire;
+use campfire_fire::netcheck::Targets;
 use campfire_mesh::Mesh;
 use campfire_mesh::config::Reconfigure;
 use campfire_mesh::io::{Input, Notice, Output};
@@ -58,6 +59,7 @@ pub(super) struct Inbox {
 pub(super) struct Driver {
     mesh: Mesh,
     pub(super) camp: Camp,
+    tls: Arc<Tls>,
     plane: Plane,
     clock: Epoch,
     network: NetworkId,
@@ -141,7 +143,8 @@ impl Driver {
             "up"
         );
         let driver = Self {
-            camp: Camp::new(tls, Some(Arc::new(to.clone()))).preparing(underlay::keep_out),
+            camp: Camp::new(tls.clone(), Some(Arc::new(to.clone()))).preparing(underlay::keep_out),
+            tls,
             plane: Plane::new(to),
             network: config.fire.network,
             pool: config.fire.ipv4_pool,
@@ -217,6 +220,11 @@ impl Driver {
         self.next_ping = token.wrapping_add(1);
         self.pings.insert(token, request.answer);
         self.mesh.handle(self.clock.now(), Input::Ping(Ping { token, address: request.address, full: request.full }));
+    }
+
+    /// Which servers may be tried, and whose certificates are taken.
+    pub(super) fn targets(&self) -> (Targets, Arc<Tls>) {
+        (self.mesh.targets(self.clock.now()), self.tls.clone())
     }
 
     /// The host's addresses changed, or what is wrong with the interface.

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use self::driver::Driver;
 use crate::cli::Options;
 use crate::config::{BadConfig, PeerSettings, Reloaded};
-use crate::http::{self, Asker, Pinger};
+use crate::http::{self, Asker, Pinger, Trier};
 use crate::metrics::Snapshot;
 use crate::pod;
 use crate::report::Report;
@@ -59,7 +59,8 @@ pub async fn run(
     let (mut driver, mut inbox) = Driver::start(&settings, link.is_none()).await?;
     let (asker, mut requests) = asker();
     let (pinger, mut pings) = mpsc::channel(16);
-    tokio::spawn(http::listen_control(control_socket, asker.clone(), Pinger(pinger)));
+    let (trier, mut trials) = mpsc::channel(16);
+    tokio::spawn(http::listen_control(control_socket, asker.clone(), Pinger(pinger), Trier::new(trier)));
     if let Some(listener) = metrics {
         tokio::spawn(http::listen_probes(listener, asker.clone()));
     }
@@ -102,6 +103,9 @@ pub async fn run(
                 let _ = answer.send(driver.snapshot());
             }
             Some(request) = pings.recv() => driver.ping(request),
+            Some(answer) = trials.recv() => {
+                let _ = answer.send(driver.targets());
+            }
             _ = hangup.recv() => match reload().and_then(|(options, environment)| Reloaded::new(&options, &environment, settings.network())) {
                 Ok(reloaded) => driver.reconfigure(reloaded),
                 Err(error) => error!("not reloaded, the old configuration stays: {error}"),
