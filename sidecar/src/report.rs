@@ -18,6 +18,8 @@ pub struct Report {
     pub mtu: u16,
     /// Milliseconds since the start.
     pub uptime_ms: u64,
+    /// What the clock shows here, milliseconds since 1970.
+    pub unix_ms: u64,
     /// Camped, and connected to all who were there; stays true once it was.
     pub ready: bool,
     /// What is wrong here, each with what to do about it.

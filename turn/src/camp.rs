@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use campfire_protocol::key::Fingerprint;
+use campfire_protocol::limit::Limit;
 use campfire_protocol::stun::{Attribute, MAX_MESSAGE, Method};
 use campfire_protocol::time::Time;
 use campfire_protocol::wire::{self, CampRequest, CampSuccess, Failure, FindRequest, MAX_ENTRIES, MemberId, SignalRequest};
@@ -211,39 +212,39 @@ impl Server {
         };
         if self.draining {
             self.stats.limited_draining += 1;
-            self.fail(request, 508, "Leaving", Some(&caller.key));
+            self.refuse(request, Limit::Leaving, caller);
             return None;
         }
         let rate = self.config.limits.newcomers;
         if !self.newcomers.take(request.now, rate, request.via.remote().ip()) {
             self.stats.limited_newcomers += 1;
-            self.fail(request, 486, "Too Many Newcomers", Some(&caller.key));
+            self.refuse(request, Limit::Newcomers, caller);
             return None;
         }
         let here = self.clients.find(&request.via).and_then(|client| self.clients.get(client));
         if here.is_some_and(|client| client.seats.len() >= self.config.limits.seats_per_source) {
             self.stats.limited_seats_per_source += 1;
-            self.fail(request, 486, "Too Many Seats", Some(&caller.key));
+            self.refuse(request, Limit::Seats, caller);
             return None;
         }
         let found = self.camp.find(caller.fingerprint, room);
         let one_more = found.is_none() && self.camp.rooms_of(caller.fingerprint) >= self.config.limits.rooms;
         if one_more && !self.close_a_room(request, caller.fingerprint) {
             self.stats.limited_rooms += 1;
-            self.fail(request, 508, "Too Many Rooms", Some(&caller.key));
+            self.refuse(request, Limit::Rooms, caller);
             return None;
         }
         let seats = found.and_then(|room| self.camp.open.get(room)).map_or(0, |room| room.seats.len());
         if seats >= self.config.limits.members && !self.make_way(request, caller.fingerprint, found) {
             self.stats.limited_members += 1;
-            self.fail(request, 508, "Room Full", Some(&caller.key));
+            self.refuse(request, Limit::Members, caller);
             return None;
         }
         let size = cost::SEAT + announcement.len() + tags.len() * cost::TAG;
         let fits = self.fits(size) || self.make_way(request, caller.fingerprint, None) && self.fits(size);
         if !fits {
             self.stats.limited_memory += 1;
-            self.fail(request, 508, "Server Full", Some(&caller.key));
+            self.refuse(request, Limit::Memory, caller);
             return None;
         }
         self.charge(size);
@@ -306,7 +307,7 @@ impl Server {
         let target = self.clients.find(&request.via).and_then(|client| self.clients.get(client));
         if target.is_some_and(|client| client.seats.len() >= self.config.limits.seats_per_source) {
             self.stats.limited_seats_per_source += 1;
-            self.fail(request, 486, "Too Many Seats", Some(&caller.key));
+            self.refuse(request, Limit::Seats, caller);
             return false;
         }
         let to = self.clients.intern(request.via);
@@ -531,6 +532,12 @@ impl Server {
             unix_millis: (code == 401).then_some(request.wall.0),
         };
         self.answer(request, failure.encode(request.message, key));
+    }
+
+    /// Answers a member whom a limit keeps out.
+    fn refuse(&mut self, request: &Request<'_>, limit: Limit, caller: &Caller) {
+        let (code, reason) = limit.answer();
+        self.fail(request, code, reason, Some(&caller.key));
     }
 
     /// The same to a source that has proven nothing, as far as its prefix may be answered.

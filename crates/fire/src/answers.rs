@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use campfire_protocol::carrier::{SocketId, Via};
+use campfire_protocol::limit::Limit;
 use campfire_protocol::stun::{Attribute, Class, Message, Method, TransactionId};
 use campfire_protocol::time::{Time, UnixMillis};
 use campfire_protocol::wire::{CampSuccess, Cursor, Ember, Entry, Failure, MemberId, SignalIndication, decode_entries};
@@ -207,7 +208,7 @@ impl Conversation {
         let moved = seating.via != Some(via);
         seating.set_nonce(via, success.nonce);
         seating.challenges = 0;
-        seating.problem = None;
+        (seating.problem, seating.limit) = (None, None);
         seating.until = Some(now + lifetime);
         seating.via = Some(via);
         // A source that is not proven yet proves itself soon: until then little is pushed to it.
@@ -338,6 +339,7 @@ impl Conversation {
             seating.refresh_at = Some(now + REFUSED + jitter);
             seating.challenges = 0;
             seating.problem = Some(problem.to_owned());
+            seating.limit = None;
         }
         self.problem = Some(problem.to_owned());
         hearth.dirty = true;
@@ -404,15 +406,24 @@ impl Conversation {
     /// The server does not let us sit there: said once, and tried again in a while.
     fn refused(&mut self, hearth: &mut Hearth, now: Time, room: u8, failure: &Failure) {
         let new = self.seatings.get(&room).is_some_and(|seating| seating.problem.is_none());
+        let limit = Limit::of(failure);
         let problem = match (failure.code, hearth.room(room)) {
             (401, Some(known)) => format!("the server does not know key {} (give it the relay secret)", known.keys.fingerprint),
-            (508 | 486, _) => format!("the server is full ({} {})", failure.code, failure.reason),
+            (508 | 486, _) if limit == Some(Limit::Leaving) => "the server is about to stop".to_owned(),
+            (508 | 486, _) => {
+                let remedy = limit.map(|limit| format!(": {}", limit.remedy())).unwrap_or_default();
+                format!("the server is full ({} {}){remedy}", failure.code, failure.reason)
+            }
             _ => format!("the server refuses ({} {})", failure.code, failure.reason),
         };
-        if new && failure.code != 508 {
+        // Newcomers of a moment come in by themselves.
+        if new && !matches!(limit, Some(Limit::Leaving | Limit::Newcomers)) {
             hearth.problem(format!("{}: {problem}", self.server.id));
         }
         self.retry_camp(hearth, now, room, &problem);
+        if let Some(seating) = self.seatings.get_mut(&room) {
+            seating.limit = limit;
+        }
     }
 
     /// Find, Signal or Bind was refused.

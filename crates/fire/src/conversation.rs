@@ -186,7 +186,8 @@ impl Conversation {
             Phase::Idle | Phase::Connecting(_) | Phase::Active(_) => ServerState::Connecting,
         };
         let active = self.active();
-        let refused = self.seatings.values().filter(|seating| seating.wanted).find_map(|seating| seating.problem.clone());
+        let wanted = || self.seatings.values().filter(|seating| seating.wanted);
+        let refused = wanted().find_map(|seating| seating.problem.clone());
         let several = || self.processes.are_several(now).then(|| SEVERAL.to_owned());
         status::Server {
             id: self.server.id.to_string(),
@@ -197,6 +198,7 @@ impl Conversation {
             members: seated().map(|seating| seating.members as usize).max().unwrap_or(0),
             observed: self.mapped.iter().next().map(|(_, observed)| *observed),
             problem: refused.or_else(|| if state == ServerState::Camped { several() } else { self.problem.clone() }),
+            limit: wanted().find_map(|seating| seating.limit),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use campfire_protocol::carrier::Via;
 use campfire_protocol::credential::{campfire_key, push_key, user_name};
 use campfire_protocol::key::Keys;
+use campfire_protocol::limit::Limit;
 use campfire_protocol::stun::TransactionId;
 use campfire_protocol::time::{Time, UnixMillis};
 use campfire_protocol::wire::{Cursor, Ember, MemberId, MemberToken};
@@ -92,6 +93,8 @@ pub(crate) struct Seating {
     pub(crate) large: bool,
     /// Why the server refuses us.
     pub(crate) problem: Option<String>,
+    /// Which limit it is, if it is one.
+    pub(crate) limit: Option<Limit>,
 }
 
 impl Seating {
@@ -130,6 +133,7 @@ impl Seating {
             members: 0,
             large: false,
             problem: None,
+            limit: None,
         }
     }
 

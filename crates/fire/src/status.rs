@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use campfire_protocol::limit::Limit;
 use campfire_protocol::server::Transport;
 use serde::{Deserialize, Serialize};
 
@@ -40,4 +41,7 @@ pub struct Server {
     pub observed: Option<SocketAddr>,
     /// What is wrong, for people.
     pub problem: Option<String>,
+    /// It takes no further member: which limit was reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
 }

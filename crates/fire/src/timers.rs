@@ -234,6 +234,7 @@ impl Conversation {
                 if let Some(seating) = self.seatings.get_mut(room) {
                     seating.refresh_at = Some(now + Duration::from_secs(1));
                     seating.problem = Some("Camp is not answered, though the server is there".into());
+                    seating.limit = None;
                 }
                 hearth.dirty = true;
             }

@@ -7,6 +7,7 @@ use campfire_fire::io::Notice;
 use campfire_fire::status::ServerState;
 use campfire_fire::{FireEvent, Learned};
 use campfire_protocol::carrier::{SocketId, Via};
+use campfire_protocol::limit::Limit;
 use campfire_protocol::server::{Server as Entry, Transport};
 use campfire_turn::Config as ServerConfig;
 
@@ -45,6 +46,27 @@ fn a_clock_that_is_ten_minutes_wrong_costs_one_round_trip_and_is_corrected() {
         let session = world.look(old).announcement(&world.peers[wrong].key).unwrap().session;
         assert!(session.started.0.abs_diff(world.wall(0).0) < 5_000, "the run began at the right time");
     }
+}
+
+#[test]
+fn a_room_that_is_full_is_told_once_with_what_raises_the_limit_and_is_no_problem_once_there_is_room() {
+    let mut world = World::new(0);
+    let mut config = ServerConfig::default();
+    config.limits.members = 2;
+    let server = world.add_server(config);
+    let (one, _two) = (world.join(&[server]), world.join(&[server]));
+    world.run(secs(5));
+    let late = world.join(&[server]);
+    world.run(secs(40));
+    let status = |world: &World| world.look(late).servers(world.now)[0].clone();
+    assert_eq!((status(&world).state, status(&world).limit), (ServerState::Connecting, Some(Limit::Members)));
+    let problem = "the server is full (508 Room Full): raise --max-members-per-room";
+    assert_eq!(status(&world).problem.as_deref(), Some(problem));
+    let said = world.peers[late].notices.iter().filter(|notice| matches!(notice, Notice::Problem { text } if text.ends_with(problem)));
+    assert_eq!(said.count(), 1);
+    world.fire(one, |fire, now| fire.shutdown(now));
+    world.run_until(secs(60), "the late one sits", |world| world.look(late).servers(world.now)[0].state == ServerState::Camped);
+    assert_eq!((status(&world).limit, status(&world).problem), (None, None));
 }
 
 #[test]

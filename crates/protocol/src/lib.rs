@@ -13,6 +13,7 @@
 //! | [`wire`] | the campfire messages on STUN: Camp, Ember, Find, Signal, Bind |
 //! | [`announce`] | sealed and signed announcements, server records |
 //! | [`control`] | what peers say to each other inside the tunnel |
+//! | [`limit`] | why a server takes no further member |
 //! | [`carrier`] | the names of sockets, streams, servers and paths |
 
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
@@ -24,6 +25,7 @@ pub mod control;
 pub mod credential;
 pub mod identity;
 pub mod key;
+pub mod limit;
 pub mod server;
 pub mod stun;
 pub mod time;

@@ -356,6 +356,7 @@ impl Driver {
             listen_port: self.sockets.values().next().map_or(0, SocketAddr::port),
             mtu: self.mtu,
             uptime_ms: u64::try_from(self.clock.instant().elapsed().as_millis()).unwrap_or(u64::MAX),
+            unix_ms: unix_millis().0,
             ready: self.readiness.is_ready(),
             problems,
             status,

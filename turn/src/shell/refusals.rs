@@ -2,19 +2,15 @@
 
 use std::collections::HashMap;
 
+use campfire_protocol::limit::Limit;
 use campfire_turn::stats::Metric;
 
 /// A counter's name and label, what it counts, and what changes it.
 const LIMITS: &[(&str, &str, &str, &str)] = &[
-    ("limits_reached", "memory", "no memory was left for members, rooms or allocations", "raise --max-state-mib"),
-    ("limits_reached", "members", "a room was full", "raise --max-members-per-room"),
-    (
-        "limits_reached",
-        "rooms",
-        "a campfire had as many rooms as it may have",
-        "somebody who holds its relay secret makes rooms up, or keys are rotated very often",
-    ),
-    ("limits_reached", "seats_per_source", "one address and port had as many members as it may have", "raise --max-seats-per-source"),
+    ("limits_reached", "memory", "no memory was left for members, rooms or allocations", Limit::Memory.remedy()),
+    ("limits_reached", "members", "a room was full", Limit::Members.remedy()),
+    ("limits_reached", "rooms", "a campfire had as many rooms as it may have", Limit::Rooms.remedy()),
+    ("limits_reached", "seats_per_source", "one address and port had as many members as it may have", Limit::Seats.remedy()),
     ("limits_reached", "allocations", "as many allocations as may be were held", "raise --max-allocations"),
     ("limits_reached", "allocations_per_user", "one user held as many allocations as it may", "raise --max-allocations-per-user"),
     ("limits_reached", "relay_ports", "no relay port was free", "widen --relay-ports, or look at --relay-address"),
