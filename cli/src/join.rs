@@ -149,8 +149,7 @@ async fn wait(there: &Cluster, campfires: &Api<Campfire>, name: &str, timeout: D
         let ready = condition(&status.conditions, ConditionType::Ready).filter(|_| current);
         let now = ready.map_or_else(|| "waiting for the operator".into(), |it| printable(&it.message));
         if ready.is_some_and(|it| it.status == Truth::True.name()) {
-            let peers = status.peers.unwrap_or_default();
-            eprintln!("{}: has joined; {peers} peers are at the fire", there.context);
+            eprintln!("{}: has joined; {}", there.context, at_the_fire(status.peers.unwrap_or_default()));
             return Ok(());
         }
         if begun.elapsed() >= timeout {
@@ -161,6 +160,15 @@ async fn wait(there: &Cluster, campfires: &Api<Campfire>, name: &str, timeout: D
             said = now;
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Who sits there already.
+fn at_the_fire(peers: i32) -> String {
+    match peers {
+        0 => "no peers are at the fire yet: they come with the next pods".into(),
+        1 => "1 peer is at the fire".into(),
+        many => format!("{many} peers are at the fire"),
     }
 }
 
@@ -177,6 +185,12 @@ mod tests {
             assert!(!shown.contains(quoted), "{shown}");
         }
         assert_eq!(without(&anyhow!("a quota is against it"), &uri).to_string(), "a quota is against it");
+    }
+
+    #[test]
+    fn an_empty_fire_is_said_to_wait_for_pods() {
+        assert_eq!(at_the_fire(0), "no peers are at the fire yet: they come with the next pods");
+        assert_eq!((at_the_fire(1).as_str(), at_the_fire(3).as_str()), ("1 peer is at the fire", "3 peers are at the fire"));
     }
 
     #[test]

@@ -145,14 +145,17 @@ fn ring_of_peers(picture: &mut Picture, graph: &Graph) {
         })
         .collect();
     let places = ring(&sizes, 30.0, 140.0);
+    let mut taken: Vec<(Point, Point)> = places.iter().copied().zip(sizes.iter().copied()).collect();
     for link in &graph.links {
         let (from, to) = (places[link.ends.0], places[link.ends.1]);
         let (colour, dashes) = style(link.way);
         picture.lines.push(Line { ends: (from, to), colour, width: 1.6, dashes, tip: tip(graph, link) });
         if let Some(rtt) = link.rtt_ms.filter(|_| link.way != Way::None && graph.peers.len() <= NUMBERED) {
-            // Not in the middle, where the lines of a ring cross.
-            let at = along(visible((from, sizes[link.ends.0]), (to, sizes[link.ends.1])), 0.3);
-            picture.label(at, &milliseconds(rtt), colour);
+            let (line, text) = (visible((from, sizes[link.ends.0]), (to, sizes[link.ends.1])), milliseconds(rtt));
+            // Not in the middle, where the lines of a ring cross. Where there is no room at all, the tip has it.
+            if let Some(at) = room(line, 0.3, label_size(&text), &mut taken) {
+                picture.label(at, &text, colour);
+            }
         }
     }
     for ((at, size), (peer, [name, cluster])) in places.iter().zip(&sizes).zip(graph.peers.iter().zip(names)) {
@@ -176,6 +179,7 @@ fn boxes_of_clusters(picture: &mut Picture, graph: &Graph) {
     let sizes: Vec<Point> = grids.iter().map(|grid| grid.size).collect();
     let gap = if groups.len() <= LABELLED { 230.0 } else { 60.0 };
     let places = ring(&sizes, gap, 0.0);
+    let mut taken: Vec<(Point, Point)> = places.iter().copied().zip(sizes.iter().copied()).collect();
     // (group, group) → way → pairs.
     let mut bundles: BTreeMap<(usize, usize), BTreeMap<Way, usize>> = BTreeMap::new();
     for link in &graph.links {
@@ -193,10 +197,13 @@ fn boxes_of_clusters(picture: &mut Picture, graph: &Graph) {
             picture.lines.push(Line { ends: shifted((places[*a], places[*b]), aside), colour, width: thick, dashes, tip: tip.clone() });
         }
         if groups.len() <= LABELLED {
-            let at = along(visible((places[*a], sizes[*a]), (places[*b], sizes[*b])), 0.45);
-            for (number, (way, pairs)) in ways.iter().enumerate() {
-                let down = (number as f64 - (ways.len() as f64 - 1.0) / 2.0) * 15.0;
-                picture.label((at.0, at.1 + down), &format!("{pairs} {}", words(graph, *way)), style(*way).0);
+            let labels: Vec<(String, Way)> = ways.iter().map(|(way, pairs)| (format!("{pairs} {}", words(graph, *way)), *way)).collect();
+            let widest = labels.iter().map(|(text, _)| label_size(text).0).fold(0.0, f64::max);
+            let line = visible((places[*a], sizes[*a]), (places[*b], sizes[*b]));
+            let Some(at) = room(line, 0.45, (widest, labels.len() as f64 * 15.0), &mut taken) else { continue };
+            for (number, (text, way)) in labels.iter().enumerate() {
+                let down = (number as f64 - (labels.len() as f64 - 1.0) / 2.0) * 15.0;
+                picture.label((at.0, at.1 + down), text, style(*way).0);
             }
         }
     }
@@ -280,8 +287,7 @@ impl Picture {
 
     /// On a line, readable on top of it.
     fn label(&mut self, at: Point, text: &str, colour: &'static str) {
-        let size = (width(text, SMALL) + 6.0, 14.0);
-        self.boxes.push(Rect { at, size, fill: "#ffffff", bordered: false });
+        self.boxes.push(Rect { at, size: label_size(text), fill: "#ffffff", bordered: false });
         self.text((at.0, at.1 + 3.5), true, SMALL, colour, text.to_owned());
     }
 
@@ -362,6 +368,29 @@ fn visible(from: (Point, Point), to: (Point, Point)) -> (Point, Point) {
     (along((a, b), begin), along((a, b), end))
 }
 
+/// How much room a text on a line takes.
+fn label_size(text: &str) -> Point {
+    (width(text, SMALL) + 6.0, 14.0)
+}
+
+/// The place for a label of this size that is nearest to this share of a line and covers nothing that is there already: on the line, else a
+/// little beside it. It is taken then.
+fn room(line: (Point, Point), share: f64, size: Point, taken: &mut Vec<(Point, Point)>) -> Option<Point> {
+    let free = |at: &Point| {
+        taken.iter().all(|(other, theirs)| {
+            (at.0 - other.0).abs() >= f64::midpoint(size.0, theirs.0) + 2.0
+                || (at.1 - other.1).abs() >= f64::midpoint(size.1, theirs.1) + 2.0
+        })
+    };
+    let shares = (0..=12).flat_map(|step| [share - f64::from(step) * 0.05, share + f64::from(step) * 0.05]);
+    let shares: Vec<f64> = shares.filter(|share| (0.0..=1.0).contains(share)).collect();
+    let asides = [0.0, 12.0, -12.0, 24.0, -24.0, 40.0, -40.0];
+    let mut places = asides.into_iter().flat_map(|aside| shares.iter().map(move |share| along(shifted(line, aside), *share)));
+    let found = places.find(free)?;
+    taken.push((found, size));
+    Some(found)
+}
+
 fn along((a, b): (Point, Point), share: f64) -> Point {
     (a.0 + (b.0 - a.0) * share, a.1 + (b.1 - a.1) * share)
 }
@@ -432,11 +461,20 @@ mod tests {
     }
 
     #[test]
-    fn boxes_of_clusters_and_peers_cover_no_other() {
-        for (peers, clusters) in [(2, 1), (3, 2), (12, 5), (13, 1), (30, 3), (300, 3), (300, 12), (60, 60)] {
-            let picture = place(&mesh(peers, clusters));
-            let boxes: Vec<&Rect> = picture.boxes.iter().filter(|it| it.bordered).collect();
+    fn boxes_of_clusters_and_peers_and_what_stands_at_lines_cover_no_other() {
+        let all = [(2, 1), (3, 2), (12, 5), (13, 1), (30, 3), (300, 3), (300, 12), (60, 60)];
+        let meshes = all.into_iter().map(|(peers, clusters)| mesh(peers, clusters));
+        let few = (2..=NUMBERED).flat_map(|peers| [mesh(peers, 1), mesh(peers, 2), short(mesh(peers, peers)), short(mesh(peers, 1))]);
+        for graph in meshes.chain(few) {
+            let (peers, clusters) = (graph.peers.len(), clusters(&graph).len());
+            let picture = place(&graph);
+            // Labels too, which have no border.
+            let boxes: Vec<&Rect> = picture.boxes.iter().collect();
             assert!(!boxes.is_empty());
+            if peers <= NUMBERED {
+                let numbers = graph.links.iter().filter(|link| link.way != Way::None).count();
+                assert_eq!(boxes.len(), peers + numbers, "each line of {peers} peers in {clusters} clusters has its number");
+            }
             for (place, a) in boxes.iter().enumerate() {
                 for b in &boxes[place + 1..] {
                     let apart = (a.at.0 - b.at.0).abs() >= f64::midpoint(a.size.0, b.size.0)
@@ -445,6 +483,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// As on machines of people.
+    fn short(mut graph: Graph) -> Graph {
+        graph.peers.iter_mut().enumerate().for_each(|(place, peer)| peer.name = format!("p{place}"));
+        graph
     }
 
     #[test]
