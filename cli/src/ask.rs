@@ -41,18 +41,24 @@ pub async fn ping(clusters: &[Cluster], arguments: &PingArgs) -> Result<()> {
 }
 
 fn fine(ran: &Ran, from: &Member) -> Result<()> {
-    if ran.well {
-        return Ok(());
-    }
+    if ran.well { Ok(()) } else { Err(complaint(ran, from)) }
+}
+
+/// Why a command in a sidecar came to nothing.
+pub fn complaint(ran: &Ran, from: &Member) -> anyhow::Error {
     let complaint = ran.complained.trim_start_matches("campfire: ");
     if complaint.contains("unrecognized subcommand") {
-        bail!("the sidecar of {} is too old for this: make the pod anew, once the operator is of this version ({})", from.name, from.image);
+        return anyhow!(
+            "the sidecar of {} is too old for this: make the pod anew, once the operator is of this version ({})",
+            from.name,
+            from.image
+        );
     }
-    Err(anyhow!("{}: {}", from.name, printable(complaint)))
+    anyhow!("{}: {}", from.name, printable(complaint))
 }
 
 /// Without what would move the cursor.
-fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     text.lines().map(|line| printable(line) + "\n").collect()
 }
 

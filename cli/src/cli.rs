@@ -87,12 +87,12 @@ pub enum Command {
         after_long_help = "Nothing is pulled and nothing is left behind: a pod for the webhook is made in a dry run. What each line means stands in docs/cli.md.\n\nExit codes: 0 all is well, 1 something to know of, or that could not be looked at, 2 something does not work.\n\nExamples:\n  kubectl campfire check --pre                                     before it is installed\n  kubectl campfire check --short --context berlin --context paris\n  kubectl campfire check -o json | jq '.checks[] | select(.result == \"failed\")'\n  until kubectl campfire check --short; do sleep 5; done"
     )]
     Check(CheckArgs),
-    /// Show what a pod's network lets through: servers by UDP, TCP or TLS, the address seen from outside, the kind of NAT
-    #[command(after_long_help = "Examples:\n  kubectl campfire netcheck\n  kubectl campfire netcheck hello")]
-    Netcheck {
-        /// The pod that is asked [default: one of each Campfire]
-        pod: Option<String>,
-    },
+    /// Try each server from a pod, now, by UDP, TCP and TLS, and tell what its network lets through: round trips, the address seen outside, the
+    /// kind of NAT
+    #[command(
+        after_long_help = "It takes 3 s for what does not answer. A machine outside does the same by itself: campfire netcheck --config FILE.\n\nExamples:\n  kubectl campfire netcheck\n  kubectl campfire netcheck hello\n  kubectl campfire netcheck -o json | jq '.[].netcheck.servers[] | {id, by: [.by[] | {transport, rtt_ms, problem}]}'"
+    )]
+    Netcheck(NetcheckArgs),
     /// Gather all that a report of a fault needs: objects, events, logs, what sidecars say. No Secret is read
     #[command(
         after_long_help = "Of containers of others, and of their annotations, nothing is kept. Read it before you send it, all the same: it holds names and addresses.\n\nExample:\n  kubectl campfire dump --context berlin --context paris > campfire-dump.txt"
@@ -169,6 +169,23 @@ pub enum CheckFormat {
     Json,
     /// For CI
     Junit,
+}
+
+/// `kubectl campfire netcheck`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct NetcheckArgs {
+    /// The pod that is asked [default: one of each Campfire]
+    pub pod: Option<String>,
+    /// What to write [default: text]
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<NetcheckFormat>,
+}
+
+/// How what was tried is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NetcheckFormat {
+    /// For programs
+    Json,
 }
 
 /// `kubectl campfire check`.

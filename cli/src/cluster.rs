@@ -15,9 +15,10 @@ use kube::{Api, Client, Config, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
+use crate::ask::complaint;
 use crate::cli::Scope;
 use crate::member::Member;
-use crate::report::Report;
+use crate::report::{Netcheck, Report};
 
 /// How long an API server may take to be reached.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -216,6 +217,17 @@ impl Cluster {
         let ran = asked.map_err(|_| anyhow!("the sidecar of {} does not answer within {} s", member.name, TELL.as_secs()))??;
         if !ran.well {
             bail!("the sidecar of {}: {}", member.name, ran.complained);
+        }
+        serde_json::from_str(&ran.printed).with_context(|| format!("what the sidecar of {} says is not understood", member.name))
+    }
+
+    /// What a pod's sidecar finds of its servers, which it tries now.
+    pub async fn netcheck(&self, member: &Member) -> Result<Netcheck> {
+        let asked = tokio::time::timeout(TELL, self.run(member, &["netcheck", "--json"], |_| ())).await;
+        let ran = asked.map_err(|_| anyhow!("the sidecar of {} does not answer within {} s", member.name, TELL.as_secs()))??;
+        // That no server answers is told as a failure, and as what was found.
+        if !ran.well && ran.printed.is_empty() {
+            return Err(complaint(&ran, member));
         }
         serde_json::from_str(&ran.printed).with_context(|| format!("what the sidecar of {} says is not understood", member.name))
     }

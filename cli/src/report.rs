@@ -12,6 +12,8 @@ use serde::Deserialize;
 pub struct Report {
     /// Version of the sidecar.
     pub version: String,
+    /// What its clock shows, milliseconds since 1970.
+    pub unix_ms: Option<u64>,
     /// Itself.
     #[serde(rename = "self")]
     pub own: Own,
@@ -32,8 +34,6 @@ pub struct Own {
     pub namespace: String,
     pub cluster: String,
     pub fingerprints: Vec<String>,
-    pub candidates: Vec<SocketAddr>,
-    pub symmetric: bool,
     pub members: usize,
     pub large: bool,
 }
@@ -48,6 +48,55 @@ pub struct Server {
     pub transport: Option<Transport>,
     pub rtt_ms: Option<f64>,
     pub observed: Option<SocketAddr>,
+    pub problem: Option<String>,
+    pub limit: Option<Limit>,
+}
+
+/// Why a server takes no further member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs, reason = "crates/protocol/src/limit.rs says it")]
+pub enum Limit {
+    Leaving,
+    Newcomers,
+    Seats,
+    Rooms,
+    Members,
+    Memory,
+    /// Of a newer sidecar.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Limit {
+    /// It will not be better by waiting.
+    pub const fn stays(self) -> bool {
+        !matches!(self, Self::Leaving | Self::Newcomers)
+    }
+}
+
+/// What `campfire netcheck --json` tells: the parts that are needed here.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Netcheck {
+    /// By server.
+    pub servers: Vec<Tried>,
+}
+
+/// A server that was tried.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "crates/fire/src/netcheck.rs says it")]
+pub struct Tried {
+    pub id: String,
+    pub by: Vec<Outcome>,
+}
+
+/// What came of it by one transport.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "crates/fire/src/netcheck.rs says it")]
+pub struct Outcome {
+    pub transport: Option<Transport>,
     pub problem: Option<String>,
 }
 
@@ -171,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn each_state_and_transport_of_today_is_known() {
+    fn each_state_limit_and_transport_of_today_is_known() {
         let states = [ServerState::Idle, ServerState::Connecting, ServerState::Camped, ServerState::Lost, ServerState::PlainTurn];
         for state in states {
             // Whoever adds one must add it here and above.
@@ -181,10 +230,24 @@ mod tests {
             let read: super::ServerState = serde_json::from_value(serde_json::to_value(state).unwrap()).unwrap();
             assert_eq!(format!("{read:?}"), format!("{state:?}"));
         }
+        for limit in campfire_protocol::limit::Limit::ALL {
+            let read: super::Limit = serde_json::from_value(serde_json::to_value(limit).unwrap()).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{limit:?}"));
+        }
         for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
             let read: super::Transport = serde_json::from_value(serde_json::to_value(transport).unwrap()).unwrap();
             assert_eq!(format!("{read:?}"), format!("{transport:?}"));
         }
+    }
+
+    #[test]
+    fn what_a_trial_found_is_read() {
+        use campfire_fire::netcheck::{Netcheck, Outcome, Tried};
+        let udp = Outcome { transport: Transport::Udp, address: None, rtt_ms: None, mapped: None, problem: Some("no answer".into()) };
+        let found = Netcheck { servers: vec![Tried { id: "oak".into(), by: vec![udp] }], ..Netcheck::default() };
+        let read: super::Netcheck = serde_json::from_value(serde_json::to_value(&found).unwrap()).unwrap();
+        assert_eq!((read.servers[0].id.as_str(), read.servers[0].by[0].transport), ("oak", Some(super::Transport::Udp)));
+        assert_eq!(read.servers[0].by[0].problem.as_deref(), Some("no answer"));
     }
 
     #[test]

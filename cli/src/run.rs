@@ -43,7 +43,7 @@ async fn command(cli: Cli) -> Result<ExitCode> {
         Command::Graph(arguments) => draw(&Cluster::of(&scope).await?, arguments.output).await?,
         Command::Join(arguments) => join::join(&scope, &arguments).await?,
         Command::Check(arguments) => return check::check(&scope, &arguments).await,
-        Command::Netcheck { pod } => print(&netcheck::netcheck(&Cluster::of(&scope).await?, pod.as_deref()).await?)?,
+        Command::Netcheck(arguments) => netcheck::netcheck(&Cluster::of(&scope).await?, &arguments).await?,
         Command::Dump => print(&dump::dump(&Cluster::of(&scope).await?).await?)?,
         Command::Completion { shell } => {
             let mut text = Vec::new();

@@ -4,8 +4,6 @@
 
 mod fake;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use fake::{Answer, Api, Asked, list, refused};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -41,7 +39,7 @@ fn a_whole_world_is_well_in_one_line() {
 
 #[test]
 fn each_broken_world_is_told_with_what_to_do() {
-    for (id, line, exit, world) in broken_clusters().into_iter().chain(broken_fires()) {
+    for (id, line, exit, world) in [broken_clusters(), wrong_clocks(), broken_fires(), broken_servers()].concat() {
         let api = Api::new(world);
         let (code, output, errors) = api.run(&["check", "--short"]);
         let output = String::from_utf8(output).unwrap();
@@ -157,10 +155,45 @@ fn broken_clusters() -> Vec<Broken> {
     ]
 }
 
+fn wrong_clocks() -> Vec<Broken> {
+    vec![
+        // That of the API server and of all who agree with it, or this machine's: nobody can tell.
+        ("cluster-clock", "warn cluster-clock: the API server's clock is 720", 1, |context, asked| match asked.path.as_str() {
+            "/version" => Answer::Dated(7_205, json!({ "major": "1", "minor": "33", "gitVersion": "v1.33.1" })),
+            path if path.ends_with("/leases/campfire-operator") => Answer::Json(200, lease(-7_204, Some(-7_204))),
+            path if path.ends_with("/exec") && asked.command()[1] == "status" => {
+                Answer::Ran(report(7_205).to_string(), String::new(), true)
+            }
+            _ => whole(context, asked),
+        }),
+        (
+            "cluster-clock",
+            "warn cluster-clock: the clock of the operator (campfire-operator-1) is 600 s behind the API server's",
+            1,
+            |context, asked| {
+                let renewed = asked.path.ends_with("/leases/campfire-operator");
+                if renewed { Answer::Json(200, lease(601, Some(1))) } else { whole(context, asked) }
+            },
+        ),
+        ("cluster-clock", "warn cluster-clock: the clock of node worker is 3600 s ahead of the API server's", 1, |context, asked| {
+            if !asked.path.ends_with("/kube-node-lease/leases") {
+                return whole(context, asked);
+            }
+            let mut node = lease(-3_590, Some(10));
+            node["metadata"]["name"] = json!("worker");
+            list(&[node])
+        }),
+        ("cluster-clock", "warn cluster-clock: the clock of pod default/hello-a is ", 1, |context, asked| {
+            let status = asked.command().get(1).is_some_and(|word| word == "status");
+            if status { Answer::Ran(report(-600).to_string(), String::new(), true) } else { whole(context, asked) }
+        }),
+    ]
+}
+
 fn broken_fires() -> Vec<Broken> {
     vec![
         ("operator-leader", "FAIL operator-leader: nobody leads: campfire-operator-1 renewed its Lease 3", 2, |context, asked| {
-            if asked.path.ends_with("/leases/campfire-operator") { Answer::Json(200, lease(300)) } else { whole(context, asked) }
+            if asked.path.ends_with("/leases/campfire-operator") { Answer::Json(200, lease(300, None)) } else { whole(context, asked) }
         }),
         (
             "operator-webhook",
@@ -182,19 +215,14 @@ fn broken_fires() -> Vec<Broken> {
             campfire["status"]["conditions"] = json!([condition("Ready", "False", "TurnNotReady", "no server is ready")]);
             list(&[campfire])
         }),
-        (
-            "fire-servers",
-            "warn fire-servers: default/main: server oak, from hello-a: camped by TCP, 4.0 ms: no UDP gets there",
-            1,
-            |context, asked| {
-                if asked.command().last().is_some_and(|word| word == "--json") {
-                    let mut report = report();
-                    report["servers"][0]["transport"] = json!("tcp");
-                    return Answer::Ran(report.to_string(), String::new(), true);
-                }
-                whole(context, asked)
-            },
-        ),
+        ("fire-conditions", "FAIL fire-conditions: default/main: NoEndpoints: the Services have no address yet", 2, |context, asked| {
+            if !asked.path.ends_with("/campfires") {
+                return whole(context, asked);
+            }
+            let mut campfire = campfire(context);
+            campfire["status"]["conditions"] = json!([condition("Ready", "False", "NoEndpoints", "the Services have no address yet")]);
+            list(&[campfire])
+        }),
         ("member-missed", "warn member-missed: default/main: 3 pods without the sidecar that they should have", 1, |context, asked| {
             if !asked.path.ends_with("/campfires") {
                 return whole(context, asked);
@@ -213,6 +241,61 @@ fn broken_fires() -> Vec<Broken> {
     ]
 }
 
+fn broken_servers() -> Vec<Broken> {
+    vec![
+        (
+            "fire-servers",
+            "warn fire-servers: default/main: server oak, from hello-a: camped by TCP, 4.0 ms: no UDP gets there",
+            1,
+            |context, asked| match asked.command().get(1).map(String::as_str) {
+                Some("status") => {
+                    let mut report = report(0);
+                    report["servers"][0]["transport"] = json!("tcp");
+                    Answer::Ran(report.to_string(), String::new(), true)
+                }
+                Some("netcheck") => Answer::Ran(tried(Some("no answer within 3 s")).to_string(), String::new(), true),
+                _ => whole(context, asked),
+            },
+        ),
+        (
+            "fire-servers",
+            "FAIL fire-servers: default/main: server oak, from hello-a: not reached: no answer (tried now: by UDP no answer within 3 s, by TCP it answers)",
+            2,
+            |context, asked| match asked.command().get(1).map(String::as_str) {
+                Some("status") => {
+                    let mut report = report(0);
+                    report["servers"][0] = json!({ "id": "oak", "state": "Lost", "problem": "no answer" });
+                    Answer::Ran(report.to_string(), String::new(), true)
+                }
+                Some("netcheck") => Answer::Ran(tried(Some("no answer within 3 s")).to_string(), String::new(), true),
+                _ => whole(context, asked),
+            },
+        ),
+        (
+            "fire-full",
+            "FAIL fire-full: server oak: the server is full (508 Room Full): raise --max-members-per-room (it turns default/hello-c away)",
+            2,
+            |context, asked| match asked.path.as_str() {
+                path if path.ends_with("/meshpeers") => {
+                    let mut away = peer(context, "hello-c");
+                    away["status"]["conditions"] = json!([condition("Ready", "False", "FireUnreachable", "oak: the server is full")]);
+                    list(&[peer(context, "hello-a"), peer(context, "hello-b"), away])
+                }
+                path if path.ends_with("/pods") && asked.query.contains("injected") => {
+                    list(&[pod("hello-a"), pod("hello-b"), pod("hello-c")])
+                }
+                path if path.ends_with("/hello-c/exec") => {
+                    let mut report = report(0);
+                    let problem = "the server is full (508 Room Full): raise --max-members-per-room";
+                    report["servers"][0] = json!({ "id": "oak", "state": "Connecting", "problem": problem, "limit": "Members" });
+                    Answer::Ran(report.to_string(), String::new(), true)
+                }
+                _ => whole(context, asked),
+            },
+        ),
+    ]
+}
+
 /// A world in which nobody may run commands in pods.
 fn without_exec(context: &str, asked: &Asked) -> Answer {
     if asked.path.ends_with("/exec") { refused(403, "Forbidden", "no") } else { whole(context, asked) }
@@ -227,7 +310,8 @@ fn whole(context: &str, asked: &Asked) -> Answer {
         "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" => Answer::Json(201, json!({ "spec": {}, "status": { "allowed": true } })),
         "/api/v1/namespaces/default" => Answer::Json(200, json!({ "metadata": { "name": "default" } })),
         "/apis/apps/v1/deployments" => list(&[deployment(2)]),
-        "/apis/coordination.k8s.io/v1/namespaces/campfire-system/leases/campfire-operator" => Answer::Json(200, lease(1)),
+        "/apis/coordination.k8s.io/v1/namespaces/campfire-system/leases/campfire-operator" => Answer::Json(200, lease(1, Some(1))),
+        "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases" => list(&[lease(5, Some(5)), lease(1, None)]),
         "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/campfire-injection" => Answer::Json(200, webhooks()),
         "/apis/campfire.network/v1alpha1/campfires" => list(&[campfire(context)]),
         "/apis/campfire.network/v1alpha1/meshpeers" => list(&[peer(context, "hello-a"), peer(context, "hello-b")]),
@@ -247,15 +331,25 @@ fn whole(context: &str, asked: &Asked) -> Answer {
 
 fn exec(command: &[String]) -> Answer {
     match command.get(1).map(String::as_str) {
-        Some("status") => Answer::Ran(report().to_string(), String::new(), true),
+        Some("status") => Answer::Ran(report(0).to_string(), String::new(), true),
+        Some("netcheck") => Answer::Ran(tried(None).to_string(), String::new(), true),
         Some("ping") => Answer::Ran("PING\n1: 0.8 ms, direct at 192.0.2.2:4000\n1 sent, 1 answered, 0% lost\n".into(), String::new(), true),
         other => Answer::Ran(String::new(), format!("unexpected: {other:?}"), false),
     }
 }
 
-fn report() -> Value {
+/// What a sidecar says whose clock shows so many seconds more.
+fn report(ahead: i64) -> Value {
+    let shown = Timestamp::now().as_millisecond() + ahead * 1_000;
     let server = json!({ "id": "oak", "state": "Camped", "transport": "udp", "rtt_ms": 4.0, "observed": "198.51.100.1:4000" });
-    json!({ "version": "0.1.0", "self": { "name": "hello-a", "public_key": "a" }, "servers": [server], "peers": [] })
+    json!({ "version": "0.1.0", "unix_ms": shown, "self": { "name": "hello-a", "public_key": "a" }, "servers": [server], "peers": [] })
+}
+
+/// What a sidecar finds of the server that there is, by UDP and TCP.
+fn tried(by_udp: Option<&str>) -> Value {
+    let udp = json!({ "transport": "udp", "address": "198.51.100.10:3478", "rtt_ms": 4.0, "problem": by_udp });
+    let tcp = json!({ "transport": "tcp", "address": "198.51.100.10:3478", "rtt_ms": 5.0 });
+    json!({ "servers": [{ "id": "oak", "by": [udp, tcp] }], "left_out": 0 })
 }
 
 /// Those of this version, as an API server describes them.
@@ -276,10 +370,15 @@ fn deployment(ready: i32) -> Value {
     })
 }
 
-fn lease(seconds_ago: u64) -> Value {
-    let at = SystemTime::now() - Duration::from_secs(seconds_ago);
-    let at = Timestamp::from_microsecond(i64::try_from(at.duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()).unwrap();
-    json!({ "metadata": { "name": "campfire-operator" }, "spec": { "holderIdentity": "campfire-operator-1", "leaseDurationSeconds": 15, "renewTime": format!("{at:.6}") } })
+/// Renewed so long ago by its holder's clock, and by the API server's, in seconds.
+fn lease(seconds_ago: i64, written: Option<i64>) -> Value {
+    let now = Timestamp::now().as_second();
+    let at = |ago: i64, digits: &str| format!("{}{digits}Z", Timestamp::from_second(now - ago).unwrap().strftime("%Y-%m-%dT%H:%M:%S"));
+    let fields: Vec<Value> = written.iter().map(|ago| json!({ "manager": "x", "operation": "Update", "time": at(*ago, "") })).collect();
+    json!({
+        "metadata": { "name": "campfire-operator", "managedFields": fields },
+        "spec": { "holderIdentity": "campfire-operator-1", "leaseDurationSeconds": 15, "renewTime": at(seconds_ago, ".000000") },
+    })
 }
 
 fn webhooks() -> Value {

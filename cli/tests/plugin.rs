@@ -61,6 +61,23 @@ fn why_and_ping_ask_the_first_pods_sidecar_for_the_seconds_address() {
 }
 
 #[test]
+fn a_pods_sidecar_tries_its_servers_and_all_that_was_found_is_shown_even_if_one_pod_reaches_none() {
+    let api = Api::new(world);
+    assert_eq!(api.well(&["netcheck"]), "default/hello-b, at default/main\n  UDP gets out:    yes?[31m\n", "one of each Campfire");
+    assert!(api.well(&["netcheck", "hello-a"]).starts_with("default/hello-a, at default/main\n"));
+    let found: Value = serde_json::from_str(&api.well(&["netcheck", "-o", "json"])).unwrap();
+    assert_eq!((&found[0]["pod"], &found[0]["netcheck"]["servers"]), (&json!("hello-b"), &json!([])));
+    let (code, output, errors) = api.run(&["--context", "berlin", "--context", "paris", "netcheck"]);
+    let output = String::from_utf8(output).unwrap();
+    assert!(
+        output.contains("hello-b (berlin)") && output.contains("\ndefault/shop-c (paris), at default/main\n  UDP gets out:    not known\n"),
+        "{output}"
+    );
+    assert_eq!((code, errors.as_str()), (1, "kubectl campfire: shop-c: no server answers, by whatever transport\n"));
+    assert!(api.fails(&["netcheck", "nobody"]).contains("is called nobody"));
+}
+
+#[test]
 fn a_graph_is_drawn_of_what_all_sidecars_say() {
     let api = Api::new(world);
     let svg = api.well(&["graph"]);
@@ -167,6 +184,11 @@ fn exec(path: &str, command: &[String]) -> Answer {
     let other = if pod == "hello-a" { "hello-b" } else { "hello-a" };
     match command.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["campfire", "status", "--json"] => Answer::Ran(serde_json::to_string_pretty(&report(pod, other)).unwrap(), String::new(), true),
+        ["campfire", "netcheck"] if pod == "shop-c" => {
+            Answer::Ran("  UDP gets out:    not known\n".into(), "campfire: no server answers, by whatever transport\n".into(), false)
+        }
+        ["campfire", "netcheck"] => Answer::Ran("  UDP gets out:    yes\u{1b}[31m\n".into(), String::new(), true),
+        ["campfire", "netcheck", "--json"] => Answer::Ran(json!({ "servers": [] }).to_string(), String::new(), true),
         ["campfire", "why", "nobody"] => Answer::Ran(String::new(), "campfire: no peer is called nobody\n".into(), false),
         ["campfire", "why", address] => Answer::Ran(format!("hello-b ({address}) is connected directly.\n"), String::new(), true),
         ["campfire", "ping", ..] => {

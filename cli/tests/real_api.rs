@@ -10,9 +10,12 @@ use std::process::Command;
 
 use campfire_api::Campfire;
 use control_plane::{ControlPlane, apply, define};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -105,7 +108,45 @@ async fn what_a_real_api_server_says_is_understood() {
     let found = check(&rob);
     assert!(found.iter().any(|it| it.0 == "cluster-rights" && it.1 == "warning" && it.2.ends_with(": create pods/exec")), "{found:#?}");
 
+    clocks(&plane).await;
     joins(&plane).await;
+}
+
+/// An operator's clock that is wrong shows in what the API server notes beside its Lease; and one that renews it is not taken for a wrong one.
+async fn clocks(plane: &ControlPlane) {
+    let client = &plane.client;
+    apply(&Api::<Namespace>::all(client.clone()), "campfire-system", &labelled("campfire-system", &[])).await;
+    let labels = json!({ "app.kubernetes.io/name": "campfire-operator" });
+    let template = json!({ "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "operator", "image": "operator" }] } });
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "campfire-operator", "labels": labels },
+        "spec": { "selector": { "matchLabels": labels }, "template": template },
+    });
+    apply(&Api::<Deployment>::namespaced(client.clone(), "campfire-system"), "campfire-operator", &deployment).await;
+    let leases = Api::<Lease>::namespaced(client.clone(), "campfire-system");
+    let renewed = |behind: i64| {
+        let at = Timestamp::now() - SignedDuration::from_secs(behind);
+        json!({ "holderIdentity": "campfire-operator-1", "leaseDurationSeconds": 15, "renewTime": format!("{at:.6}") })
+    };
+    let lease = json!({ "metadata": { "name": "campfire-operator" }, "spec": renewed(0) });
+    let made = leases.create(&kube::api::PostParams::default(), &serde_json::from_value(lease).unwrap()).await.unwrap();
+    let found = check(plane.kubeconfig());
+    assert!(found.iter().any(|it| it.0 == "operator-leader" && it.1 == "ok"), "{found:#?}");
+    assert!(found.iter().filter(|it| it.0 == "cluster-clock").all(|it| it.1 == "ok"), "{found:#?}");
+
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let written = |lease: &Lease| lease.metadata.managed_fields.iter().flatten().filter_map(|it| it.time.clone()).max().unwrap();
+    let mut next = made.clone();
+    next.spec = serde_json::from_value(renewed(600)).unwrap();
+    let next = leases.replace("campfire-operator", &kube::api::PostParams::default(), &next).await.unwrap();
+    assert!(written(&next) > written(&made), "each renewal is noted with its time: {next:#?}");
+    let found = check(plane.kubeconfig());
+    let clock = found.iter().find(|it| it.0 == "cluster-clock" && it.1 == "warning").unwrap_or_else(|| panic!("{found:#?}"));
+    assert!(
+        clock.2.starts_with("the clock of the operator (campfire-operator-1) is 60") && clock.2.ends_with("behind the API server's"),
+        "{clock:?}"
+    );
+    assert!(found.iter().any(|it| it.0 == "operator-leader" && it.1 == "ok"), "it leads, whatever its clock shows: {found:#?}");
 }
 
 /// Another context, which is the same server, joins from another namespace: the Secret and the Campfire are as the API server takes them.

@@ -10,15 +10,18 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
 
+use super::clocks::{self, Clock};
 use super::{Check, Findings, Outcome};
 use crate::cluster::Cluster;
 use crate::member::Member;
-use crate::report::{Report, Server, ServerState, Transport};
+use crate::report::{Limit, Netcheck, Outcome as Tryout, Report, Server, ServerState, Transport};
 use crate::status::{condition, full};
 use crate::text::{count, printable};
 
 /// How far back events are looked at, in seconds.
 const RECENT: i64 = 3_600;
+/// Members without a server that are asked why.
+const ASKED: usize = 3;
 /// Objects that are named in one finding.
 const NAMED: usize = 5;
 
@@ -31,7 +34,7 @@ pub(super) struct Seen {
 }
 
 /// Looks.
-pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>) -> Seen {
+pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>, clock: Clock) -> Seen {
     let campfires = match cluster.campfires().await {
         Ok(campfires) => campfires,
         Err(error) => {
@@ -55,6 +58,7 @@ pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>) -> Seen
         Vec::new()
     });
     images(findings, &members);
+    full_servers(cluster, findings, &peers, &members).await;
     for campfire in &campfires {
         let name = full(campfire);
         let at: Vec<&Member> = members.iter().filter(|member| member.campfire == name && member.ready).collect();
@@ -62,8 +66,17 @@ pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>) -> Seen
             findings.add(Check::FireServers, Outcome::Unknown, format!("no pod sits at {name} that could be asked"));
             continue;
         };
-        match cluster.report(first).await {
-            Ok(report) => servers(findings, &name, first, &report),
+        let asked = clock.now();
+        let (report, tried) = tokio::join!(cluster.report(first), cluster.netcheck(first));
+        match report {
+            Ok(report) => {
+                clocks::of_member(findings, &format!("pod {}", full_name(first)), &report, asked, clock.now());
+                let tried = tried.unwrap_or_else(|error| {
+                    findings.unknown(Check::FireServers, &error);
+                    Netcheck::default()
+                });
+                servers(findings, &name, first, &report, &tried);
+            }
             Err(error) => findings.unknown(Check::FireServers, &error),
         }
         if let Some(second) = at.get(1) {
@@ -197,32 +210,86 @@ fn images(findings: &mut Findings<'_>, members: &[Member]) {
     }
 }
 
-fn servers(findings: &mut Findings<'_>, name: &str, asked: &Member, report: &Report) {
+/// Servers that turn members away: those say it who find no place.
+async fn full_servers(cluster: &Cluster, findings: &mut Findings<'_>, peers: &[MeshPeer], members: &[Member]) {
+    let without = |peer: &&MeshPeer| {
+        let status = peer.status.as_ref();
+        let ready = status.and_then(|status| condition(&status.conditions, ConditionType::Ready));
+        ready.is_some_and(|it| [Reason::FireUnreachable, Reason::NotCamped].iter().any(|reason| reason.name() == it.reason))
+    };
+    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut asked = 0;
+    for peer in peers.iter().filter(without).take(ASKED) {
+        let of = |member: &&Member| member.name == peer.name_any() && peer.namespace().as_ref() == Some(&member.namespace);
+        let Some(member) = members.iter().find(of) else { continue };
+        let Ok(report) = cluster.report(member).await else { continue };
+        asked += 1;
+        for server in report.servers.iter().filter(|server| server.limit.is_some_and(Limit::stays)) {
+            let words = format!("server {}: {}", printable(&server.id), printable(server.problem.as_deref().unwrap_or("it is full")));
+            told.entry(words).or_default().push(full_name(member));
+        }
+    }
+    let told = told.into_iter().map(|(words, who)| format!("{words} (it turns {} away)", some_of(&who))).collect();
+    let good = if asked > 0 { "none of those who find no server is turned away for a limit" } else { "nobody is without a server" };
+    findings.each(Check::FireFull, Outcome::Wrong, told, good);
+}
+
+fn full_name(member: &Member) -> String {
+    format!("{}/{}", member.namespace, member.name)
+}
+
+fn servers(findings: &mut Findings<'_>, name: &str, asked: &Member, report: &Report, tried: &Netcheck) {
     if report.servers.is_empty() {
         return findings.add(Check::FireServers, Outcome::Wrong, format!("{name}: {} knows no server", asked.name));
     }
     let anybody = report.camped();
     for server in &report.servers {
-        let (outcome, words) = judge_server(server, anybody);
+        let by = tried.servers.iter().find(|tried| tried.id == server.id).map_or(&[][..], |tried| &tried.by);
+        let (outcome, words) = judge_server(server, by, anybody);
         findings.add(Check::FireServers, outcome, format!("{name}: server {}, from {}: {words}", printable(&server.id), asked.name));
     }
 }
 
-fn judge_server(server: &Server, anybody: bool) -> (Outcome, String) {
+/// `tried`: what came of trying it now; empty: nothing is known.
+fn judge_server(server: &Server, tried: &[Tryout], anybody: bool) -> (Outcome, String) {
     let by = server.transport.unwrap_or(Transport::Unknown);
     let rtt = server.rtt_ms.map(|rtt| format!(", {}", crate::text::milliseconds(rtt))).unwrap_or_default();
     let seen = server.observed.map(|seen| format!(", which sees {seen}")).unwrap_or_default();
     match server.state {
         ServerState::Camped if by == Transport::Udp => (Outcome::Good, format!("camped by UDP{rtt}{seen}")),
+        ServerState::Camped if answers_by(tried, Transport::Udp) => {
+            (Outcome::Warning, format!("camped by {by}{rtt}, though it answers by UDP now: it was not so a while ago"))
+        }
         ServerState::Camped => (Outcome::Warning, format!("camped by {by}{rtt}: no UDP gets there, so no path is direct")),
         // It camps on the best few.
+        ServerState::Idle if !tried.is_empty() && !answers(tried) => {
+            (Outcome::Warning, format!("not used, and would not be reached: {}", told(tried)))
+        }
         ServerState::Idle => (Outcome::Good, "not used".into()),
         ServerState::PlainTurn => (Outcome::Warning, "is no campfire-turn: nobody can camp there".into()),
         other @ (ServerState::Connecting | ServerState::Lost | ServerState::Unknown) => {
             let problem = server.problem.as_deref().map_or_else(|| other.to_string(), printable);
-            (if anybody { Outcome::Warning } else { Outcome::Wrong }, format!("not reached: {problem}"))
+            let tried = if tried.is_empty() { String::new() } else { format!(" (tried now: {})", told(tried)) };
+            (if anybody { Outcome::Warning } else { Outcome::Wrong }, format!("not reached: {problem}{tried}"))
         }
     }
+}
+
+fn answers(tried: &[Tryout]) -> bool {
+    tried.iter().any(|it| it.problem.is_none())
+}
+
+fn answers_by(tried: &[Tryout], transport: Transport) -> bool {
+    tried.iter().any(|it| it.transport == Some(transport) && it.problem.is_none())
+}
+
+/// By each transport, whether it answers.
+fn told(tried: &[Tryout]) -> String {
+    let one = |it: &Tryout| {
+        let by = it.transport.unwrap_or(Transport::Unknown);
+        it.problem.as_deref().map_or_else(|| format!("by {by} it answers"), |problem| format!("by {by} {}", printable(problem)))
+    };
+    tried.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// A packet of full size from one pod to another.
@@ -330,12 +397,22 @@ mod tests {
     #[test]
     fn a_server_that_is_reached_by_a_detour_or_not_at_all_is_told() {
         let server = |state, transport| Server { id: "oak".into(), state, transport, ..Server::default() };
-        assert_eq!(judge_server(&server(ServerState::Camped, Some(Transport::Udp)), true).0, Outcome::Good);
-        let (outcome, words) = judge_server(&server(ServerState::Camped, Some(Transport::Tls)), true);
+        assert_eq!(judge_server(&server(ServerState::Camped, Some(Transport::Udp)), &[], true).0, Outcome::Good);
+        let (outcome, words) = judge_server(&server(ServerState::Camped, Some(Transport::Tls)), &[], true);
         assert!(outcome == Outcome::Warning && words.contains("camped by TLS: no UDP gets there"), "{words}");
         let refused = Server { problem: Some("refuses connections".into()), ..server(ServerState::Lost, None) };
-        assert_eq!(judge_server(&refused, true), (Outcome::Warning, "not reached: refuses connections".into()));
-        assert_eq!(judge_server(&refused, false).0, Outcome::Wrong, "nobody else is there");
+        assert_eq!(judge_server(&refused, &[], true), (Outcome::Warning, "not reached: refuses connections".into()));
+        assert_eq!(judge_server(&refused, &[], false).0, Outcome::Wrong, "nobody else is there");
+        let tried = |transport, problem: Option<&str>| Tryout { transport: Some(transport), problem: problem.map(str::to_owned) };
+        let (udp, tcp) = (tried(Transport::Udp, Some("no answer within 3 s")), tried(Transport::Tcp, None));
+        let words = judge_server(&refused, &[udp.clone(), tcp.clone()], true).1;
+        assert_eq!(words, "not reached: refuses connections (tried now: by UDP no answer within 3 s, by TCP it answers)");
+        let idle = server(ServerState::Idle, None);
+        assert_eq!(judge_server(&idle, &[udp.clone(), tcp], true).0, Outcome::Good);
+        let dead = judge_server(&idle, &[udp], true);
+        assert_eq!(dead, (Outcome::Warning, "not used, and would not be reached: by UDP no answer within 3 s".into()));
+        let back = judge_server(&server(ServerState::Camped, Some(Transport::Tcp)), &[tried(Transport::Udp, None)], true);
+        assert!(back.1.contains("though it answers by UDP now"), "{}", back.1);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! | here | what can be found, and how it is counted |
 //! | [`table`] | all checks: what each looks at, and its remedy |
 //! | [`output`] | findings as text, JSON and JUnit |
-//! | `platform`, `operator`, `fires` | the looking |
+//! | `platform`, `clocks`, `operator`, `fires` | the looking |
 
 use std::process::ExitCode;
 
@@ -16,6 +16,7 @@ use crate::cli::{CheckArgs, CheckFormat, Scope};
 use crate::cluster::Cluster;
 use crate::run::print;
 
+mod clocks;
 mod fires;
 mod operator;
 pub mod output;
@@ -93,9 +94,9 @@ pub async fn check(scope: &Scope, arguments: &CheckArgs) -> Result<ExitCode> {
     let mut seen = Vec::new();
     for cluster in &clusters {
         let mut findings = Findings::of(&cluster.context);
-        if platform::look(cluster, &mut findings, arguments.pre).await && !arguments.pre {
-            operator::look(cluster, &mut findings).await;
-            seen.push((cluster, fires::look(cluster, &mut findings).await));
+        if let Some(clock) = platform::look(cluster, &mut findings, arguments.pre).await.filter(|_| !arguments.pre) {
+            operator::look(cluster, &mut findings, clock).await;
+            seen.push((cluster, fires::look(cluster, &mut findings, clock).await));
         }
         found.append(&mut findings.found);
     }

@@ -12,6 +12,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use x509_parser::pem::Pem;
 
+use super::clocks::{self, Clock};
 use super::{Check, Findings, Outcome};
 use crate::cluster::Cluster;
 use crate::text::count;
@@ -23,7 +24,7 @@ const SOON: i64 = 14 * DAY;
 const DAY: i64 = 24 * 3_600;
 
 /// Looks.
-pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>) {
+pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>, clock: Clock) {
     let deployments = Api::<Deployment>::all(cluster.client.clone());
     match deployments.list(&ListParams::default().labels(SELECTOR)).await {
         Err(error) => findings.unknown(Check::OperatorReady, &cluster.explain(&error, "list deployments in all namespaces")),
@@ -31,7 +32,7 @@ pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>) {
             [] => findings.add(Check::OperatorReady, Outcome::Wrong, "there is no operator: no Deployment has its label"),
             [deployment] => {
                 ready(findings, deployment);
-                leader(cluster, findings, &deployment.namespace().unwrap_or_default()).await;
+                leader(cluster, findings, clock, &deployment.namespace().unwrap_or_default()).await;
             }
             several => {
                 let names: Vec<String> = several.iter().map(crate::status::full).collect();
@@ -60,19 +61,24 @@ fn ready(findings: &mut Findings<'_>, deployment: &Deployment) {
     findings.add(Check::OperatorReady, outcome, words);
 }
 
-async fn leader(cluster: &Cluster, findings: &mut Findings<'_>, namespace: &str) {
+async fn leader(cluster: &Cluster, findings: &mut Findings<'_>, clock: Clock, namespace: &str) {
     let lease = match Api::<Lease>::namespaced(cluster.client.clone(), namespace).get_opt(LEASE).await {
         Err(error) => {
             return findings.unknown(Check::OperatorLeader, &cluster.explain(&error, &format!("get leases in namespace {namespace}")));
         }
         Ok(None) => return findings.add(Check::OperatorLeader, Outcome::Wrong, "no replica leads, or ever did: there is no Lease"),
-        Ok(Some(lease)) => lease.spec.unwrap_or_default(),
+        Ok(Some(lease)) => lease,
     };
+    let (written, ahead) = (clocks::written(&lease), clocks::ahead(&lease));
+    let lease = lease.spec.unwrap_or_default();
     let holder = lease.holder_identity.unwrap_or_default();
-    let renewed = lease.renew_time.map(|time| time.0.as_second());
-    let now = Timestamp::now().as_second();
+    if let Some(ahead) = ahead.filter(|_| !holder.is_empty()) {
+        clocks::beside(findings, &format!("the operator ({holder})"), ahead);
+    }
+    // When the API server saw it: its holder's clock may be wrong.
+    let renewed = lease.renew_time.map(|time| written.unwrap_or(time.0.as_second()));
     let held = i64::from(lease.lease_duration_seconds.unwrap_or(15));
-    match renewed.map(|at| now - at) {
+    match renewed.map(|at| clock.now() - at) {
         _ if holder.is_empty() => findings.add(Check::OperatorLeader, Outcome::Wrong, "no replica leads: the Lease is given up"),
         None => findings.add(Check::OperatorLeader, Outcome::Wrong, format!("{holder} has never renewed its Lease")),
         // Clocks may differ.

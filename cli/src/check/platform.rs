@@ -1,6 +1,4 @@
-//! The cluster itself: version, clock, definitions, rights, PodSecurity.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! The cluster itself: version, definitions, rights, PodSecurity.
 
 use anyhow::{Context as _, Result};
 use campfire_api::names::{ENABLED, GROUP, INJECT_LABEL, VERSION};
@@ -11,13 +9,12 @@ use kube::client::Body;
 use kube::{Api, ResourceExt as _};
 use serde_json::Value;
 
+use super::clocks::{self, Clock};
 use super::{Check, Findings, Outcome};
 use crate::cluster::Cluster;
 
 /// The first minor version of Kubernetes 1 with native sidecars.
 const MINOR: u32 = 29;
-/// Seconds by which two clocks may differ.
-const SKEW: u64 = 30;
 /// Fields that are named.
 const SHOWN: usize = 5;
 
@@ -42,19 +39,20 @@ const TO_INSTALL: [Right; 7] = [
     ("create", "", "secrets", "", true),
 ];
 
-/// Looks. Tells whether the API server answers and knows Campfires (or need not), so that it makes sense to go on.
-pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>, pre: bool) -> bool {
-    match version(cluster).await {
+/// Looks. `None`: the API server does not answer, or knows no Campfires (and has to), so that it makes no sense to go on.
+pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>, pre: bool) -> Option<Clock> {
+    let clock = match version(cluster).await {
         Ok((version, date)) => {
             let (outcome, words) = judge_version(&version);
             findings.add(Check::ClusterVersion, outcome, words);
-            clock(findings, date);
+            Clock::compared(findings, date)
         }
         Err(error) => {
             findings.add(Check::ClusterVersion, Outcome::Wrong, format!("{error:#}"));
-            return false;
+            return None;
         }
-    }
+    };
+    clocks::nodes(cluster, findings).await;
     let lacking = definitions(cluster).await;
     if pre {
         match lacking {
@@ -64,7 +62,7 @@ pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>, pre: bo
         }
         rights(cluster, findings, Check::InstallRights, &TO_INSTALL).await;
         pod_security(cluster, findings).await;
-        return true;
+        return Some(clock);
     }
     let there = match lacking {
         Ok(None) => {
@@ -94,14 +92,14 @@ pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>, pre: bo
     };
     rights(cluster, findings, Check::ClusterRights, &NEEDED).await;
     pod_security(cluster, findings).await;
-    there
+    there.then_some(clock)
 }
 
 /// The server's version, and the seconds since 1970 that its clock shows.
 async fn version(cluster: &Cluster) -> Result<(Value, Option<u64>)> {
     let request = http::Request::get("/version").body(Body::empty())?;
     let response = cluster.client.send(request).await.map_err(|error| cluster.explain(&error, "get /version"))?;
-    let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok()).and_then(http_date);
+    let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok()).and_then(clocks::http_date);
     let status = response.status();
     let body = response.into_body().collect_bytes().await.map_err(|error| cluster.explain(&error, "get /version"))?;
     anyhow::ensure!(status.is_success(), "the API server answers {status} to whoever asks for its version");
@@ -118,40 +116,6 @@ fn judge_version(version: &Value) -> (Outcome, String) {
         (Ok(_), Ok(_)) => (Outcome::Wrong, format!("Kubernetes {git} knows no native sidecars: 1.{MINOR} or later is needed")),
         (_, _) => (Outcome::Unknown, format!("the version {git:?} is not understood")),
     }
-}
-
-fn clock(findings: &mut Findings<'_>, date: Option<u64>) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    match date {
-        None => findings.add(Check::ClusterClock, Outcome::Unknown, "the API server says no time"),
-        Some(date) if date.abs_diff(now) <= SKEW => findings.good(Check::ClusterClock, "the API server's clock agrees with this machine's"),
-        Some(date) => {
-            let which = if date > now { "ahead of" } else { "behind" };
-            findings.add(
-                Check::ClusterClock,
-                Outcome::Warning,
-                format!("the API server's clock is {} s {which} this machine's", date.abs_diff(now)),
-            );
-        }
-    }
-}
-
-/// `Fri, 27 Nov 2026 08:00:00 GMT` (RFC 9110 §5.6.7), in seconds since 1970.
-fn http_date(text: &str) -> Option<u64> {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let [_, day, month, year, time, "GMT"] = words[..] else { return None };
-    let month = 1 + ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
-        .iter()
-        .position(|name| *name == month)? as u64;
-    let (day, year) = (day.parse::<u64>().ok()?, year.parse::<u64>().ok()?.checked_sub(1)?);
-    let mut parts = time.split(':').map(str::parse::<u64>);
-    let (hours, minutes, seconds) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
-    // Days before the year, then before the month.
-    let leap = |year: u64| year / 4 - year / 100 + year / 400;
-    let is_leap = leap(year + 1) > leap(year);
-    let before = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334][(month - 1) as usize] + u64::from(is_leap && month > 2);
-    let days = (year * 365 + leap(year) + before + day - 1).checked_sub(719_162)?;
-    Some(days * 86_400 + hours * 3_600 + minutes * 60 + seconds)
 }
 
 /// What the definitions lack.
@@ -275,24 +239,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn dates_of_http_are_read() {
-        assert_eq!(http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
-        assert_eq!(http_date("Fri, 27 Nov 2026 08:00:00 GMT"), Some(1_795_766_400));
-        assert_eq!(http_date("Thu, 29 Feb 2024 23:59:59 GMT"), Some(1_709_251_199));
-        assert_eq!(http_date("Fri, 01 Mar 2024 00:00:00 GMT"), Some(1_709_251_200));
-        for broken in [
-            "",
-            "yesterday",
-            "Fri, 27 Foo 2026 08:00:00 GMT",
-            "Fri, 27 Nov 2026 08:00 GMT",
-            "Fri, 27 Nov 2026 08:00:00 CET",
-            "Mon, 01 Jan 0000 00:00:00 GMT",
-        ] {
-            assert_eq!(http_date(broken), None, "{broken}");
-        }
-    }
 
     #[test]
     fn versions_before_native_sidecars_will_not_do() {

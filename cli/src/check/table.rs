@@ -47,8 +47,8 @@ checks! {
         "The API server answers, and is of Kubernetes 1.29 or later (native sidecars).",
         "Name the right `--context`; upgrade the cluster.";
     ClusterClock = "cluster-clock", "Cluster",
-        "The API server's clock and this machine's agree within 30 s. Certificates, tokens and handshakes hold for a time.",
-        "Set the clocks by NTP, on this machine and on the nodes. The wrong one may be either.";
+        "The clocks of the API server, this machine, the nodes, the operator and the members agree within 30 s. Certificates, tokens and handshakes hold for a time.",
+        "Set the clocks by NTP, on this machine and on the nodes (`timedatectl` says how it stands). Where all differ from the API server's, that one may be wrong.";
     ClusterDefinitions = "cluster-definitions", "Cluster",
         "The CustomResourceDefinitions are there and know all fields of this version. What they do not know the API server drops.",
         "`helm install` or `helm upgrade` with `crds.enabled`, or `kubectl apply --server-side -f crds/` of this version.";
@@ -80,8 +80,11 @@ checks! {
         "What each Campfire says of itself.",
         "The reason has its remedy in [Conditions and what to do](kubernetes.md#campfire-1).";
     FireServers = "fire-servers", "Fires",
-        "From a pod of each Campfire: each server is reached, and how: by UDP, TCP or TLS.",
-        "By TCP or TLS alone: let UDP out to port 3478. Not at all: the words name what was tried; look at firewalls and NetworkPolicies between, and whether the server is full (`campfire-turn` says in its log which limit to raise).";
+        "From a pod of each Campfire: each server is reached, and how; each is tried, now, by UDP, TCP and TLS.",
+        "By TCP or TLS alone: let UDP out to port 3478. Not at all: the words name what was tried; look at firewalls and NetworkPolicies between. `kubectl campfire netcheck` shows all.";
+    FireFull = "fire-full", "Fires",
+        "No server turns members away because a limit of it is reached.",
+        "Raise the limit that is named, a flag of `campfire-turn` ([Configuration](running-a-turn-server.md#configuration)). Servers that the operator makes have the defaults: give the Campfire servers of your own (`turn.servers`), or part its members into several Campfires.";
     KeyRotation = "key-rotation", "Keys",
         "No rotation of a key waits for somebody.",
         "The message names who lacks the new key: [Rotating the key](operations.md#rotating-the-key).";

@@ -41,6 +41,8 @@ impl Asked {
 /// What comes back.
 pub enum Answer {
     Json(u16, Value),
+    /// The same, by a clock that shows so many seconds more.
+    Dated(i64, Value),
     /// Standard output, standard error, and whether it ended well.
     Ran(String, String, bool),
 }
@@ -137,6 +139,11 @@ async fn serve(
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(value.to_string().into()))
             .unwrap(),
+        Answer::Dated(ahead, value) => {
+            let at = k8s_openapi::jiff::Timestamp::now() + k8s_openapi::jiff::SignedDuration::from_secs(ahead);
+            let date = at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            Response::builder().header(header::DATE, date).body(Full::new(value.to_string().into())).unwrap()
+        }
         Answer::Ran(stdout, stderr, well) => {
             let key = derive_accept_key(request.headers()["sec-websocket-key"].as_bytes());
             tokio::spawn(async move {
