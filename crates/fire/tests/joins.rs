@@ -5,7 +5,7 @@ mod world;
 
 use campfire_fire::io::Notice;
 use campfire_fire::status::ServerState;
-use campfire_fire::{FireEvent, Learned};
+use campfire_fire::{Fire, FireEvent, Learned};
 use campfire_protocol::carrier::{SocketId, Via};
 use campfire_protocol::limit::Limit;
 use campfire_protocol::server::{Server as Entry, Transport};
@@ -64,7 +64,7 @@ fn a_room_that_is_full_is_told_once_with_what_raises_the_limit_and_is_no_problem
     assert_eq!(status(&world).problem.as_deref(), Some(problem));
     let said = world.peers[late].notices.iter().filter(|notice| matches!(notice, Notice::Problem { text } if text.ends_with(problem)));
     assert_eq!(said.count(), 1);
-    world.fire(one, |fire, now| fire.shutdown(now));
+    world.fire(one, Fire::shutdown);
     world.run_until(secs(60), "the late one sits", |world| world.look(late).servers(world.now)[0].state == ServerState::Camped);
     assert_eq!((status(&world).limit, status(&world).problem), (None, None));
 }
