@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-clusters clean-demo-clusters test test-fast soak lint fuzz bench crds images cluster clean-clusters clean-demo
+.PHONY: help install demo demo-clusters clean-demo-clusters test test-fast soak lint fuzz bench crds images release cluster clean-clusters clean-demo
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 21
@@ -45,8 +45,11 @@ bench: ## Side by side with wireguard-go, boringtun-cli and coturn; the operator
 crds: ## CustomResourceDefinitions from the types of operator/api, into crds/ and the chart, and docs/api.md
 	CAMPFIRE_WRITE_CRDS=1 cargo test --locked -p campfire-api --test crds
 
-images: ## Container images of static programs into target/images (buildah or docker; nothing is pulled)
-	@scripts/images
+images: ## Container images of static programs into target/images (buildah or docker; nothing is pulled); ARCH=amd64|arm64|all, default this machine's
+	@ARCH=$(ARCH) scripts/images
+
+release: ## Archives of kubectl-campfire for Linux on amd64 and arm64, and the krew manifest, into target/release-files
+	@scripts/release
 
 cluster: ## A Kubernetes cluster to play with (kind; made here where there is no docker): kind-tests/cluster run play kubectl …
 	@kind-tests/cluster up play --node-ports 30470-30477

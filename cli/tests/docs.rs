@@ -23,6 +23,10 @@ install target/release/kubectl-campfire ~/.local/bin/
 ln -s kubectl-campfire ~/.local/bin/kubectl_complete-campfire     # completion, by kubectl's own
 ```
 
+Static programs for Linux on amd64 and arm64 as archives, with a manifest for [krew](https://krew.sigs.k8s.io): `make release` writes them to
+`target/release-files`; `kubectl krew install --manifest=campfire.yaml` takes the manifest once the archives are where it says. The workflow of a release
+builds for macOS and Windows too; nobody has tried those.
+
 This page is made from the help of each command.
 ";
 

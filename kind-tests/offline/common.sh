@@ -10,6 +10,7 @@ run=${CAMPFIRE_KIND_RUN:-/run/campfire-kind-tests}
 kubernetes_version=v1.35.4
 helm_version=v4.1.4
 kwok_version=v0.7.0
+krew_version=v0.5.0
 
 kubernetes_key=$(cat "$offline"/kubernetes/go.mod "$offline"/kubernetes/go.sum "$offline"/kubernetes/coredns/main.go "$offline"/clients.txt | sha256sum | cut -c1-12)
 kubernetes_bin=$cache/kubernetes-$kubernetes_version-$kubernetes_key
