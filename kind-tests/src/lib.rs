@@ -32,6 +32,8 @@ pub const CRDS: [&str; 2] = ["campfires.campfire.network", "meshpeers.campfire.n
 #[derive(Debug)]
 pub struct Cluster {
     name: &'static str,
+    /// What stands before each command: a story runs hundreds, and one by `kind-tests/cluster run` costs as much as four by themselves.
+    prefix: Vec<String>,
     operator: OnceLock<()>,
 }
 
@@ -63,7 +65,11 @@ impl Cluster {
         // Its progress lines go past the test runner's capture: making a cluster for the first time takes half an hour.
         let status = command.arg("up").arg(name).args(options).stdin(Stdio::null()).status();
         assert!(status.is_ok_and(|status| status.success()), "kind-tests/cluster up {name} failed: its output is above");
-        let cluster = Self { name, operator: OnceLock::new() };
+        let prefix = Command::new(script()).args(["prefix", name]).stdin(Stdio::null()).output();
+        let prefix = prefix.unwrap_or_else(|error| panic!("kind-tests/cluster prefix {name}: {error}"));
+        assert!(prefix.status.success(), "kind-tests/cluster prefix {name}: {}", String::from_utf8_lossy(&prefix.stderr));
+        let prefix = String::from_utf8_lossy(&prefix.stdout).lines().map(str::to_owned).collect();
+        let cluster = Self { name, prefix, operator: OnceLock::new() };
         let app = image("campfire-test-app");
         let made = Command::new(root().join("kind-tests/offline/test-app")).arg(&app).stdin(Stdio::null()).status();
         assert!(made.is_ok_and(|status| status.success()), "kind-tests/offline/test-app failed: its output is above");
@@ -89,9 +95,7 @@ impl Cluster {
 
     /// Loads the images that `make images` made.
     pub fn load_images(&self) {
-        for name in ["campfire-operator", "campfire", "campfire-turn"] {
-            self.load(&image(name));
-        }
+        self.load_all(&["campfire-operator", "campfire", "campfire-turn"].map(image));
     }
 
     /// Takes the chart, its CRDs, all Campfires and its namespace away, whatever there is of them.
@@ -129,11 +133,15 @@ impl Cluster {
         self.name
     }
 
-    /// Loads an image archive into its nodes.
+    /// Loads an image archive into its nodes, unless it is there.
     pub fn load(&self, archive: &Path) {
-        let output = Command::new(script()).arg("load").arg(self.name).arg(archive).stdin(Stdio::null()).output();
+        self.load_all(&[archive.to_owned()]);
+    }
+
+    fn load_all(&self, archives: &[PathBuf]) {
+        let output = Command::new(script()).arg("load").arg(self.name).args(archives).stdin(Stdio::null()).output();
         let output = output.unwrap_or_else(|error| panic!("kind-tests/cluster load: {error}"));
-        assert!(output.status.success(), "loading {}: {}", archive.display(), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "loading {archives:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// `kubectl ARGS`: its standard output, or its complaint.
@@ -265,37 +273,29 @@ impl Cluster {
     pub fn gateway(&self) -> String {
         let node = self.node();
         let format = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}";
-        let output = Command::new(script()).args(["docker", "inspect", "--format", format, &node]).output();
-        let output = output.unwrap_or_else(|error| panic!("docker inspect {node}: {error}"));
-        assert!(output.status.success(), "docker inspect {node}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        self.docker(&["inspect", "--format", format, &node]).trim().to_owned()
     }
 
     /// Runs a shell line on the cluster's node.
     pub fn on_node(&self, line: &str) -> String {
-        let output = Command::new(script()).args(["docker", "exec", &self.node(), "sh", "-c", line]).output();
-        let output = output.unwrap_or_else(|error| panic!("docker exec: {error}"));
-        assert!(output.status.success(), "on the node: {line}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        self.docker(&["exec", &self.node(), "sh", "-c", line])
     }
 
     /// Restarts its node, with all that runs on it.
     pub fn restart_node(&self) {
-        let output = Command::new(script()).args(["docker", "restart", "-t", "5", &self.node()]).output();
-        let output = output.unwrap_or_else(|error| panic!("docker restart: {error}"));
-        assert!(output.status.success(), "docker restart: {}", String::from_utf8_lossy(&output.stderr));
+        self.docker(&["restart", "-t", "5", &self.node()]);
     }
 
     /// Stops its node, with all that runs on it, and starts it again after a while.
     pub fn stop_and_start(&self, away: Duration) {
-        let docker = |verb: &str, more: &[&str]| {
-            let output = Command::new(script()).args(["docker", verb]).args(more).arg(self.node()).output();
-            let output = output.unwrap_or_else(|error| panic!("docker {verb}: {error}"));
-            assert!(output.status.success(), "docker {verb}: {}", String::from_utf8_lossy(&output.stderr));
-        };
-        docker("stop", &["-t", "10"]);
+        self.docker(&["stop", "-t", "10", &self.node()]);
         std::thread::sleep(away);
-        docker("start", &[]);
+        self.docker(&["start", &self.node()]);
+    }
+
+    /// `docker ARGS`, which has to work.
+    fn docker(&self, args: &[&str]) -> String {
+        self.run("docker", args, None).unwrap_or_else(|error| panic!("docker {}: {error}", args.join(" ")))
     }
 
     fn node(&self) -> String {
@@ -308,8 +308,9 @@ impl Cluster {
     }
 
     fn run(&self, program: &str, args: &[&str], input: Option<&str>) -> Result<String, String> {
-        let mut command = Command::new(script());
-        command.args(["run", self.name, program]).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (first, words) = self.prefix.split_first().expect("kind-tests/cluster prefix prints at least one word");
+        let mut command = Command::new(first);
+        command.args(words).arg(program).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
