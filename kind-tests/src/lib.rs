@@ -32,7 +32,7 @@ pub const CRDS: [&str; 2] = ["campfires.campfire.network", "meshpeers.campfire.n
 #[derive(Debug)]
 pub struct Cluster {
     name: &'static str,
-    /// What stands before each command: a story runs hundreds, and one by `kind-tests/cluster run` costs as much as four by themselves.
+    /// What stands before each command: a story runs hundreds, and one by `kind-tests/cluster run` takes as long as three by themselves.
     prefix: Vec<String>,
     operator: OnceLock<()>,
 }
