@@ -67,12 +67,12 @@ fn two_peers_meet_ping_and_one_says_goodbye() {
     assert!(code == 200 && metrics.contains("campfire_peers{path=") && metrics.ends_with("# EOF\n"), "{metrics}");
     assert_eq!(http(&ada, "127.0.0.1:9469", "/v1/status").0, 404, "what peers say is for the control socket alone");
 
-    // Goodbye is known within a second, and nothing is left.
+    // Goodbye is known at once (who goes without a word is kept for much longer than it takes to look), and nothing is left.
     let bobs: Vec<String> = status[1]["self"]["addresses"].as_array().unwrap().iter().map(|it| it.as_str().unwrap().to_owned()).collect();
     let log = two.end("TERM");
     let left = Instant::now();
     lab.wait("bob to be gone", || lab.status(&ada)["peers"].as_array().unwrap().is_empty());
-    assert!(left.elapsed() < Duration::from_secs(1), "{:?}", left.elapsed());
+    assert!(left.elapsed() < Duration::from_secs(5), "{:?}", left.elapsed());
     for line in log.lines() {
         serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
