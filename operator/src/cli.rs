@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use campfire_api::{Resources, names};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::members::{Served, Trusted};
+use crate::members::{Served, Trusted, is_label};
 use crate::settings::{Level, OperatorSettings};
 
 /// Exit status when the command line or the environment cannot be used.
@@ -155,10 +155,4 @@ impl Run {
             webhook_port: self.webhook_port,
         })
     }
-}
-
-/// Whether a text is a DNS label, as names of namespaces are.
-fn is_label(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !text.is_empty() && text.len() <= 63 && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }

@@ -214,12 +214,16 @@ struct Named {
 impl Named {
     /// In a pod's `namespace`, unless the text says another. `None`: not even that.
     fn read(text: &str, namespace: &str) -> Option<Self> {
+        let (namespace, name) = Self::parts(text, namespace)?;
+        Some(Self { plain: is_label(namespace) && is_label(name), campfire: ObjectKey::new(namespace, name) })
+    }
+
+    /// Namespace and name.
+    fn parts<'t>(text: &'t str, namespace: &'t str) -> Option<(&'t str, &'t str)> {
         let text = text.trim();
         let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
-        if [namespace, name].iter().any(|part| part.is_empty() || part.len() > MAX_NAME) {
-            return None;
-        }
-        Some(Self { plain: is_label(namespace) && is_label(name), campfire: ObjectKey::new(namespace, name) })
+        let fits = |part: &str| !part.is_empty() && part.len() <= MAX_NAME;
+        (fits(namespace) && fits(name)).then_some((namespace, name))
     }
 }
 
@@ -243,6 +247,13 @@ impl Claim {
         let direct = annotations.iter().find(|(name, _)| name.strip_prefix(CONFIG_PREFIX) == Some("direct"));
         let direct = direct.is_none_or(|(_, value)| value.trim() != "Forbid");
         Some(Self { campfire, plain, direct })
+    }
+
+    /// Whether a pod names this Campfire. All pods are asked for each Campfire that is looked at, so nothing is allocated for it.
+    pub fn names(pod: &ObjectMeta, campfire: &ObjectKey) -> bool {
+        let said = pod.annotations.as_ref().and_then(|annotations| annotations.get(CAMPFIRE_ANNOTATION));
+        said.and_then(|text| Named::parts(text, pod.namespace.as_deref().unwrap_or_default()))
+            .is_some_and(|(namespace, name)| campfire.name == name && campfire.namespace == namespace)
     }
 }
 
@@ -339,5 +350,12 @@ mod tests {
         let claimed = claim(json!({ CAMPFIRE_ANNOTATION: "home" })).unwrap();
         assert_eq!((claimed.campfire.to_string().as_str(), claimed.plain, claimed.direct), ("shop/home", true, true));
         assert!(!claim(json!({ CAMPFIRE_ANNOTATION: "not a label!/neither;" })).unwrap().plain);
+        for text in ["home", " infra/home ", "a/b/c", "/a", "", "not a label!/neither;"] {
+            let pod: ObjectMeta =
+                serde_json::from_value(json!({ "namespace": "shop", "annotations": { CAMPFIRE_ANNOTATION: text } })).unwrap();
+            let named = |key: &ObjectKey| Claim::names(&pod, key);
+            assert_eq!(Claim::of(&pod).is_some_and(|claim| named(&claim.campfire)), Claim::of(&pod).is_some(), "{text}");
+            assert!(!named(&ObjectKey::new("shop", "other")) && !named(&ObjectKey::new("other", "home")), "{text}");
+        }
     }
 }

@@ -14,6 +14,8 @@ use campfire_api::{Campfire, MeshPeer};
 use campfire_operator::conditions::Said;
 use campfire_operator::meshpeer::status::{self, Heard};
 use campfire_operator::state::{PeerReport, WireguardKey};
+use campfire_operator::webhook::containers::Defaults;
+use campfire_operator::webhook::inject::settings_hash;
 use campfire_protocol::identity::Identity;
 use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -25,6 +27,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::control_plane::{ControlPlane, apply, define};
+use super::process::defaults;
 
 /// Namespace of the operator.
 pub const SYSTEM: &str = "campfire-system";
@@ -45,6 +48,10 @@ pub struct Cluster {
     pub fingerprints: Vec<String>,
     /// The operator's CA, PEM.
     pub ca: String,
+    /// What the operator gives sidecars.
+    defaults: Defaults,
+    /// The Campfires, as the operator has said of them what pods are given.
+    made: Vec<Campfire>,
 }
 
 /// A pod with its peer.
@@ -90,7 +97,8 @@ impl Cluster {
             let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
             apply(&Api::<ServiceAccount>::namespaced(client.clone(), &name), "default", &account).await;
         }
-        let cluster = Self { plane, client, campfires, fingerprints: Vec::new(), ca: String::new() };
+        let cluster =
+            Self { plane, client, campfires, fingerprints: Vec::new(), ca: String::new(), defaults: defaults()?, made: Vec::new() };
         let first =
             json!({ "apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": { "name": fire(0) }, "spec": spec() });
         // Waits until the definition is served.
@@ -131,7 +139,7 @@ impl Cluster {
             };
             let fingerprints: Vec<String> = listed.iter().filter_map(ready).collect();
             if fingerprints.len() == self.campfires {
-                self.fingerprints = fingerprints;
+                (self.fingerprints, self.made) = (fingerprints, listed);
                 break;
             }
             ensure!(begun.elapsed() < Duration::from_mins(5), "{} Campfires have a key and a server", fingerprints.len());
@@ -186,7 +194,7 @@ impl Cluster {
                 "labels": { INJECTED_LABEL: ENABLED, "app.kubernetes.io/name": "web", "app.kubernetes.io/instance": "shop", "pod-template-hash": "6c9d8f7b5d" },
                 "annotations": {
                     CAMPFIRE_ANNOTATION: format!("{CAMP}/{}", fire(peer.campfire)), CA_ANNOTATION: self.ca,
-                    SETTINGS_HASH_ANNOTATION: "0123456789abcdef", "kubectl.kubernetes.io/restartedAt": "2025-01-01T00:00:00Z",
+                    SETTINGS_HASH_ANNOTATION: peer.report.settings_version, "kubectl.kubernetes.io/restartedAt": "2025-01-01T00:00:00Z",
                 },
             },
             "spec": { "containers": [{ "name": "app", "image": "app" }] },
@@ -227,11 +235,12 @@ impl Cluster {
         getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
         let identity = Identity::from_seed(&seed);
         let campfire = number % self.campfires;
+        let (namespace, name) = (shop(number % SHOPS), format!("web-6c9d8f7b5d-{number:05}"));
         let report = Report {
             public_key: STANDARD.encode(identity.public().x25519()),
             identity: hex::encode(identity.public().as_bytes()),
             addresses: vec![format!("fd20:1:2:3:{:x}:{:x}:{:x}:1", number >> 16, number & 0xffff, campfire)],
-            settings_version: "0123456789abcdef".into(),
+            settings_version: self.settings_version(&namespace, campfire)?,
             fingerprints: self.fingerprints.get(campfire).cloned().into_iter().collect(),
             camped: true,
             ready: true,
@@ -240,8 +249,14 @@ impl Cluster {
             sidecar_version: env!("CARGO_PKG_VERSION").into(),
             ..Report::default()
         };
-        let name = format!("web-6c9d8f7b5d-{number:05}");
-        Ok(Peer { namespace: shop(number % SHOPS), name, uid: String::new(), campfire, identity, report })
+        Ok(Peer { namespace, name, uid: String::new(), campfire, identity, report })
+    }
+
+    /// What the webhook stamps on pods of a namespace: another hash would be one of older settings, which a Campfire's status tells.
+    fn settings_version(&self, namespace: &str, campfire: usize) -> Result<String> {
+        let object = self.made.get(campfire).context("a Campfire")?;
+        let claim = BTreeMap::from([(CAMPFIRE_ANNOTATION.to_owned(), format!("{CAMP}/{}", fire(campfire)))]);
+        settings_hash(namespace, &claim, object, &self.defaults).context("the hash of a pod's settings")
     }
 
     /// What the API server has counted.

@@ -8,6 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use campfire_operator::cli;
+use campfire_operator::webhook::containers::Defaults;
+use clap::Parser as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -17,6 +20,31 @@ use super::cluster::{CAMP, CLUSTER, SYSTEM};
 const PATIENCE: Duration = Duration::from_mins(10);
 /// The kernel's unit of CPU time (`USER_HZ`), a second's.
 const TICKS: f64 = 100.0;
+
+/// What the operator is told, but for its ports.
+const ARGUMENTS: [&str; 13] = [
+    "run",
+    "--namespace",
+    SYSTEM,
+    "--campfire-namespaces",
+    CAMP,
+    "--cluster-name",
+    CLUSTER,
+    "--pod-name",
+    "bench-0",
+    "--pod-ip",
+    "127.0.0.1",
+    "--log",
+    "warn",
+];
+
+/// What it gives sidecars.
+pub fn defaults() -> Result<Defaults> {
+    let cli::Command::Run(run) = cli::Cli::try_parse_from(["campfire-operator"].into_iter().chain(ARGUMENTS))?.command else {
+        bail!("it does not run")
+    };
+    Ok(Defaults::of(&run.settings()?))
+}
 
 /// A running operator. Ends with this.
 pub struct Operator {
@@ -45,8 +73,7 @@ impl Operator {
         let [http, agent, webhook] = ports()?;
         let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
         let mut command = program_of(program.unwrap_or(Path::new(env!("CARGO_BIN_EXE_campfire-operator"))));
-        command.args(["run", "--namespace", SYSTEM, "--campfire-namespaces", CAMP, "--cluster-name", CLUSTER]);
-        command.args(["--pod-name", "bench-0", "--pod-ip", "127.0.0.1", "--log", "warn"]);
+        command.args(ARGUMENTS);
         for (flag, port) in [("--http-port", http), ("--agent-port", agent), ("--webhook-port", webhook)] {
             command.arg(flag).arg(port.to_string());
         }

@@ -194,7 +194,7 @@ pub fn outdated(ctx: &Context, campfire: &Campfire, key: &ObjectKey) -> usize {
     let defaults = Defaults::of(&ctx.settings);
     // Of a thousand pods most say the same.
     let mut hashes: HashMap<Same, Option<String>> = HashMap::new();
-    let pods = ctx.cluster.pods.state_filter(|pod| Claim::of(&pod.metadata).is_some_and(|claim| claim.campfire == *key));
+    let pods = ctx.cluster.pods.state_filter(|pod| Claim::names(&pod.metadata, key));
     pods.iter()
         .filter(|pod| {
             let Some(stamped) = pod.annotations().get(names::SETTINGS_HASH_ANNOTATION) else { return false };
@@ -245,9 +245,8 @@ pub fn peers(ctx: &Context, key: &ObjectKey) -> Peers {
         }
     });
     let silent = ctx.cluster.pods.state_filter(|pod| {
-        let claims = Claim::of(&pod.metadata).is_some_and(|claim| claim.campfire == *key);
         // Whoever makes pods may write a claim on them.
-        claims
+        Claim::names(&pod.metadata, key)
             && !reported.contains(&ObjectKey::of(pod))
             && ctx.cluster.admit(key, pod.metadata.namespace.as_deref().unwrap_or_default()).is_ok()
     });
