@@ -273,7 +273,7 @@ fn broken_servers() -> Vec<Broken> {
         ),
         (
             "fire-full",
-            "FAIL fire-full: server oak: the server is full (508 Room Full): raise --max-members-per-room (it turns default/hello-c away)",
+            "FAIL fire-full: server oak: the server is full (508 Room Full): raise --max-members-per-room (of a Campfire: spec.turn.limits.membersPerRoom) (it turns default/hello-c away)",
             2,
             |context, asked| match asked.path.as_str() {
                 path if path.ends_with("/meshpeers") => {
@@ -286,7 +286,8 @@ fn broken_servers() -> Vec<Broken> {
                 }
                 path if path.ends_with("/hello-c/exec") => {
                     let mut report = report(0);
-                    let problem = "the server is full (508 Room Full): raise --max-members-per-room";
+                    let problem =
+                        "the server is full (508 Room Full): raise --max-members-per-room (of a Campfire: spec.turn.limits.membersPerRoom)";
                     report["servers"][0] = json!({ "id": "oak", "state": "Connecting", "problem": problem, "limit": "Members" });
                     Answer::Ran(report.to_string(), String::new(), true)
                 }

@@ -60,7 +60,7 @@ fn a_room_that_is_full_is_told_once_with_what_raises_the_limit_and_is_no_problem
     world.run(secs(40));
     let status = |world: &World| world.look(late).servers(world.now)[0].clone();
     assert_eq!((status(&world).state, status(&world).limit), (ServerState::Connecting, Some(Limit::Members)));
-    let problem = "the server is full (508 Room Full): raise --max-members-per-room";
+    let problem = "the server is full (508 Room Full): raise --max-members-per-room (of a Campfire: spec.turn.limits.membersPerRoom)";
     assert_eq!(status(&world).problem.as_deref(), Some(problem));
     let said = world.peers[late].notices.iter().filter(|notice| matches!(notice, Notice::Problem { text } if text.ends_with(problem)));
     assert_eq!(said.count(), 1);

@@ -47,10 +47,10 @@ impl Limit {
         match self {
             Self::Leaving => "nothing, if another server is there: it is being stopped or replaced",
             Self::Newcomers => "nothing: those who wait come in one after the other",
-            Self::Seats => "raise --max-seats-per-source",
+            Self::Seats => "raise --max-seats-per-source (of a Campfire: spec.turn.limits.seatsPerSource)",
             Self::Rooms => "somebody who holds its relay secret makes rooms up, or keys are rotated very often",
-            Self::Members => "raise --max-members-per-room",
-            Self::Memory => "raise --max-state-mib",
+            Self::Members => "raise --max-members-per-room (of a Campfire: spec.turn.limits.membersPerRoom)",
+            Self::Memory => "raise --max-state-mib (of a Campfire: spec.turn.limits.stateMiB)",
         }
     }
 }

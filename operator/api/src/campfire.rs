@@ -156,6 +156,9 @@ pub struct Turn {
     /// What is added to the pods of the servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
+    /// How much the servers take, where that is too little: each refusal is in their logs, with what to raise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<TurnLimits>,
     /// Further servers, run elsewhere, as `[id=]host[:port]`, `turn:…` or `turns:…` (docs/protocol.md, "Servers").
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "rules::servers")]
@@ -175,6 +178,33 @@ pub struct TurnTls {
     #[schemars(length(max = 253))]
     #[x_kube(validation = rules::object_name())]
     pub secret_name: String,
+}
+
+/// How much a TURN server takes. What is not given stays as the server has it by itself.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TurnLimits {
+    /// Most members of one room. By itself: 16384.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub members_per_room: Option<i32>,
+    /// Most members behind one source address and port. By itself: 8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub seats_per_source: Option<i32>,
+    /// Most memory for members and rooms, in MiB. By itself: 256. The pod's memory limit is twice that, and 512Mi at least, unless
+    /// `podTemplate.resources` says another one.
+    #[serde(default, rename = "stateMiB", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub state_mib: Option<i32>,
+    /// Most TCP and TLS connections at once. By itself: 10000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections: Option<i32>,
+    /// Most TCP and TLS connections at once from one IPv4 address or IPv6 /64: all members of a cluster may have one. By itself: 256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections_per_source: Option<i32>,
 }
 
 /// Kinds of exposure.

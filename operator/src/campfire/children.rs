@@ -260,6 +260,15 @@ fn arguments(turn: &Deployed) -> Vec<String> {
         arguments.push(format!("--tls-cert={TLS_DIR}/tls.crt"));
         arguments.push(format!("--tls-key={TLS_DIR}/tls.key"));
     }
+    let limits = &turn.limits;
+    let raised = [
+        ("--max-members-per-room", limits.members_per_room),
+        ("--max-seats-per-source", limits.seats_per_source),
+        ("--max-state-mib", limits.state_mib),
+        ("--max-connections", limits.connections),
+        ("--max-connections-per-source", limits.connections_per_source),
+    ];
+    arguments.extend(raised.into_iter().filter_map(|(flag, limit)| Some(format!("{flag}={}", limit?))));
     arguments
 }
 
@@ -392,7 +401,7 @@ fn container(turn: &Deployed, settings: &OperatorSettings) -> Container {
             ..EnvVar::default()
         }]),
         ports: Some(turn.transports.iter().map(open).chain([http]).collect()),
-        resources: Some(turn.template.resources.as_ref().map_or_else(modest, ResourceRequirements::from)),
+        resources: Some(turn.template.resources.as_ref().map_or_else(|| modest(turn), ResourceRequirements::from)),
         startup_probe: Some(probe("/healthz", 1, 60)),
         liveness_probe: Some(probe("/healthz", 10, 3)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
@@ -407,12 +416,13 @@ fn container(turn: &Deployed, settings: &OperatorSettings) -> Container {
     }
 }
 
-/// What a server gets that asks for nothing.
-fn modest() -> ResourceRequirements {
+/// What a server gets that asks for nothing: room for what it may hold, twice.
+fn modest(turn: &Deployed) -> ResourceRequirements {
     let quantities = |all: &[(&str, &str)]| all.iter().map(|(key, value)| ((*key).to_owned(), Quantity((*value).to_owned()))).collect();
+    let memory = turn.limits.state_mib.map_or(512, |state| i64::from(state).saturating_mul(2).max(512));
     ResourceRequirements {
         requests: Some(quantities(&[("cpu", "50m"), ("memory", "64Mi")])),
-        limits: Some(quantities(&[("memory", "512Mi")])),
+        limits: Some(quantities(&[("memory", &format!("{memory}Mi"))])),
         ..ResourceRequirements::default()
     }
 }

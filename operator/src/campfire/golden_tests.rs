@@ -37,6 +37,12 @@ fn specs() -> Vec<(&'static str, Value)> {
             "resources left empty",
             json!({ "turn": { "exposure": { "type": "ClusterIP" }, "transports": ["UDP"], "podTemplate": { "resources": {} } } }),
         ),
+        (
+            "limits raised",
+            json!({ "turn": { "exposure": { "type": "ClusterIP" }, "limits": {
+                "membersPerRoom": 50_000, "seatsPerSource": 64, "stateMiB": 1024, "connections": 30_000, "connectionsPerSource": 20_000,
+            } } }),
+        ),
         ("no servers here", json!({ "join": { "secretRef": { "name": "j" } } })),
     ]
 }

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use campfire_api::conditions::Reason;
-use campfire_api::{Campfire, DeletionPolicy, Exposure, NamespacesFrom, Network, PodTemplate, Rotation, Sidecar, TransportName, names};
+use campfire_api::{
+    Campfire, DeletionPolicy, Exposure, NamespacesFrom, Network, PodTemplate, Rotation, Sidecar, TransportName, TurnLimits, names,
+};
 use campfire_protocol::server::{Server, canonical_host};
 use ipnet::{IpNet, Ipv4Net};
 use kube::ResourceExt as _;
@@ -81,6 +83,8 @@ pub struct Deployed {
     pub tls: Option<String>,
     /// Changes to their pods.
     pub template: PodTemplate,
+    /// How much they take.
+    pub limits: TurnLimits,
     /// Where they are reached from outside, for each server: host and maybe port.
     pub external: Vec<(String, Option<u16>)>,
     /// First part of their ids, stable for this Campfire.
@@ -328,6 +332,7 @@ fn deployed(campfire: &Campfire, uid: &str) -> Result<Deployed, Said> {
         tls: turn.tls.map(|tls| tls.secret_name).filter(|_| transports.contains(&TransportName::Tls)),
         transports,
         template: turn.pod_template.unwrap_or_default(),
+        limits: turn.limits.unwrap_or_default(),
         external,
         origin: hex::encode(&Sha256::digest(uid.as_bytes())[..4]),
     })

@@ -15,8 +15,18 @@ const LIMITS: &[(&str, &str, &str, &str)] = &[
     ("limits_reached", "allocations_per_user", "one user held as many allocations as it may", "raise --max-allocations-per-user"),
     ("limits_reached", "relay_ports", "no relay port was free", "widen --relay-ports, or look at --relay-address"),
     ("dropped", "bandwidth", "one user relayed as much as it may", "raise --max-bandwidth-per-user"),
-    ("connections_refused", "limit", "as many connections as may be were open", "raise --max-connections"),
-    ("connections_refused", "source_limit", "one address had as many connections as it may have", "raise --max-connections-per-source"),
+    (
+        "connections_refused",
+        "limit",
+        "as many connections as may be were open",
+        "raise --max-connections (of a Campfire: spec.turn.limits.connections)",
+    ),
+    (
+        "connections_refused",
+        "source_limit",
+        "one address had as many connections as it may have",
+        "raise --max-connections-per-source (of a Campfire: spec.turn.limits.connectionsPerSource)",
+    ),
     (
         "connections_refused",
         "descriptors",
