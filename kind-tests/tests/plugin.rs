@@ -84,16 +84,51 @@ fn kubectl_campfire_shows_asks_draws_and_checks() {
         "{wg}"
     );
 
+    broken(cluster, ns, &path);
+    cluster.kubectl(&["delete", "-n", ns, "deployment/hello", "campfire/main", "--wait"]);
+}
+
+/// Four worlds that are broken, one after the other, each with what `check` says of it, and where to read on.
+fn broken(cluster: &Cluster, ns: &str, path: &str) {
+    let finds = |finding: &str, exit: u8| {
+        let checked = cluster.wait_for(&format!("check to say {finding:?}"), ns, Duration::from_mins(1), || {
+            let line = format!("kubectl campfire -n {ns} check --short || test $? = {exit}");
+            cluster.bash(&line, &[("PATH", path)]).ok().filter(|text| text.contains(finding))
+        });
+        println!("[{}] kubectl campfire check --short\n{checked}", cluster.name());
+        let id = finding.split([' ', ':']).nth(1).unwrap();
+        assert!(checked.contains(&format!("docs/cli.md#{id}")) && !checked.contains("path-full"), "{checked}");
+    };
+
     // The operator goes: meshes go on, and nothing of it is visible but to who checks.
     let scale = |replicas: &str| cluster.kubectl(&["scale", "-n", "campfire-system", "deployment/campfire-operator", replicas]);
     scale("--replicas=0");
-    let checked = cluster.wait_for("check to see that no webhook answers", ns, Duration::from_mins(1), || {
-        let line = format!("kubectl campfire -n {ns} check --short || test $? = 2");
-        cluster.bash(&line, &[("PATH", &path)]).ok().filter(|text| text.contains("FAIL operator-webhook: "))
-    });
-    println!("[{}] kubectl campfire check --short\n{checked}", cluster.name());
-    assert!(checked.contains("docs/cli.md#operator-webhook") && !checked.contains("path-full"), "{checked}");
+    finds("FAIL operator-webhook: ", 2);
+
+    // A pod that was made meanwhile runs without the mesh, and is told of when the operator is back.
+    cluster.apply(ns, &deployment("late", 1, "{}"));
+    cluster.pods(ns, "late", 1);
     scale("--replicas=2");
     cluster.kubectl(&["rollout", "status", "-n", "campfire-system", "deployment/campfire-operator", "--timeout=60s"]);
-    cluster.kubectl(&["delete", "-n", ns, "deployment/hello", "campfire/main", "--wait"]);
+    finds(&format!("warn member-missed: {ns}/main: 1 pod without the sidecar"), 1);
+    cluster.kubectl(&["delete", "-n", ns, "deployment/late", "--wait"]);
+
+    // A namespace that lets in no pods that may make an interface.
+    let enforce = |level: &str| cluster.kubectl(&["label", "namespace", ns, &format!("pod-security.kubernetes.io/enforce{level}")]);
+    enforce("=restricted");
+    finds(&format!("warn cluster-podsecurity: namespace {ns} enforces PodSecurity restricted"), 1);
+    enforce("-");
+
+    // Nobody here gives a load balancer its address.
+    cluster.kubectl(&[
+        "patch",
+        "-n",
+        ns,
+        "campfire",
+        "main",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"turn":{"exposure":{"type":"LoadBalancer"}}}}"#,
+    ]);
+    finds(&format!("FAIL fire-conditions: {ns}/main: WaitingForAddress: "), 2);
 }
