@@ -8,7 +8,7 @@ use crate::cli::{Pair, PingArgs};
 use crate::cluster::{Cluster, Ran};
 use crate::member::{self, Member};
 use crate::run::print;
-use crate::text::printable;
+use campfire_text::printable;
 
 /// The first pod, and what the other is called by its sidecar.
 struct Meant<'a> {

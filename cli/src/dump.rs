@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::member::Member;
-use crate::text::printable;
+use campfire_text::printable;
 
 /// Lines of each log.
 const LINES: i64 = 500;

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::cli::{JoinArgs, Scope};
 use crate::cluster::Cluster;
 use crate::status::{condition, full};
-use crate::text::printable;
+use campfire_text::printable;
 
 /// The field manager of what is applied.
 const MANAGER: &str = "kubectl-campfire";

@@ -27,4 +27,3 @@ pub mod netcheck;
 pub mod report;
 pub mod run;
 pub mod status;
-pub mod text;

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use crate::cluster::Cluster;
-use crate::text::{count, printable, table};
+use campfire_text::{count, printable, table};
 
 /// `status`.
 pub async fn campfires(clusters: &[Cluster]) -> Result<String> {
@@ -76,7 +76,7 @@ pub fn fires(campfires: &[Campfire], peers: &[MeshPeer]) -> String {
             joinable,
         ]);
     }
-    let mut out = table(&table_rows);
+    let mut out = table(&table_rows, 3);
     for campfire in campfires {
         out.push_str(&wrong(campfire));
         out.push_str(&paths(campfire, peers));
@@ -169,7 +169,7 @@ pub fn rows(peers: &[MeshPeer], with_namespace: bool) -> String {
             why(peer),
         ]);
     }
-    table(&rows)
+    table(&rows, 3)
 }
 
 /// Why it is not ready, else why it is not direct.

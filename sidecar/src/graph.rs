@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use campfire_fire::status::ServerState;
 use campfire_mesh::status::{PathKind, Peer};
+use campfire_text::dot_quoted as quote;
 
 use crate::report::{Report, label};
 use crate::show::{full_name, milliseconds};
@@ -205,20 +206,4 @@ fn server_node(id: &str) -> String {
 
 fn cluster_colour(cluster: usize) -> &'static str {
     ["#e3f2fd", "#e8f5e9", "#fce4ec", "#f3e5f5", "#fffde7", "#e0f7fa", "#efebe9"][cluster % 7]
-}
-
-/// A quoted string of the DOT language; names come from others.
-fn quote(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            c if c.is_control() => out.push('?'),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }

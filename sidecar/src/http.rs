@@ -156,16 +156,7 @@ enum Pages {
 }
 
 /// Bounds of probes and metrics: whoever reaches the pod reaches them.
-const LIMITS: Limits = Limits {
-    connections: MAX_CLIENTS,
-    // A kubelet, a Prometheus and somebody who looks, of one address.
-    per_address: 16,
-    head: Duration::from_secs(5),
-    lifetime: Duration::from_secs(30),
-    grace: Duration::from_secs(1),
-    keep_alive: true,
-    drain: Duration::ZERO,
-};
+const LIMITS: Limits = Limits::of_probes(MAX_CLIENTS);
 
 /// Serves probes and metrics until the task is dropped. Who connects and says nothing keeps nobody out.
 pub async fn listen_probes(listener: TcpListener, asker: Asker) {

@@ -11,8 +11,9 @@ use campfire_fire::io::Input;
 use campfire_fire::netcheck::{Nat, Netcheck, Outcome, Outside, Targets, Trial};
 use campfire_protocol::carrier::Via;
 use campfire_protocol::server::Transport;
+use campfire_text::{printable, table};
 
-use crate::show::{milliseconds, printable, table};
+use crate::show::milliseconds;
 use crate::{secrets, underlay};
 
 /// The longest answer that is read, in bytes.
@@ -69,7 +70,7 @@ pub fn text(found: &Netcheck) -> String {
     for server in &found.servers {
         rows.extend(server.by.iter().map(|outcome| row(&server.id, outcome)));
     }
-    out.push_str(&table(&rows));
+    out.push_str(&table(&rows, 2));
     if found.left_out > 0 {
         let _ = writeln!(out, "  {} servers more are known, and were not tried", found.left_out);
     }

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use campfire_mesh::ping::{NotAsked, Pong};
 use campfire_mesh::status::{PathKind, Peer};
+use campfire_text::printable;
 use serde::{Deserialize, Serialize};
 
 use crate::http;
 use crate::report::label;
-use crate::show::{full_name, milliseconds, printable};
+use crate::show::{full_name, milliseconds};
 
 /// What the control socket says of one ping.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

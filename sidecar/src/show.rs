@@ -7,6 +7,7 @@ use campfire_fire::status::{Server, ServerState};
 use campfire_mesh::io::WhyNotDirect;
 use campfire_mesh::status::{PathKind, Peer};
 use campfire_protocol::server::Transport;
+use campfire_text::{printable, table};
 
 use crate::report::{Report, label};
 
@@ -34,14 +35,14 @@ pub fn status(report: &Report) -> String {
 
     let mut servers = vec![["SERVER", "STATE", "VIA", "RTT", "SEEN AS", ""].map(String::from).to_vec()];
     servers.extend(report.status.servers.iter().map(server_row));
-    let _ = write!(out, "\n{}", table(&servers));
+    let _ = write!(out, "\n{}", table(&servers, 2));
     if report.status.peers.is_empty() {
         out.push_str("\nno other peer is known\n");
         return out;
     }
     let mut peers = vec![["PEER", "ADDRESS", "PATH", "RTT", "HANDSHAKE", "SENT", "RECEIVED", "WHY NOT DIRECT"].map(String::from).to_vec()];
     peers.extend(names(&report.status.peers).into_iter().zip(&report.status.peers).map(|(name, peer)| peer_row(name, peer)));
-    let _ = write!(out, "\n{}", table(&peers));
+    let _ = write!(out, "\n{}", table(&peers, 2));
     out
 }
 
@@ -151,18 +152,9 @@ pub fn full_name(name: &str, namespace: &str, cluster: &str) -> String {
     text
 }
 
-/// What others call themselves, without what would move the cursor.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-/// Round trips: two digits that count.
+/// A round trip, if it is known.
 pub fn milliseconds(rtt: Option<f64>) -> String {
-    match rtt {
-        None => "-".into(),
-        Some(ms) if ms < 10.0 => format!("{ms:.1} ms"),
-        Some(ms) => format!("{ms:.0} ms"),
-    }
+    rtt.map_or_else(|| "-".into(), campfire_text::milliseconds)
 }
 
 /// A span of time: its largest unit, and for hours and more the next.
@@ -185,21 +177,4 @@ fn bytes(count: u64) -> String {
         value /= 1024.0;
     }
     format!("{value:.1} TiB")
-}
-
-/// Columns as wide as their widest cell; the first row is the head.
-pub fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut out = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
 }

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use campfire_fire::status::ServerState;
 use campfire_mesh::io::WhyNotDirect;
 use campfire_mesh::status::{PathKind, Peer};
+use campfire_text::printable;
 
 use crate::report::{Report, label};
-use crate::show::{full_name, milliseconds, names, path, printable, span};
+use crate::show::{full_name, milliseconds, names, path, span};
 
 /// Peers that `wanted` may mean: those it names exactly, or as a table does, else those whose name or key begins with it.
 pub fn find<'a>(report: &'a Report, wanted: &str) -> Vec<&'a Peer> {

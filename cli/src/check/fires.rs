@@ -16,7 +16,7 @@ use crate::cluster::Cluster;
 use crate::member::Member;
 use crate::report::{Limit, Netcheck, Outcome as Tryout, Report, Server, ServerState, Transport};
 use crate::status::{condition, full};
-use crate::text::{count, printable};
+use campfire_text::{count, printable};
 
 /// How far back events are looked at, in seconds.
 const RECENT: i64 = 3_600;
@@ -253,7 +253,7 @@ fn servers(findings: &mut Findings<'_>, name: &str, asked: &Member, report: &Rep
 /// `tried`: what came of trying it now; empty: nothing is known.
 fn judge_server(server: &Server, tried: &[Tryout], anybody: bool) -> (Outcome, String) {
     let by = server.transport.unwrap_or(Transport::Unknown);
-    let rtt = server.rtt_ms.map(|rtt| format!(", {}", crate::text::milliseconds(rtt))).unwrap_or_default();
+    let rtt = server.rtt_ms.map(|rtt| format!(", {}", campfire_text::milliseconds(rtt))).unwrap_or_default();
     let seen = server.observed.map(|seen| format!(", which sees {seen}")).unwrap_or_default();
     match server.state {
         ServerState::Camped if by == Transport::Udp => (Outcome::Good, format!("camped by UDP{rtt}{seen}")),

@@ -15,7 +15,7 @@ use x509_parser::pem::Pem;
 use super::clocks::{self, Clock};
 use super::{Check, Findings, Outcome};
 use crate::cluster::Cluster;
-use crate::text::count;
+use campfire_text::count;
 
 /// What the chart labels its Deployment with.
 const SELECTOR: &str = "app.kubernetes.io/name=campfire-operator";

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::{Finding, Outcome, code};
-use crate::text::{count, printable};
+use campfire_text::{count, printable};
 
 /// For people. `short`: what is not well alone, and nothing if all is.
 pub fn text(found: &[Finding], short: bool) -> String {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Graph, Way};
-use crate::text::milliseconds;
+use campfire_text::{dot_quoted as quote, milliseconds};
 
 /// The graph.
 pub fn write(graph: &Graph) -> String {
@@ -23,22 +23,6 @@ pub fn write(graph: &Graph) -> String {
         let _ = writeln!(out, "  p{} -- p{} [style={style}, tooltip={}];", link.ends.0, link.ends.1, quote(&format!("{how}{rtt}")));
     }
     out.push_str("}\n");
-    out
-}
-
-/// A quoted string of the DOT language; names come from others.
-fn quote(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            c if c.is_control() => out.push('?'),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
     out
 }
 

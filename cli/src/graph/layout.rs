@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 
 use super::{Graph, Link, Way};
-use crate::text::{count, milliseconds, printable};
+use campfire_text::{count, milliseconds, printable};
 
 /// More peers than this, and they stand in boxes.
 pub const FEW: usize = 12;

@@ -57,6 +57,22 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+impl Limits {
+    /// Of probes and metrics, which few ask, often, and which are answered at once. `connections`: at once.
+    pub const fn of_probes(connections: usize) -> Self {
+        Self {
+            connections,
+            // A kubelet, a Prometheus and somebody who looks, of one address.
+            per_address: 16,
+            head: Duration::from_secs(5),
+            lifetime: Duration::from_secs(30),
+            grace: Duration::from_secs(1),
+            keep_alive: true,
+            drain: Duration::ZERO,
+        }
+    }
+}
+
 /// Connections that were not served to their end, since the start.
 #[derive(Debug, Default)]
 pub struct Counts {

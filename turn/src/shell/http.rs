@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use campfire_http::message::{Answer, of_kind};
 use campfire_http::{Counts, Limits, Wire};
@@ -14,16 +13,7 @@ use tokio::net::TcpListener;
 use super::engine::Handle;
 use super::metrics::{self, Counters};
 
-const LIMITS: Limits = Limits {
-    connections: CONNECTIONS,
-    // A kubelet, a Prometheus and somebody who looks, of one address.
-    per_address: 16,
-    head: Duration::from_secs(5),
-    lifetime: Duration::from_secs(30),
-    grace: Duration::from_secs(1),
-    keep_alive: true,
-    drain: Duration::ZERO,
-};
+const LIMITS: Limits = Limits::of_probes(CONNECTIONS);
 
 /// Connections at once.
 pub const CONNECTIONS: usize = 64;
