@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use campfire_api::conditions::Reason;
 use campfire_api::{Endpoint, EndpointScope, ExposureType, TransportName};
 use campfire_protocol::server::{Scope, Server, ServerAddress, ServerId, Transport, canonical_host, merge};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt as _;
 
 use super::children::{pod_name, port, port_name, service_name};
@@ -157,7 +157,15 @@ pub fn turn_available(valid: &Valid, found: &Found, own: &[Server], elsewhere: u
 pub fn ready(valid: &Valid, found: &Found) -> u8 {
     let sets = found.children.sets.values();
     let ready = sets.filter_map(|set| set.status.as_ref()?.ready_replicas).max().unwrap_or(0);
-    u8::try_from(ready.max(0)).unwrap_or(u8::MAX).min(valid.turn.replicas)
+    // One that is there to be tried serves nobody.
+    let tried = found.pods.get(&pod_name(&valid.key.name, valid.turn.replicas)).is_some_and(is_ready);
+    u8::try_from(ready.saturating_sub(tried.into()).max(0)).unwrap_or(u8::MAX).min(valid.turn.replicas)
+}
+
+/// Whether a pod says that it is ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Names of Services that wait for an address.
@@ -177,20 +185,34 @@ fn waiting(valid: &Valid, found: &Found) -> Vec<String> {
     names
 }
 
-/// Why a server's pod does not run, if the cluster says so: its first container that waits, or that it cannot be placed; or why there is none.
+/// Why a server's pod does not run, if the cluster says so; or why there is none.
 fn trouble(found: &Found) -> Option<String> {
-    let of_pods = found.pods.values().find_map(|pod| {
-        let status = pod.status.as_ref()?;
-        let waiting = status.container_statuses.iter().flatten().find_map(|container| container.state.as_ref()?.waiting.as_ref());
-        let waiting = waiting.filter(|waiting| !matches!(waiting.reason.as_deref(), Some("ContainerCreating" | "PodInitializing") | None));
-        let unplaced =
-            status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-        let (reason, message) = match (waiting, unplaced) {
-            (Some(waiting), _) => (waiting.reason.as_deref(), waiting.message.as_deref()),
-            (None, Some(unplaced)) => (unplaced.reason.as_deref(), unplaced.message.as_deref()),
-            (None, None) => return None,
-        };
-        Some(format!("pod {}: {} {}", pod.name_any(), reason.unwrap_or_default(), message.unwrap_or_default()).trim().to_owned())
-    });
-    of_pods.or_else(|| found.no_pod.clone())
+    found.pods.values().find_map(trouble_of).or_else(|| found.no_pod.clone())
+}
+
+/// Why a pod does not run, if the cluster says so: its first container that waits or has ended, or that it cannot be placed.
+pub fn trouble_of(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let containers = || status.container_statuses.iter().flatten().filter(|container| !container.ready);
+    let waiting = containers().find_map(|container| container.state.as_ref()?.waiting.as_ref());
+    let waiting = waiting.filter(|waiting| !matches!(waiting.reason.as_deref(), Some("ContainerCreating" | "PodInitializing") | None));
+    // Whether it waits for its next start, or is just beginning it, is all the same.
+    let ended = containers()
+        .find_map(|container| [&container.state, &container.last_state].into_iter().find_map(|state| state.as_ref()?.terminated.as_ref()));
+    let ended = ended.filter(|_| waiting.is_none_or(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff")));
+    let name = pod.name_any();
+    if let Some(ended) = ended {
+        let reason = ended.reason.as_deref().unwrap_or_default();
+        return Some(format!(
+            "pod {name}: its container ends with exit code {} ({reason}): kubectl logs -p {name} shows more",
+            ended.exit_code
+        ));
+    }
+    let unplaced = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    let (reason, message) = match (waiting, unplaced) {
+        (Some(waiting), _) => (waiting.reason.as_deref(), waiting.message.as_deref()),
+        (None, Some(unplaced)) => (unplaced.reason.as_deref(), unplaced.message.as_deref()),
+        (None, None) => return None,
+    };
+    Some(format!("pod {name}: {} {}", reason.unwrap_or_default(), message.unwrap_or_default()).trim().to_owned())
 }

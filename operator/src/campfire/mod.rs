@@ -12,8 +12,8 @@
 //! `children` (what a Campfire consists of), `endpoints` (where its servers are reached) and `peers` (who is there): all pure. Where what was
 //! applied tells more (a key that was made, a Service's address), it is planned again. `watch` says what makes a Campfire be looked at again,
 //! `queue` when; `missed` looks for pods that got no sidecar, `unmeshed` for those whose sidecar has no mesh,
-//! `admission` tries whether pods with one are admitted, `replacement` whether the servers' are before a change of theirs is made, and `canary`
-//! whether the API server reaches the webhook.
+//! `admission` tries whether pods with one are admitted, `replacement` whether the servers' are before a change of theirs is made, `rollout` on one more
+//! whether they become ready (and `room`, where it finds no place, whether each would in the place of another), and `canary` whether the API server reaches the webhook. `certificate` lets TLS alone wait for its Secret.
 //!
 //! A child that a person edits is put back; what others add to it (labels, annotations, containers) is left alone. Nothing is written when nothing
 //! changed. An invalid spec is a condition, and waited on: what runs goes on meanwhile. What may pass is tried again with backoff.
@@ -21,6 +21,7 @@
 mod admission;
 mod apply;
 pub mod canary;
+mod certificate;
 mod children;
 mod endpoints;
 mod error;
@@ -36,6 +37,8 @@ mod plan_tests;
 mod queue;
 mod reconcile;
 mod replacement;
+mod rollout;
+mod room;
 mod rotation;
 mod status;
 #[cfg(test)]
