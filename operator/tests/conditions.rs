@@ -249,6 +249,30 @@ async fn servers_that_cannot_be_reached_say_what_they_wait_for() {
 }
 
 #[tokio::test]
+async fn in_a_cluster_of_two_families_members_are_told_of_servers_in_both() {
+    let Some(world) = World::dual_stack().await else { return };
+    let operator = Operator::start(&world.client, &["default"]).await;
+    world.campfire("fire", json!({ "turn": { "transports": ["UDP"], "exposure": { "type": "LoadBalancer" } } })).await;
+    let services = Api::<Service>::namespaced(world.client.clone(), "default");
+    eventually("its Service", || async { services.get_opt("fire-turn-0-udp").await.unwrap().is_some() }).await;
+    let spec = services.get("fire-turn-0-udp").await.unwrap().spec.unwrap();
+    assert_eq!(spec.ip_families.as_deref(), Some(&["IPv4".to_owned(), "IPv6".to_owned()][..]));
+    let address = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "203.0.113.7" }, { "ip": "2001:db8::7" }] } } });
+    services.patch_status("fire-turn-0-udp", &PatchParams::default(), &Patch::Merge(address)).await.unwrap();
+    let mut expected = [spec.cluster_ips.unwrap(), vec!["203.0.113.7".into(), "2001:db8::7".into()]].concat();
+    expected.sort();
+    assert!(expected.iter().any(|ip| ip.starts_with("fd91::")), "{expected:?}");
+    let told = || operator.told("fire").map(|told| told.own.clone()).unwrap_or_default();
+    eventually("members are told of all four", || async { told().first().is_some_and(|server| server.addresses.len() == 4) }).await;
+    assert_eq!(told().len(), 1, "one server");
+    let mut hosts: Vec<String> = told()[0].addresses.iter().map(|address| address.host.clone()).collect();
+    hosts.sort();
+    assert_eq!(hosts, expected);
+    let endpoints = world.campfires().get("fire").await.unwrap().status.unwrap().endpoints;
+    assert_eq!(endpoints.len(), 4, "{endpoints:?}");
+}
+
+#[tokio::test]
 async fn a_namespace_without_rights_says_so_and_one_that_is_not_served_too() {
     let Some(world) = World::start().await else { return };
     for namespace in ["forbidden", "other"] {

@@ -230,6 +230,8 @@ fn server_service(valid: &Valid, exposure: &Exposure, replica: u8, name: &str, t
         // A server that drains is not ready, and serves who is there until they have moved: there is no other behind this Service.
         publish_not_ready_addresses: Some(true),
         type_: Some(kind.into()),
+        // Both families, where the cluster has both: members may have one of them alone.
+        ip_family_policy: Some("PreferDualStack".into()),
         // Else the server sees a node's address instead of the peer's.
         external_traffic_policy: outside.then(|| "Local".into()),
         load_balancer_class: exposure.load_balancer_class.clone().filter(|_| exposure.kind == ExposureType::LoadBalancer),
