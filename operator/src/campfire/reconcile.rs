@@ -13,6 +13,7 @@ use super::error::Error;
 use super::keys::KeyWrite;
 use super::missed::{Missed, Reasons};
 use super::plan::{self, Plan, plan};
+use super::refused::Refused;
 use super::replacement::Replacement;
 use super::unmeshed::Unmeshed;
 use super::validate::{self, Valid, validate};
@@ -55,6 +56,8 @@ pub struct Remembered {
     pub missed: Missed,
     /// See [`Unmeshed`].
     pub unmeshed: Unmeshed,
+    /// See [`Refused`].
+    pub refused: Refused,
     /// See [`Verdicts`].
     pub verdicts: Verdicts,
     /// Since when.
@@ -97,6 +100,7 @@ impl Remembered {
     /// How many pods of a Campfire are without the mesh, by why: those without a sidecar, and those whose sidecar has none.
     pub fn without(&self, campfire: &ObjectKey) -> Reasons {
         let mut reasons = self.missed.of(campfire);
+        self.refused.add(campfire, &mut reasons);
         for (reason, pods) in self.unmeshed.of(campfire) {
             let sum = reasons.entry(reason).or_default();
             *sum = sum.saturating_add(pods);
