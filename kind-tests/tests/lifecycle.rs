@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use campfire_kind_tests::mesh::{campfire, deployment, is_true, name};
-use campfire_kind_tests::{Cluster, condition};
+use campfire_kind_tests::{Cluster, SYSTEM, condition, is_ready, root};
 use serde_json::Value;
 
 const NAMESPACE: &str = "lifecycle";
@@ -18,11 +18,11 @@ const CHANGES: [&str; 24] = [
     r#"{"turn": {"exposure": {"type": "NodePort"}}}"#,
     r#"{"turn": {"exposure": {"serviceLayout": "Mixed"}}}"#,
     r#"{"turn": {"exposure": {"annotations": {"example.org/of": "services"}}}}"#,
-    r#"{"turn": {"transports": ["UDP", "TCP", "TLS"], "tls": {"secretName": "certificate"}}}"#,
     r#"{"turn": {"exposure": {"externalAddresses": ["turn-a.example.org", "turn-b.example.org:4000"]}}}"#,
     r#"{"turn": {"exposure": {"type": "LoadBalancer", "loadBalancerClass": "example.org/a"}}}"#,
     r#"{"turn": {"exposure": {"loadBalancerClass": "example.org/b"}}}"#,
     r#"{"turn": {"exposure": {"type": "ClusterIP", "loadBalancerClass": null, "externalAddresses": null, "serviceLayout": "PerTransport"}}}"#,
+    r#"{"turn": {"transports": ["UDP", "TCP", "TLS"], "tls": {"secretName": "certificate"}}}"#,
     r#"{"turn": {"replicas": 1, "exposure": {"type": "HostPort"}}}"#,
     r#"{"turn": {"podTemplate": {"annotations": {"example.org/of": "pods"}, "labels": {"example.org/team": "a"}, "priorityClassName": "system-cluster-critical"}}}"#,
     r#"{"turn": {"podTemplate": {"resources": {"limits": {"memory": "96Mi"}}, "nodeSelector": {"kubernetes.io/os": "linux"}}}}"#,
@@ -58,20 +58,22 @@ fn every_field_changes_and_the_key_is_rotated_under_traffic_and_what_is_deleted_
     for change in CHANGES {
         println!("[{}] spec: {change}", cluster.name());
         cluster.change(ns, &format!(r#"{{"spec": {change}}}"#));
+        if change.contains("HostPort") {
+            servers_are_replaced(cluster, ns, 1);
+        }
     }
-    let set = cluster.wait_for("one TURN server to be left", ns, Duration::from_mins(2), || {
-        let left = cluster.list(ns, "pods", "campfire.network/campfire=main").len();
-        cluster.get(ns, "statefulset", "main-turn").filter(|set| set["spec"]["replicas"] == 1 && left == 1)
-    });
+    let set = servers_are_replaced(cluster, ns, 1);
     assert!(set["spec"]["template"]["spec"]["tolerations"].is_null(), "what was taken back is gone: {set}");
 
-    // Who comes now has what the spec says now.
+    // Who comes now has what the spec says now, and finds the others by a server that goes on whatever the next one would be.
+    let server = servers_without_an_image(cluster, ns);
     cluster.kubectl(&["scale", "-n", ns, "deployment/hello", "--replicas=3"]);
     let now = cluster.pods(ns, "hello", 3);
     let new = now.iter().find(|pod| pods.iter().all(|old| name(old) != name(pod))).unwrap();
     let interface = cluster.exec(ns, name(new), "app", &["ip", "addr", "show", "dev", "campfire0"]).unwrap();
     assert!(interface.contains("mtu 1300") && interface.contains("inet 100.80."), "{interface}");
     cluster.talks(ns, name(new), &address, name(&pods[1]));
+    servers_have_their_image_again(cluster, ns, &server);
 
     // The three steps of a rotation.
     let before = cluster.get(ns, "campfire", "main").unwrap()["status"]["keyFingerprint"].as_str().unwrap().to_owned();
@@ -143,6 +145,56 @@ fn direct(cluster: &Cluster, ns: &str, pod: &str) {
         let status = cluster.status(ns, pod);
         status["peers"].as_array()?.iter().all(|peer| peer["path"] == "Direct").then_some(())
     });
+}
+
+/// Waits until a change of the servers is done to all of them, and the one that was tried beside them is gone.
+fn servers_are_replaced(cluster: &Cluster, ns: &str, replicas: usize) -> Value {
+    cluster.wait_for(&format!("{replicas} TURN servers as they should be"), ns, Duration::from_mins(2), || {
+        let left = cluster.list(ns, "pods", "campfire.network/campfire=main");
+        let set = cluster.get(ns, "statefulset", "main-turn")?;
+        let (spec, status) = (&set["spec"], &set["status"]);
+        let done = status["updateRevision"] == status["currentRevision"] && status["observedGeneration"] == set["metadata"]["generation"];
+        (done && spec["replicas"] == replicas && left.len() == replicas && left.iter().all(is_ready)).then_some(set)
+    })
+}
+
+/// The operator is given an image for servers that cannot be pulled. Returns the uid of the server that goes on.
+fn servers_without_an_image(cluster: &Cluster, ns: &str) -> Value {
+    let server = || cluster.get(ns, "pod", "main-turn-0").map(|pod| pod["metadata"]["uid"].clone());
+    let before = server();
+    upgrade(cluster, "127.0.0.1:1/campfire-turn");
+    let said = cluster.wait_for("it to be said why the servers stay as they are", ns, Duration::from_mins(2), || {
+        let campfire = cluster.get(ns, "campfire", "main")?;
+        let accepted = condition(&campfire, "Accepted").filter(|accepted| accepted["reason"] == "NewServerNotReady")?;
+        assert!(
+            condition(&campfire, "TurnAvailable").is_some_and(|it| it["reason"] == "AllReady"),
+            "a server that works is one: {campfire}"
+        );
+        Some(accepted["message"].as_str()?.to_owned())
+    });
+    assert!(said.contains("pod main-turn-1: ") && said.contains("127.0.0.1:1/campfire-turn"), "{said}");
+    assert!(before.is_some() && server() == before, "a server that works is replaced by one that does not");
+    before.unwrap()
+}
+
+/// It is given the one that is there, and another change goes on.
+fn servers_have_their_image_again(cluster: &Cluster, ns: &str, before: &Value) {
+    assert_eq!(
+        &cluster.get(ns, "pod", "main-turn-0").unwrap()["metadata"]["uid"],
+        before,
+        "a server that works is replaced by one that does not"
+    );
+    upgrade(cluster, "campfire-turn");
+    cluster.change(ns, r#"{"spec": {"turn": {"podTemplate": {"labels": {"example.org/team": "b"}}}}}"#);
+    servers_are_replaced(cluster, ns, 1);
+    assert_eq!(cluster.get(ns, "pod", "main-turn-0").unwrap()["metadata"]["labels"]["example.org/team"], "b");
+}
+
+/// Gives the operator another image for servers.
+fn upgrade(cluster: &Cluster, image: &str) {
+    let chart = root().join("charts/campfire");
+    let repository = format!("turn.image.repository={image}");
+    cluster.helm(&["upgrade", "campfire", &chart.to_string_lossy(), "-n", SYSTEM, "--reuse-values", "--set", &repository]);
 }
 
 /// A Secret with a certificate for TURN over TLS.

@@ -51,6 +51,11 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         self.old.remove(key);
     }
 
+    /// All, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.young.iter().chain(&self.old)
+    }
+
     /// Entries held.
     pub fn len(&self) -> usize {
         self.young.len() + self.old.len()

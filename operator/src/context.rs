@@ -11,6 +11,7 @@ use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::settings::OperatorSettings;
 use crate::state::{Causes, Memberships, Reports, Sightings};
+use crate::webhook::given::Given;
 
 /// What all parts of the operator share.
 pub struct Context {
@@ -28,6 +29,8 @@ pub struct Context {
     pub sightings: Arc<Sightings>,
     /// Why pods are without the mesh.
     pub causes: Arc<Causes>,
+    /// Which pods the webhook gave a sidecar.
+    pub given: Given,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// What `/readyz` waits for.
@@ -55,6 +58,7 @@ impl Context {
             reports: Arc::new(reports),
             sightings: Arc::default(),
             causes: Arc::default(),
+            given: Given::default(),
             metrics,
             readiness,
             shutdown,

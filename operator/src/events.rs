@@ -21,6 +21,8 @@ pub enum Happened {
     KeyPutBack,
     /// A pod was made while no webhook answered.
     SidecarMissed,
+    /// Pods are given a sidecar, and refused afterwards.
+    PodsRefusedWithSidecar,
     /// A Campfire is Ready now, or no more.
     Turned(Reason),
     /// A MeshPeer was not accepted.
@@ -38,6 +40,7 @@ impl Happened {
             Self::KeyChanged => "KeyChanged",
             Self::KeyPutBack => "KeyPutBack",
             Self::SidecarMissed => "SidecarMissed",
+            Self::PodsRefusedWithSidecar => "PodsRefusedWithSidecar",
             Self::Turned(reason) | Self::NotAccepted(reason) | Self::WithoutMesh(reason) => reason.name(),
             Self::Skipped(reason) => reason.name(),
         }
@@ -48,7 +51,7 @@ impl Happened {
         match self {
             Self::ReconcileFailed | Self::Turned(_) => "Reconcile",
             Self::KeyChanged | Self::KeyPutBack => "ReadKey",
-            Self::SidecarMissed | Self::Skipped(_) => "Inject",
+            Self::SidecarMissed | Self::PodsRefusedWithSidecar | Self::Skipped(_) => "Inject",
             Self::NotAccepted(_) => "Accept",
             Self::WithoutMesh(_) => "Connect",
         }
@@ -61,6 +64,7 @@ impl Happened {
             | Self::KeyChanged
             | Self::KeyPutBack
             | Self::SidecarMissed
+            | Self::PodsRefusedWithSidecar
             | Self::Turned(_)
             | Self::NotAccepted(_)
             | Self::WithoutMesh(_)

@@ -88,6 +88,7 @@ impl Rig {
             reports: Arc::new(Reports::new().0),
             sightings: Arc::default(),
             causes: Arc::default(),
+            given: crate::webhook::given::Given::default(),
             metrics: Arc::new(Metrics::default()),
             readiness: Arc::new(Readiness::default()),
             shutdown: stop,

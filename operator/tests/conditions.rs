@@ -4,23 +4,22 @@
 
 mod control_plane;
 mod in_process;
+mod world;
 
 use std::time::Duration;
 
 use campfire_api::names::ROTATE_ANNOTATION;
 use campfire_api::{Campfire, MeshPeer};
 use campfire_operator::definitions::lacking;
-use control_plane::{ControlPlane, apply, define};
+use control_plane::apply;
 use in_process::{Operator, campfire_says, eventually, peer_says};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, Secret, Service, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
-use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, CustomResourceExt, ResourceExt};
+use kube::{Api, CustomResourceExt, ResourceExt};
 use serde_json::{Value, json};
+use world::{World, campfire};
 
 #[tokio::test]
 async fn a_key_that_was_deleted_by_mistake_is_put_back_and_pods_with_older_settings_are_counted() {
@@ -250,6 +249,30 @@ async fn servers_that_cannot_be_reached_say_what_they_wait_for() {
 }
 
 #[tokio::test]
+async fn in_a_cluster_of_two_families_members_are_told_of_servers_in_both() {
+    let Some(world) = World::dual_stack().await else { return };
+    let operator = Operator::start(&world.client, &["default"]).await;
+    world.campfire("fire", json!({ "turn": { "transports": ["UDP"], "exposure": { "type": "LoadBalancer" } } })).await;
+    let services = Api::<Service>::namespaced(world.client.clone(), "default");
+    eventually("its Service", || async { services.get_opt("fire-turn-0-udp").await.unwrap().is_some() }).await;
+    let spec = services.get("fire-turn-0-udp").await.unwrap().spec.unwrap();
+    assert_eq!(spec.ip_families.as_deref(), Some(&["IPv4".to_owned(), "IPv6".to_owned()][..]));
+    let address = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "203.0.113.7" }, { "ip": "2001:db8::7" }] } } });
+    services.patch_status("fire-turn-0-udp", &PatchParams::default(), &Patch::Merge(address)).await.unwrap();
+    let mut expected = [spec.cluster_ips.unwrap(), vec!["203.0.113.7".into(), "2001:db8::7".into()]].concat();
+    expected.sort();
+    assert!(expected.iter().any(|ip| ip.starts_with("fd91::")), "{expected:?}");
+    let told = || operator.told("fire").map(|told| told.own.clone()).unwrap_or_default();
+    eventually("members are told of all four", || async { told().first().is_some_and(|server| server.addresses.len() == 4) }).await;
+    assert_eq!(told().len(), 1, "one server");
+    let mut hosts: Vec<String> = told()[0].addresses.iter().map(|address| address.host.clone()).collect();
+    hosts.sort();
+    assert_eq!(hosts, expected);
+    let endpoints = world.campfires().get("fire").await.unwrap().status.unwrap().endpoints;
+    assert_eq!(endpoints.len(), 4, "{endpoints:?}");
+}
+
+#[tokio::test]
 async fn a_namespace_without_rights_says_so_and_one_that_is_not_served_too() {
     let Some(world) = World::start().await else { return };
     for namespace in ["forbidden", "other"] {
@@ -364,128 +387,6 @@ async fn with_older_definitions_the_operator_works_on_and_says_which_to_apply() 
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_there_replaces_no_server_that_works() {
-    let Some(world) = World::start().await else { return };
-    let _operator = Operator::start(&world.client, &["default"]).await;
-    world.campfire("fire", json!({ "turn": { "exposure": { "type": "ClusterIP" } } })).await;
-    let sets = Api::<StatefulSet>::namespaced(world.client.clone(), "default");
-    eventually("its servers", || async { sets.get_opt("fire-turn").await.unwrap().is_some() }).await;
-    let template = async || sets.get("fire-turn").await.unwrap().spec.unwrap().template;
-    let before = template().await;
-    let tls = json!({ "turn": { "exposure": { "type": "ClusterIP" }, "transports": ["UDP", "TLS"], "tls": { "secretName": "nope" } } });
-    world.campfire("fire", tls).await;
-    assert_eq!(
-        campfire_says(&world.campfires(), "fire", "Accepted", "TlsSecretMissing").await,
-        "False: spec.turn.tls.secretName: there is no Secret nope in namespace default: make it (kubectl create secret tls nope --cert=FILE \
-         --key=FILE); what runs goes on as it was"
-    );
-    // One that holds something else is none either.
-    world.secret("nope", json!({ "tls.crt": "-----BEGIN CERTIFICATE-----", "key": "x" })).await;
-    eventually("it is looked at again", || async {
-        let campfire = world.campfires().get("fire").await.unwrap();
-        let conditions = campfire.status.unwrap().conditions;
-        conditions.iter().any(|condition| condition.type_ == "Accepted" && condition.message.contains("holds no certificate"))
-    })
-    .await;
-    assert_eq!(template().await, before);
-    let both = json!({ "tls.crt": "-----BEGIN CERTIFICATE-----", "tls.key": "-----BEGIN PRIVATE KEY-----" });
-    world.secret("nope", both).await;
-    campfire_says(&world.campfires(), "fire", "Accepted", "Accepted").await;
-    eventually("its servers have it", || async { template().await != before }).await;
-}
-
-#[tokio::test]
-async fn a_change_whose_pods_the_api_server_would_refuse_replaces_no_server_that_works() {
-    let Some(world) = World::start().await else { return };
-    let operator = Operator::start(&world.client, &["default"]).await;
-    let exposed = |kind: &str, template: Value| json!({ "turn": { "exposure": { "type": kind }, "podTemplate": template } });
-    world.campfire("fire", exposed("ClusterIP", json!({}))).await;
-    let sets = Api::<StatefulSet>::namespaced(world.client.clone(), "default");
-    eventually("its servers", || async { sets.get_opt("fire-turn").await.unwrap().is_some() }).await;
-    let runs = json!({ "status": { "replicas": 1, "readyReplicas": 1 } });
-    sets.patch_status("fire-turn", &PatchParams::default(), &Patch::Merge(runs)).await.unwrap();
-    let template = async || sets.get("fire-turn").await.unwrap().spec.unwrap().template;
-    let goes_on = async |before| {
-        campfire_says(&world.campfires(), "fire", "Accepted", "Accepted").await;
-        eventually("its servers have it", || async { template().await != before }).await;
-    };
-    let refused = async || campfire_says(&world.campfires(), "fire", "Accepted", "PodsRefused").await;
-
-    let before = template().await;
-    world.campfire("fire", exposed("ClusterIP", json!({ "priorityClassName": "nope" }))).await;
-    assert_eq!(
-        refused().await,
-        "False: the servers stay as they are, for the API server refuses their pods as spec.turn has them now: pods \"fire-turn-0\" is forbidden: no \
-         PriorityClass with name nope was found: correct spec.turn.podTemplate or what it names; it is tried again within two minutes, and all else goes on"
-    );
-    // All else goes on: a key is rotated, of which the servers hear too.
-    let rotate = json!({ "metadata": { "annotations": { ROTATE_ANNOTATION: "Distribute" } } });
-    world.campfires().patch("fire", &PatchParams::default(), &Patch::Merge(rotate)).await.unwrap();
-    eventually("members have both keys", async || operator.told("fire").is_some_and(|told| told.keys.len() == 2)).await;
-    assert_eq!(world.secrets().get("fire-relay").await.unwrap().data.unwrap().len(), 2);
-    assert_eq!(template().await, before);
-    let class = json!({ "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": { "name": "nope" }, "value": 10 });
-    apply(&Api::<PriorityClass>::all(world.client.clone()), "nope", &class).await;
-    goes_on(before).await;
-
-    // The ServiceAccount is the operator's: it is put back, and no pod is refused for it.
-    let accounts = Api::<ServiceAccount>::namespaced(world.client.clone(), "default");
-    accounts.delete("fire-turn", &DeleteParams::default()).await.unwrap();
-    let before = template().await;
-    world.campfire("fire", exposed("ClusterIP", json!({ "labels": { "team": "a" } }))).await;
-    goes_on(before).await;
-    assert!(accounts.get_opt("fire-turn").await.unwrap().is_some());
-
-    // What members reach the servers by stays with them.
-    let enforce = async |level: &str| {
-        let label = json!({ "metadata": { "labels": { "pod-security.kubernetes.io/enforce": level } } });
-        Api::<Namespace>::all(world.client.clone()).patch("default", &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
-    };
-    enforce("baseline").await;
-    let before = template().await;
-    let services = Api::<Service>::namespaced(world.client.clone(), "default");
-    let versions = async || {
-        let listed = services.list(&ListParams::default()).await.unwrap().items;
-        listed.into_iter().map(|service| (service.name_any(), service.resource_version())).collect::<Vec<_>>()
-    };
-    let reached = versions().await;
-    world.campfire("fire", exposed("HostPort", json!({}))).await;
-    assert!(refused().await.contains("violates PodSecurity \"baseline:latest\": hostPort"));
-    assert_eq!((template().await, versions().await), (before.clone(), reached));
-    enforce("privileged").await;
-    goes_on(before).await;
-
-    // A quota that is full has room for a pod in the place of another; one of nothing has not.
-    let quotas = Api::<ResourceQuota>::namespaced(world.client.clone(), "default");
-    let quota = json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "few" }, "spec": { "hard": { "pods": "1" } } });
-    apply(&quotas, "few", &quota).await;
-    for (hard, class, fits) in [("1", "one", true), ("0", "two", false)] {
-        let counted = json!({ "status": { "hard": { "pods": hard }, "used": { "pods": "1" } } });
-        quotas.patch_status("few", &PatchParams::default(), &Patch::Merge(counted)).await.unwrap();
-        eventually("the operator has seen it", || async {
-            let of = |quota: &ResourceQuota| quota.status.clone().and_then(|status| status.hard?.get("pods").cloned());
-            operator.ctx.cluster.quotas.state().iter().any(|quota| of(quota).is_some_and(|seen| seen.0 == hard))
-        })
-        .await;
-        let before = template().await;
-        world.campfire("fire", exposed("HostPort", json!({ "labels": { "class": class } }))).await;
-        if fits {
-            goes_on(before).await;
-        } else {
-            let said = refused().await;
-            assert!(said.contains("exceeded quota: few") && said.contains("(quota few allows 0 of pods, and it would be 1)"), "{said}");
-            assert_eq!(template().await, before);
-        }
-    }
-
-    // An operator that may try no pods holds nothing up.
-    drop(operator);
-    let before = template().await;
-    let _operator = Operator::start(&world.with_rights_in("default").await, &["default"]).await;
-    goes_on(before).await;
-}
-
-#[tokio::test]
 async fn a_meshpeer_that_is_not_accepted_says_what_to_change() {
     let Some(world) = World::start().await else { return };
     let other = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "other" } });
@@ -559,70 +460,7 @@ async fn a_meshpeer_that_is_not_accepted_says_what_to_change() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-struct World {
-    plane: ControlPlane,
-    client: Client,
-}
-
-impl World {
-    async fn start() -> Option<Self> {
-        let plane = ControlPlane::start().await?;
-        let client = plane.client.clone();
-        define(&client).await;
-        Some(Self { plane, client })
-    }
-
-    fn campfires(&self) -> Api<Campfire> {
-        Api::namespaced(self.client.clone(), "default")
-    }
-
-    fn secrets(&self) -> Api<Secret> {
-        Api::namespaced(self.client.clone(), "default")
-    }
-
-    async fn campfire(&self, name: &str, spec: Value) {
-        apply(&self.campfires(), name, &campfire(name, &spec)).await;
-    }
-
-    async fn secret(&self, name: &str, data: Value) {
-        let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": data });
-        let _ = self.secrets().delete(name, &DeleteParams::default()).await;
-        apply(&self.secrets(), name, &secret).await;
-    }
-
-    /// A client that may do in this namespace alone what the chart lets the operator do where Campfires live.
-    async fn with_rights_in(&self, namespace: &str) -> Client {
-        let everywhere = json!([
-            { "apiGroups": ["campfire.network"], "resources": ["*"], "verbs": ["*"] },
-            { "apiGroups": [""], "resources": ["pods", "namespaces", "nodes", "limitranges", "resourcequotas"], "verbs": ["get", "list", "watch"] },
-            { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] },
-        ]);
-        let there =
-            json!([{ "apiGroups": ["", "apps"], "resources": ["secrets", "services", "serviceaccounts", "statefulsets"], "verbs": ["*"] }]);
-        let rbac = |kind: &str, more: Value| {
-            let mut object = json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": { "name": "operator" } });
-            object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            object
-        };
-        let subjects = json!([{ "kind": "User", "name": "operator" }]);
-        let bound = |kind: &str| json!({ "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "operator" }, "subjects": subjects });
-        let client = || self.client.clone();
-        apply(&Api::<ClusterRole>::all(client()), "operator", &rbac("ClusterRole", json!({ "rules": everywhere }))).await;
-        apply(&Api::<ClusterRoleBinding>::all(client()), "operator", &rbac("ClusterRoleBinding", bound("ClusterRole"))).await;
-        apply(&Api::<Role>::namespaced(client(), namespace), "operator", &rbac("Role", json!({ "rules": there }))).await;
-        apply(&Api::<RoleBinding>::namespaced(client(), namespace), "operator", &rbac("RoleBinding", bound("Role"))).await;
-        let mut kubeconfig: Kubeconfig = serde_json::from_slice(&std::fs::read(self.plane.kubeconfig()).unwrap()).unwrap();
-        kubeconfig.auth_infos[0].auth_info.as_mut().unwrap().impersonate = Some("operator".into());
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-        Client::try_from(config).unwrap()
-    }
-}
-
 /// A Campfire that others can join.
 fn reached() -> Value {
     json!({ "turn": { "exposure": { "type": "NodePort", "externalAddresses": ["203.0.113.7"] } } })
-}
-
-fn campfire(name: &str, spec: &Value) -> Value {
-    json!({ "apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": { "name": name }, "spec": spec })
 }

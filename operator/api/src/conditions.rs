@@ -88,6 +88,7 @@ named! {
         NoServers,
         TlsSecretMissing,
         PodsRefused,
+        NewServerNotReady,
         Forbidden,
         Refused,
         KeyReady,
@@ -186,6 +187,7 @@ impl Reason {
             | Self::NoServers
             | Self::TlsSecretMissing
             | Self::PodsRefused
+            | Self::NewServerNotReady
             | Self::Forbidden
             | Self::Refused
             | Self::KeySecretMissing
@@ -264,11 +266,20 @@ pub const CAMPFIRE: &[Meaning] = &[
     row(ConditionType::Accepted, Reason::InvalidNetwork, "a text in `network` is no network"),
     row(ConditionType::Accepted, Reason::InvalidMembers, "the selector of namespaces cannot be read"),
     row(ConditionType::Accepted, Reason::NoServers, "no replicas, and no `turn.servers`"),
-    row(ConditionType::Accepted, Reason::TlsSecretMissing, "the Secret of `turn.tls` is not there, or holds no certificate and key"),
+    row(
+        ConditionType::Accepted,
+        Reason::TlsSecretMissing,
+        "the Secret of `turn.tls` is not there, or holds no certificate and key: TLS waits for it",
+    ),
     row(
         ConditionType::Accepted,
         Reason::PodsRefused,
         "the API server would refuse the servers' pods as the spec has them now: those that run stay as they are",
+    ),
+    row(
+        ConditionType::Accepted,
+        Reason::NewServerNotReady,
+        "a change of the servers is tried on one more beside them, which does not become ready: those that run stay as they are",
     ),
     row(ConditionType::Accepted, Reason::Forbidden, "the operator has no rights in this namespace, or a quota or a policy is against it"),
     row(ConditionType::Accepted, Reason::Refused, "the API server does not take what the spec asks for"),

@@ -147,24 +147,40 @@ async fn change_key(ctx: &Context, api: &Api<Secret>, secret: &Secret, mut chang
     api.patch(&name, &params, &Patch::Merge(&change)).await.map_err(during_secret(format!("Secret {name} could not be changed")))
 }
 
-/// Brings all children to what they should be. `held`: the servers and what leads to them stay as they are, and get their keys alone. `true`: something
-/// was written, and `live` has what the API server made of it.
+/// Brings all children to what they should be. `true`: something was written, and `live` has what the API server made of it.
 pub async fn children(
     ctx: &Context,
     settled: &Settled,
     namespace: &str,
     wanted: &Children,
-    held: bool,
+    stays: Stays,
     live: &mut Children,
 ) -> Result<bool, Error> {
     let mut written = all(ctx, settled, namespace, &wanted.secrets, &mut live.secrets).await?;
-    if held {
-        return Ok(written);
+    if !stays.services {
+        written |= all(ctx, settled, namespace, &wanted.services, &mut live.services).await?;
     }
-    written |= all(ctx, settled, namespace, &wanted.accounts, &mut live.accounts).await?;
-    written |= all(ctx, settled, namespace, &wanted.services, &mut live.services).await?;
-    written |= all(ctx, settled, namespace, &wanted.sets, &mut live.sets).await?;
+    if !stays.servers {
+        written |= all(ctx, settled, namespace, &wanted.accounts, &mut live.accounts).await?;
+        written |= all(ctx, settled, namespace, &wanted.sets, &mut live.sets).await?;
+    }
     Ok(written)
+}
+
+/// What stays as it is. Keys never do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stays {
+    /// The servers.
+    pub servers: bool,
+    /// The Services that lead to them.
+    pub services: bool,
+}
+
+/// Whether what there is of a kind is what is wanted, or was when it was applied, whatever somebody did to it since.
+pub fn are_as_wanted<K: Child>(wanted: &BTreeMap<String, K>, live: &BTreeMap<String, K>) -> bool {
+    let is =
+        |(name, wanted): (&String, &K)| live.get(name).is_some_and(|live| live.annotations().get(APPLIED) == Some(&hash(&value(wanted))));
+    wanted.len() == live.len() && wanted.iter().all(is)
 }
 
 /// The template of a StatefulSet as it would be once it is applied, if that is another than now: from the API server, which knows its defaults and
@@ -172,7 +188,10 @@ pub async fn children(
 pub async fn next_template(ctx: &Context, settled: &Settled, wanted: &StatefulSet, live: &StatefulSet) -> Option<PodTemplateSpec> {
     let desired = Desired::of(wanted);
     let differs = differences(&desired.value, &value(live));
-    if !differs.iter().any(|path| path.starts_with("/spec/template/")) || settled.is(&desired.id, &desired.hash, &differs) {
+    // What is no longer wanted differs in nothing but in what was applied.
+    let taken_back = format!("/metadata/annotations/{APPLIED}=");
+    let may_be = |path: &String| path.starts_with("/spec/template/") || path.starts_with(&taken_back);
+    if !differs.iter().any(may_be) || settled.is(&desired.id, &desired.hash, &differs) {
         return None;
     }
     let key = ObjectKey::of(live);

@@ -23,6 +23,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource as _;
 
 use super::keys::Held;
+use super::rollout::replacing_from;
 use super::validate::{Deployed, Valid};
 use crate::settings::OperatorSettings;
 
@@ -36,6 +37,8 @@ const HEALTH_PORT: u16 = 9641;
 const SECRETS_DIR: &str = "/run/campfire/secrets";
 /// Where they find their certificate.
 const TLS_DIR: &str = "/run/campfire/tls";
+/// Name of the volume with their certificate.
+pub const TLS_VOLUME: &str = "tls";
 /// Who may read what is mounted: its owner and its group.
 const SECRET_MODE: i32 = 0o440;
 
@@ -227,6 +230,8 @@ fn server_service(valid: &Valid, exposure: &Exposure, replica: u8, name: &str, t
         // A server that drains is not ready, and serves who is there until they have moved: there is no other behind this Service.
         publish_not_ready_addresses: Some(true),
         type_: Some(kind.into()),
+        // Both families, where the cluster has both: members may have one of them alone.
+        ip_family_policy: Some("PreferDualStack".into()),
         // Else the server sees a node's address instead of the peer's.
         external_traffic_policy: outside.then(|| "Local".into()),
         load_balancer_class: exposure.load_balancer_class.clone().filter(|_| exposure.kind == ExposureType::LoadBalancer),
@@ -291,6 +296,7 @@ fn stateful_set(valid: &Valid, name: &str, settings: &OperatorSettings) -> State
         replicas: Some(turn.replicas.into()),
         service_name: Some(name.to_owned()),
         pod_management_policy: Some("Parallel".into()),
+        update_strategy: Some(replacing_from(0)),
         selector: selected(),
         template,
         ..StatefulSetSpec::default()
@@ -310,7 +316,7 @@ fn pod(valid: &Valid, name: &str, settings: &OperatorSettings, selected: LabelSe
         ..Volume::default()
     };
     let mut volumes = vec![mounted("secrets", &names::relay_secret(&valid.key.name))];
-    volumes.extend(turn.tls.as_deref().map(|tls| mounted("tls", tls)));
+    volumes.extend(turn.tls.as_deref().map(|tls| mounted(TLS_VOLUME, tls)));
     let toleration = |toleration: &campfire_api::Toleration| Toleration {
         key: toleration.key.clone(),
         operator: toleration.operator.clone(),
@@ -381,7 +387,7 @@ fn container(turn: &Deployed, settings: &OperatorSettings) -> Container {
         ..VolumeMount::default()
     };
     let mut mounts = vec![mount("secrets", SECRETS_DIR)];
-    mounts.extend(turn.tls.as_ref().map(|_| mount("tls", TLS_DIR)));
+    mounts.extend(turn.tls.as_ref().map(|_| mount(TLS_VOLUME, TLS_DIR)));
     let probe = |path: &str, period: i32, failures: i32| Probe {
         http_get: Some(HTTPGetAction { path: Some(path.into()), port: IntOrString::String("http".into()), ..HTTPGetAction::default() }),
         period_seconds: Some(period),

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use campfire_api::conditions::Reason;
 use campfire_api::{Campfire, CampfireStatus, names};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Secret};
 use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
@@ -14,10 +14,12 @@ use serde::de::DeserializeOwned;
 
 use super::admission;
 use super::children::{self, Children, MANAGED_BY, MANAGER};
+use super::endpoints;
 use super::error::{Error, during, during_secret};
 use super::missed::Reasons;
 use super::peers::{Holder, Peers};
 use super::reconcile::Remembered;
+use super::rollout::{self, Attempt, Trial};
 use super::validate::{self, KeySource, Valid};
 use crate::conditions::Said;
 use crate::context::Context;
@@ -63,6 +65,12 @@ pub struct Found {
     pub no_pod: Option<String>,
     /// Why the servers stay as they are, whatever the spec says of them.
     pub held: Option<Said>,
+    /// Why their TLS stays as it is.
+    pub certificate: Option<Said>,
+    /// A change of theirs is tried on one more beside them.
+    pub trial: Option<Trial>,
+    /// What is known of that one.
+    pub attempt: Attempt,
     /// This operator has not led for long enough to have seen all who are there.
     pub settling: bool,
     /// A step of a rotation was taken since this was read.
@@ -136,7 +144,8 @@ async fn servers(ctx: &Context, valid: &Valid, found: &mut Found) -> Result<(), 
     let pods: Api<Pod> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
     let pods = pods.list(&ListParams::default().labels(&labels.join(","))).await;
     found.pods = pods.map_err(during("the servers' pods could not be listed"))?.into_iter().map(|pod| (pod.name_any(), pod)).collect();
-    if found.pods.len() < usize::from(valid.turn.replicas) {
+    let wanted = found.children.sets.values().filter_map(|set| set.spec.as_ref()?.replicas).max().unwrap_or_default();
+    if found.pods.len() < usize::from(valid.turn.replicas).max(usize::try_from(wanted).unwrap_or_default()) {
         found.no_pod = no_pod(ctx, &valid.key.namespace, found.children.sets.keys()).await;
     }
     let names: BTreeSet<String> = found.pods.values().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
@@ -146,44 +155,60 @@ async fn servers(ctx: &Context, valid: &Valid, found: &mut Found) -> Result<(), 
             found.nodes.insert(name, node);
         }
     }
+    if let Some(set) = found.children.sets.get(&names::turn(&valid.key.name))
+        && let Some(tried) = rollout::tried(set)
+    {
+        found.attempt = attempt(ctx, &valid.key.namespace, found, set, &tried).await;
+    }
     Ok(())
 }
 
-/// Why StatefulSets can make no pod: nothing but an event says it.
+/// Why StatefulSets can make no pod.
 async fn no_pod(ctx: &Context, namespace: &str, sets: impl Iterator<Item = &String>) -> Option<String> {
-    let events: Api<Event> = Api::namespaced(ctx.cluster.client.clone(), namespace);
     for set in sets {
         let of = format!("involvedObject.kind=StatefulSet,involvedObject.name={set},reason=FailedCreate");
-        // An older chart gave no right to them: then it is not known.
-        let Ok(listed) = events.list(&ListParams::default().fields(&of)).await else { continue };
-        let last = listed.items.into_iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
-        if let Some(message) = last.and_then(|event| event.message) {
+        if let Some(message) = last_event(ctx, namespace, &of, |_| true).await {
             return Some(format!("StatefulSet {set} can make no pod: {message}"));
         }
     }
     None
 }
 
-/// What is wrong with the certificate of the servers, if they have one: what runs would be replaced by what cannot start.
-pub async fn no_certificate(ctx: &Context, valid: &Valid) -> Result<Option<Said>, Error> {
-    let Some(name) = &valid.turn.tls else { return Ok(None) };
-    let api: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
-    let found = api.get_opt(name).await.map_err(during_secret(format!("Secret {name} could not be read")))?;
-    let said = |what: String| {
-        let message = format!(
-            "spec.turn.tls.secretName: {what}: make it (kubectl create secret tls {name} --cert=FILE --key=FILE); what runs goes on as it was"
-        );
-        Said::of(Reason::TlsSecretMissing, message)
+/// What is known of the server that is tried beside the others.
+async fn attempt(ctx: &Context, namespace: &str, found: &Found, set: &StatefulSet, tried: &str) -> Attempt {
+    let mut attempt = Attempt::default();
+    let Some(pod) = found.pods.get(tried) else {
+        // Not what was said of another, which was tried before.
+        let ours = set.managed_fields().iter().filter(|entry| entry.manager.as_deref() == Some(names::FIELD_MANAGER));
+        let applied = ours.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max();
+        let of = format!("involvedObject.kind=StatefulSet,involvedObject.uid={},reason=FailedCreate", set.uid().unwrap_or_default());
+        let recent = |event: &Event| event.last_timestamp.as_ref().map(|time| time.0) >= applied;
+        attempt.refused = last_event(ctx, namespace, &of, recent).await;
+        return attempt;
     };
-    let Some(secret) = found else {
-        return Ok(Some(said(format!("there is no Secret {name} in namespace {}", valid.key.namespace))));
-    };
-    let data = secret.data.unwrap_or_default();
-    let begins = |key: &str, with: &str| data.get(key).is_some_and(|held| held.0.windows(with.len()).any(|at| at == with.as_bytes()));
-    if begins("tls.crt", "-----BEGIN CERTIFICATE") && begins("tls.key", "PRIVATE KEY-----") {
-        return Ok(None);
+    if rollout::is_unplaced(pod) {
+        let pods: Api<Pod> = Api::all(ctx.cluster.client.clone());
+        for node in found.nodes.keys() {
+            let there = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
+            // Where that is not known there is no room.
+            if let Ok(listed) = pods.list(&ListParams::default().fields(&there)).await {
+                attempt.neighbours.insert(node.clone(), listed.items);
+            }
+        }
+    } else if !endpoints::is_ready(pod) && endpoints::trouble_of(pod).is_none() {
+        let of = format!("involvedObject.kind=Pod,involvedObject.uid={},type=Warning", pod.uid().unwrap_or_default());
+        attempt.warning = last_event(ctx, namespace, &of, |_| true).await;
     }
-    Ok(Some(said(format!("Secret {name} holds no certificate under tls.crt and key under tls.key, as PEM"))))
+    attempt
+}
+
+/// The message of the last of these events: some things are said by nothing else.
+async fn last_event(ctx: &Context, namespace: &str, fields: &str, counts: impl Fn(&Event) -> bool) -> Option<String> {
+    let events: Api<Event> = Api::namespaced(ctx.cluster.client.clone(), namespace);
+    // An older chart gave no right to them: then it is not known.
+    let listed = events.list(&ListParams::default().fields(fields)).await.ok()?;
+    let last = listed.items.into_iter().filter(counts).max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+    last.and_then(|event| event.message)
 }
 
 /// What pods have in common that are given the same: their namespace, and annotations that are settings.

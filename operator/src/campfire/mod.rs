@@ -11,9 +11,9 @@
 //! `reconcile` is these five in a row. A plan is made of `keys` (what the Secret holds), `rotation` (how one key follows another),
 //! `children` (what a Campfire consists of), `endpoints` (where its servers are reached) and `peers` (who is there): all pure. Where what was
 //! applied tells more (a key that was made, a Service's address), it is planned again. `watch` says what makes a Campfire be looked at again,
-//! `queue` when; `missed` looks for pods that got no sidecar, `unmeshed` for those whose sidecar has no mesh,
-//! `admission` tries whether pods with one are admitted, `replacement` whether the servers' are before a change of theirs is made, and `canary`
-//! whether the API server reaches the webhook.
+//! `queue` when; `missed` looks for pods that got no sidecar, `unmeshed` for those whose sidecar has no mesh, `refused` for those that are refused with one,
+//! `admission` tries whether pods with one are admitted, `replacement` whether the servers' are before a change of theirs is made, `rollout` on one more
+//! whether they become ready (and `room`, where it finds no place, whether each would in the place of another), and `canary` whether the API server reaches the webhook. `certificate` lets TLS alone wait for its Secret.
 //!
 //! A child that a person edits is put back; what others add to it (labels, annotations, containers) is left alone. Nothing is written when nothing
 //! changed. An invalid spec is a condition, and waited on: what runs goes on meanwhile. What may pass is tried again with backoff.
@@ -21,6 +21,7 @@
 mod admission;
 mod apply;
 pub mod canary;
+mod certificate;
 mod children;
 mod endpoints;
 mod error;
@@ -35,7 +36,10 @@ mod plan;
 mod plan_tests;
 mod queue;
 mod reconcile;
+mod refused;
 mod replacement;
+mod rollout;
+mod room;
 mod rotation;
 mod status;
 #[cfg(test)]
@@ -203,6 +207,9 @@ fn look_for_missed(ctx: &Arc<Context>, remembered: &Arc<Remembered>, touched: &m
                     }
                 }
                 Err(error) => tracing::warn!(%error, "pods without sidecar could not be looked for; tried again"),
+            }
+            for key in remembered.refused.look(&ctx).await {
+                let _ = touched.send(key).await;
             }
             for key in remembered.unmeshed.look(&ctx).await {
                 let _ = touched.send(key).await;

@@ -10,13 +10,14 @@ use campfire_protocol::server::{Server, ServerAddress, ServerId};
 use campfire_protocol::uri::{CampUri, MAX_SERVERS};
 use k8s_openapi::api::core::v1::Secret;
 
+use super::apply::{Stays, are_as_wanted};
 use super::children::{self, Children};
 use super::endpoints;
 use super::fetch::Found;
 use super::keys::{self, Held, KeyWrite};
 use super::rotation::{self, Lacking, Standing};
-use super::status;
 use super::validate::{KeySource, Valid};
+use super::{rollout, status};
 use crate::conditions::{Said, Stated};
 use crate::settings::OperatorSettings;
 use crate::state::{Membership, external};
@@ -41,6 +42,8 @@ pub enum Plan {
 pub struct Wanted {
     /// The children, and no others.
     pub children: Children,
+    /// What of them is left as it is.
+    pub stays: Stays,
     /// What members are told.
     pub membership: Membership,
     /// The join Secret; `None`: what there is of it stays.
@@ -81,11 +84,14 @@ pub fn plan(valid: &Valid, found: &Found, settings: &OperatorSettings) -> Result
         Standing::Due(step) => return Ok(Plan::Key(KeyWrite::Rotate { step, held })),
         Standing::Said(said) => said,
     };
-    // Servers that stay as they are stay where they are: a spec that is not done to them says nothing of their addresses.
-    let own = if found.held.is_some() { endpoints::read(&found.before.endpoints) } else { endpoints::servers(valid, found) };
+    let spec = valid;
+    let (children, stays, as_is) = consisting(valid, found, &held, settings);
+    let valid = as_is.as_ref().unwrap_or(valid);
+    // A spec that is not done to the servers says nothing of their addresses.
+    let own = if stays.services { endpoints::read(&found.before.endpoints) } else { endpoints::servers(valid, found) };
     let (join, joinable) = join(valid, found, &held, &own);
     let mut said = vec![
-        (ConditionType::Accepted, found.held.clone().unwrap_or_else(|| valid.accepted())),
+        (ConditionType::Accepted, accepted(spec, found)),
         (ConditionType::KeyReady, Said::of(Reason::KeyReady, format!("Secret {} holds the key", valid.source.secret()))),
         (ConditionType::TurnAvailable, endpoints::turn_available(valid, found, &own, valid.servers.len() + held.servers.len())),
     ];
@@ -99,7 +105,8 @@ pub fn plan(valid: &Valid, found: &Found, settings: &OperatorSettings) -> Result
     }
     let status = status(valid, found, &held, &own, &said);
     Ok(Plan::All(Box::new(Wanted {
-        children: children::children(valid, &held, settings),
+        children,
+        stays,
         membership: membership(valid, &held, own, found, status.server_list_version),
         join,
         key_changed: key_changed(valid, found, &fingerprints),
@@ -107,6 +114,35 @@ pub fn plan(valid: &Valid, found: &Found, settings: &OperatorSettings) -> Result
         status,
         said,
     })))
+}
+
+/// What a Campfire is to consist of, and what stays as it is; while a change of its servers waits, what is said of them is said of them as they are.
+fn consisting(valid: &Valid, found: &Found, held: &Held, settings: &OperatorSettings) -> (Children, Stays, Option<Valid>) {
+    let mut children = children::children(valid, held, settings);
+    if found.held.is_none() && found.trial.is_none() {
+        return (children, Stays::default(), None);
+    }
+    for (name, set) in &mut children.sets {
+        if found.trial.is_some()
+            && let Some(live) = found.children.sets.get(name)
+        {
+            *set = rollout::one_more(set, live, &found.pods);
+        }
+    }
+    let as_is = rollout::as_they_are(valid, found);
+    if let Some(as_is) = &as_is {
+        children.services = children::children(as_is, held, settings).services;
+    }
+    // Nodes and load balancers of servers change while they wait; what leads to them by the new spec may be nothing yet.
+    let services = as_is.is_none() || !are_as_wanted(&children.services, &found.children.services);
+    (children, Stays { servers: found.held.is_some(), services }, as_is)
+}
+
+/// What is said by `Accepted`: what of the spec is not done, first of all.
+fn accepted(valid: &Valid, found: &Found) -> Said {
+    let trial = found.trial.as_ref().map(|trial| &trial.said);
+    let waits = [found.held.as_ref(), trial.filter(|said| !said.is_true()), found.certificate.as_ref(), trial];
+    waits.into_iter().flatten().next().cloned().unwrap_or_else(|| valid.accepted())
 }
 
 /// What members are told.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use campfire_api::Campfire;
 use campfire_api::conditions::{ConditionType, Reason};
+use k8s_openapi::jiff::Timestamp;
 
 use super::admission::Verdicts;
 use super::apply::{self, Settled};
@@ -12,9 +13,11 @@ use super::error::Error;
 use super::keys::KeyWrite;
 use super::missed::{Missed, Reasons};
 use super::plan::{self, Plan, plan};
+use super::refused::Refused;
+use super::replacement::Replacement;
 use super::unmeshed::Unmeshed;
 use super::validate::{self, Valid, validate};
-use super::{endpoints, fetch, keys, replacement, status};
+use super::{certificate, endpoints, fetch, keys, replacement, rollout, status};
 use crate::conditions::Said;
 use crate::context::Context;
 use crate::events::{self, Happened};
@@ -22,8 +25,8 @@ use crate::state::ObjectKey;
 
 /// How soon it is tried again what the API server refused.
 const REFUSED: Duration = Duration::from_mins(1);
-/// How soon it is looked again for a certificate that is on its way.
-const CERTIFICATE: Duration = Duration::from_secs(10);
+/// How soon it is looked again for what is on its way: a certificate, a pod that is tried.
+const SOON: Duration = Duration::from_secs(10);
 /// How long an operator that has just begun to lead believes what the one before it counted.
 const SETTLING: Duration = Duration::from_mins(1);
 /// Plans of one reconcile: one for the key that is made, one for its owner, one for a step of its rotation, one for the children, and one
@@ -53,6 +56,8 @@ pub struct Remembered {
     pub missed: Missed,
     /// See [`Unmeshed`].
     pub unmeshed: Unmeshed,
+    /// See [`Refused`].
+    pub refused: Refused,
     /// See [`Verdicts`].
     pub verdicts: Verdicts,
     /// Since when.
@@ -95,6 +100,7 @@ impl Remembered {
     /// How many pods of a Campfire are without the mesh, by why: those without a sidecar, and those whose sidecar has none.
     pub fn without(&self, campfire: &ObjectKey) -> Reasons {
         let mut reasons = self.missed.of(campfire);
+        self.refused.add(campfire, &mut reasons);
         for (reason, pods) in self.unmeshed.of(campfire) {
             let sum = reasons.entry(reason).or_default();
             *sum = sum.saturating_add(pods);
@@ -126,12 +132,20 @@ pub async fn reconcile(ctx: &Context, remembered: &Remembered, key: &ObjectKey) 
 /// Of a Campfire whose spec is understood.
 async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid: &Valid) -> Result<Reconciled, Error> {
     let (namespace, settled) = (&valid.key.namespace, &remembered.settled);
-    if let Some(why) = fetch::no_certificate(ctx, valid).await? {
-        return refuse(ctx, remembered, campfire, why).await;
-    }
     let mut found = fetch::all(ctx, remembered, campfire, valid).await?;
-    // A pod is large, and is not tried often.
-    found.held = Box::pin(replacement::refused(ctx, settled, valid, &mut found.children)).await?;
+    let waits = certificate::look(ctx, valid, &found.children).await?;
+    let valid = waits.as_ref().and_then(|waits| waits.meanwhile.as_deref()).unwrap_or(valid);
+    if let Some(certificate::Waits { said, meanwhile: None }) = &waits {
+        found.held = Some(said.clone());
+    } else {
+        // A pod is large, and is not tried often.
+        let replaced = Box::pin(replacement::tried(ctx, settled, valid, &mut found)).await?;
+        found.trial = rollout::trial(valid, &found, &replaced, Timestamp::now());
+        found.certificate = waits.as_ref().map(|waits| waits.said.clone());
+        if let Replacement::Refused(why) = replaced {
+            found.held = Some(why);
+        }
+    }
     for _ in 0..ROUNDS {
         let wanted = match plan(valid, &found, &ctx.settings) {
             Ok(Plan::All(wanted)) => wanted,
@@ -151,7 +165,7 @@ async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid
                 return Ok(Reconciled::Invalid(None));
             }
         };
-        if apply::children(ctx, settled, namespace, &wanted.children, found.held.is_some(), &mut found.children).await? {
+        if apply::children(ctx, settled, namespace, &wanted.children, wanted.stays, &mut found.children).await? {
             // Services have their addresses only now.
             continue;
         }
@@ -162,16 +176,24 @@ async fn make(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid
         if let Some(note) = &wanted.key_changed {
             events::say(&ctx.cluster, campfire, Happened::KeyChanged, note).await;
         }
+        let accepted = wanted.said.iter().find(|(kind, _)| *kind == ConditionType::Accepted).map(|(_, said)| said.reason);
+        let trying = found.trial.is_some();
         status::write(ctx, campfire, wanted.status, wanted.said).await?;
-        return Ok(if found.held.is_some() { Reconciled::Held } else { Reconciled::Done(wanted.again) });
+        return Ok(match accepted {
+            // That the one that is tried is ready the StatefulSet tells.
+            Some(Reason::PodsRefused | Reason::NewServerNotReady) => Reconciled::Held,
+            Some(Reason::TlsSecretMissing) => Reconciled::Invalid(Some(SOON)),
+            // What is wrong with it nobody tells.
+            _ if trying => Reconciled::Done(SOON),
+            _ => Reconciled::Done(wanted.again),
+        });
     }
     Err(Error::Unsettled)
 }
 
 /// Of a Campfire that cannot be made as it is: it is said why. What runs goes on with what it has, as a typing error must not part the peers.
 async fn refuse(ctx: &Context, remembered: &Remembered, campfire: &Campfire, why: Said) -> Result<Reconciled, Error> {
-    let refused = matches!(why.reason, Reason::Forbidden | Reason::Refused).then_some(REFUSED);
-    let again = refused.or_else(|| (why.reason == Reason::TlsSecretMissing).then_some(CERTIFICATE));
+    let again = matches!(why.reason, Reason::Forbidden | Reason::Refused).then_some(REFUSED);
     let key = ObjectKey::of(campfire);
     let outdated = fetch::outdated(ctx, campfire, &key);
     let next = status::with_pods(campfire.status.clone().unwrap_or_default(), &remembered.without(&key), outdated);

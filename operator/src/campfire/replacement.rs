@@ -13,48 +13,79 @@ use kube::api::PostParams;
 use kube::{Api, Resource as _, ResourceExt as _};
 
 use super::apply::{self, Settled};
-use super::children::{self, Children};
+use super::children;
 use super::error::Error;
+use super::fetch::Found;
+use super::rollout;
 use super::validate::Valid;
 use crate::cluster::Bounds;
 use crate::conditions::Said;
 use crate::context::Context;
 use crate::webhook::fit::no_room_instead_of;
 
+/// What the API server says of a quota that has no room for one more.
+pub const FULL: &str = "exceeded quota";
 /// For one try.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the API server has against the servers as they would be now, while those that there are would be deleted for them.
-pub async fn refused(ctx: &Context, settled: &Settled, valid: &Valid, live: &mut Children) -> Result<Option<Said>, Error> {
+/// What a change of the servers' template comes to, where there are pods that would be replaced by it.
+#[derive(Debug)]
+pub enum Replacement {
+    /// There is none.
+    None,
+    /// The new pods are admitted.
+    Admitted,
+    /// They are each in the place of another: a quota has no room for one more, or there is nothing that one more would show.
+    InPlace,
+    /// They are not: why.
+    Refused(Said),
+}
+
+/// Asks the API server what it has against the servers as they would be now, while those that there are would be deleted for them.
+pub async fn tried(ctx: &Context, settled: &Settled, valid: &Valid, found: &mut Found) -> Result<Replacement, Error> {
     if valid.turn.replicas == 0 {
-        return Ok(None);
+        return Ok(Replacement::None);
     }
     let (account, wanted) = children::servers(valid, &ctx.settings);
     let name = wanted.name_any();
     // Where no pod is there is none to lose: what keeps it from being made the StatefulSet's events say.
-    let Some(set) = live.sets.get(&name).filter(|set| set.status.as_ref().is_some_and(|status| status.replicas > 0)) else {
-        return Ok(None);
+    let Some(set) = found.children.sets.get(&name).filter(|set| set.status.as_ref().is_some_and(|status| status.replicas > 0)) else {
+        return Ok(Replacement::None);
     };
-    let (Some(next), Some(now)) = (apply::next_template(ctx, settled, &wanted, set).await, set.spec.as_ref().map(|spec| &spec.template))
-    else {
-        return Ok(None);
+    let (tries, tried) = (rollout::tries(set), rollout::one_more(&wanted, set, &found.pods));
+    let changes = async |wanted: &StatefulSet| apply::next_template(ctx, settled, wanted, set).await;
+    let changed = changes(if tries { &tried } else { &wanted }).await;
+    let differs = tried.spec.as_ref().map(|spec| &spec.template) != wanted.spec.as_ref().map(|spec| &spec.template);
+    let shown = match &changed {
+        Some(_) => !differs || tries || changes(&tried).await.is_some(),
+        // What one that is tried does without is to be admitted too, and may be another by now.
+        None if tries && differs => false,
+        None => return Ok(Replacement::None),
+    };
+    // They are to be admitted as they will be, not as they are tried.
+    let next = if tries && differs { changes(&wanted).await.or_else(|| changed.clone()) } else { changed.clone() };
+    let (Some(next), Some(now)) = (next, set.spec.as_ref().map(|spec| &spec.template)) else { return Ok(Replacement::None) };
+    let admitted = match &changed {
+        None => Replacement::None,
+        Some(_) if shown => Replacement::Admitted,
+        Some(_) => Replacement::InPlace,
     };
     let namespace = &valid.key.namespace;
     let pod = pod(set, &next);
     let specs = now.spec.clone().unwrap_or_default();
     // It is ours to make: somebody who deleted it keeps no pod from being tried.
-    apply::all(ctx, settled, namespace, &BTreeMap::from([(name, account)]), &mut live.accounts).await?;
+    apply::all(ctx, settled, namespace, &BTreeMap::from([(name, account)]), &mut found.children.accounts).await?;
     let pods: Api<Pod> = Api::namespaced(ctx.cluster.client.clone(), namespace);
     let dry = PostParams { dry_run: true, ..PostParams::default() };
-    let Ok(answer) = tokio::time::timeout(PATIENCE, pods.create(&dry, &pod)).await else { return Ok(None) };
+    let Ok(answer) = tokio::time::timeout(PATIENCE, pods.create(&dry, &pod)).await else { return Ok(admitted) };
+    let full = matches!(&answer, Err(kube::Error::Api(status)) if status.message.contains(FULL));
     let why = against(answer, &specs, &pod.spec.unwrap_or_default(), &ctx.cluster.bounds(namespace));
-    Ok(why.map(|why| {
-        let message = format!(
-            "the servers stay as they are, for the API server refuses their pods as spec.turn has them now: {why}: correct spec.turn.podTemplate or \
-             what it names; it is tried again within two minutes, and all else goes on"
-        );
-        Said::of(Reason::PodsRefused, message)
-    }))
+    let Some(why) = why else { return Ok(if full && changed.is_some() { Replacement::InPlace } else { admitted }) };
+    let message = format!(
+        "the servers stay as they are, for the API server refuses their pods as spec.turn has them now: {why}: correct spec.turn.podTemplate or \
+         what it names; it is tried again within two minutes, and all else goes on"
+    );
+    Ok(Replacement::Refused(Said::of(Reason::PodsRefused, message)))
 }
 
 /// A pod of this template as the StatefulSet's controller would make it, by the name of one that there is: policies know pods by their names, labels and
@@ -95,7 +126,7 @@ fn against(answer: kube::Result<Pod>, now: &PodSpec, next: &PodSpec, bounds: &Bo
     if !(unasked || matches!(status.code, 400 | 403 | 422)) || of_the_try {
         return None;
     }
-    if !status.message.contains("exceeded quota") {
+    if !status.message.contains(FULL) {
         return Some(status.message);
     }
     no_room_instead_of(now, next, &bounds.quotas).map(|why| format!("{} ({why})", status.message))

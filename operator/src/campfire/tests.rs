@@ -197,6 +197,42 @@ fn a_node_port_is_reached_at_the_node_that_its_pod_runs_on_or_where_the_spec_say
 }
 
 #[test]
+fn in_a_cluster_of_two_families_servers_are_reached_in_both() {
+    let outside = |spec: &Value, service: Value, ingress: Value, node: Value, pod_ips: Value| {
+        let mut found = Found::default();
+        found.children.services.extend([self::service("fire-turn-0-udp", service, ingress)]);
+        let pod = json!({"metadata": {"name": "fire-turn-0"}, "spec": {"nodeName": "n", "containers": []}, "status": {"podIPs": pod_ips}});
+        found.pods.insert("fire-turn-0".into(), object(pod));
+        found.nodes.insert("n".into(), object(json!({"metadata": {"name": "n"}, "status": {"addresses": node}})));
+        let shown = shown(&endpoints::servers(&valid(spec.clone()), &found));
+        let of = |scope| shown.iter().filter(|it| it.scope == scope).map(|it| it.address.clone()).collect::<Vec<_>>();
+        (of(EndpointScope::Cluster), of(EndpointScope::External))
+    };
+    let exposed = |kind: &str| json!({"turn": {"transports": ["UDP"], "exposure": {"type": kind}}});
+    let ports =
+        |ips: &[&str]| json!({"clusterIP": ips[0], "clusterIPs": ips, "ports": [{"name": "turn-udp", "port": 3478, "nodePort": 30478}]});
+    let both = ports(&["10.0.0.9", "fd00::9"]);
+    let inside = vec!["10.0.0.9".to_owned(), "fd00::9".to_owned()];
+    let node = |addresses: &[(&str, &str)]| addresses.iter().map(|(kind, ip)| json!({"type": kind, "address": ip})).collect::<Value>();
+    let (inner, pods) = (node(&[("InternalIP", "172.18.0.2"), ("InternalIP", "fc00::2")]), json!([{"ip": "10.1.0.2"}, {"ip": "fd01::2"}]));
+
+    let (cluster, external) = outside(&exposed("NodePort"), both.clone(), json!([]), inner.clone(), pods.clone());
+    assert_eq!((cluster, external), (inside.clone(), vec!["172.18.0.2".to_owned(), "fc00::2".to_owned()]));
+    let (cluster, external) = outside(&exposed("NodePort"), ports(&["10.0.0.9"]), json!([]), inner.clone(), pods.clone());
+    assert_eq!((cluster.len(), external), (1, vec!["172.18.0.2".to_owned()]), "a Service of one family answers in that alone");
+    let (_, external) = outside(&exposed("HostPort"), both.clone(), json!([]), inner.clone(), json!([{"ip": "fd01::2"}]));
+    assert_eq!(external, ["fc00::2"], "and so does a pod");
+    let balancers = json!([{"ip": "192.0.2.1"}, {"hostname": "lb.example"}, {"ip": "192.0.2.2"}, {"ip": "2001:db8::1"}]);
+    let (_, external) = outside(&exposed("LoadBalancer"), both.clone(), balancers, inner, pods.clone());
+    assert_eq!(external, ["192.0.2.1", "2001:db8::1"]);
+    // An inner address beside an external one is for all the world, or for nobody outside.
+    for (inner, expected) in [("2001:db8::2", vec!["192.0.2.7", "2001:db8::2"]), ("fc00::2", vec!["192.0.2.7"])] {
+        let node = node(&[("InternalIP", "172.18.0.2"), ("InternalIP", inner), ("ExternalIP", "192.0.2.7")]);
+        assert_eq!(outside(&exposed("NodePort"), both.clone(), json!([]), node, pods.clone()).1, expected);
+    }
+}
+
+#[test]
 fn keys_are_read_in_order_and_errors_never_show_what_was_found() {
     let (one, two) = (Psk::from_bytes([1; 32]), Psk::from_bytes([2; 32]));
     let text = format!("# newest first\naccept:{}\n\n announce: {}\n", *one.to_text(), *two.to_text());

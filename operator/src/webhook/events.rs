@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use campfire_api::conditions::SkipReason;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::Semaphore;
 
+use super::given::controller;
 use crate::bounds::{Bucket, Recent};
 use crate::context::Context;
 use crate::events::{Happened, say_of};
@@ -40,31 +41,22 @@ impl Events {
 
     /// Says it, unless it was said lately or there is too much to say. Does not wait for it.
     pub fn skipped(&self, namespace: &str, pod: &Pod, reason: SkipReason, message: &str) {
-        let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
         // Whoever makes a single pod reads the warning.
-        let Some(owner) = owners.iter().find(|owner| owner.controller == Some(true)) else { return };
+        let Some(owner) = controller(namespace, pod) else { return };
         let now = Instant::now();
         {
             let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = (owner.uid.clone(), reason);
+            let key = (owner.uid.clone().unwrap_or_default(), reason);
             if said.owners.get(&key).is_some_and(|at| now.duration_since(*at) < QUIET) || said.bucket.take(now, RATE, BURST).is_err() {
                 return;
             }
             said.owners.insert(key, now);
         }
         let Ok(permit) = self.writing.clone().try_acquire_owned() else { return };
-        let about = ObjectReference {
-            api_version: Some(owner.api_version.clone()),
-            kind: Some(owner.kind.clone()),
-            name: Some(owner.name.clone()),
-            namespace: Some(namespace.to_owned()),
-            uid: Some(owner.uid.clone()),
-            ..ObjectReference::default()
-        };
         let (ctx, message) = (self.ctx.clone(), message.to_owned());
         tokio::spawn(async move {
             let _permit = permit;
-            say_of(&ctx.cluster, &about, Happened::Skipped(reason), &message).await;
+            say_of(&ctx.cluster, &owner, Happened::Skipped(reason), &message).await;
         });
     }
 }

@@ -7,6 +7,7 @@ mod events;
 pub mod fit;
 #[cfg(test)]
 mod fit_tests;
+pub mod given;
 pub mod guard;
 pub mod inject;
 #[cfg(test)]
@@ -165,6 +166,9 @@ impl Webhook {
         let (ops, warnings) = match decision {
             Decision::Patch { ops, campfire, warnings } => {
                 tracing::debug!(namespace = namespace.name, %campfire, operations = ops.len(), "injects a pod");
+                if !asked.dry_run {
+                    self.ctx.given.note(&namespace.name, pod, &campfire, Instant::now());
+                }
                 (ops, warnings)
             }
             Decision::Skip { reason: SkipReason::NotAsked, .. } => (Vec::new(), Vec::new()),

@@ -30,12 +30,22 @@ impl ControlPlane {
     /// keep theirs).
     #[allow(dead_code, reason = "one test starts it in another way")]
     pub async fn start() -> Option<Self> {
-        Self::with_admission(None).await
+        Self::begin(None, "10.91.0.0/16").await
+    }
+
+    /// The same, whose Services may have addresses of both families.
+    #[allow(dead_code, reason = "one test has one")]
+    pub async fn dual_stack() -> Option<Self> {
+        Self::begin(None, "10.91.0.0/16,fd91::/112").await
     }
 
     /// The same, with this AdmissionConfiguration (YAML).
     #[allow(dead_code, reason = "one test has one")]
     pub async fn with_admission(configuration: Option<&str>) -> Option<Self> {
+        Self::begin(configuration, "10.91.0.0/16").await
+    }
+
+    async fn begin(configuration: Option<&str>, services: &str) -> Option<Self> {
         let Some(bin) = binaries() else {
             println!("SKIPPED: no etcd and kube-apiserver: run `make test` once, or say where they are in CAMPFIRE_KUBERNETES_BIN");
             return None;
@@ -73,7 +83,7 @@ impl ControlPlane {
             file("service-account-key-file", "sa.pub"),
             file("service-account-signing-key-file", "sa.key"),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
-            "--service-cluster-ip-range=10.91.0.0/16".into(),
+            format!("--service-cluster-ip-range={services}"),
             "--authorization-mode=Node,RBAC".into(),
         ];
         if let Some(configuration) = configuration {
