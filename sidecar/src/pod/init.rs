@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use campfire_api::names::SIDECAR_UID;
+use campfire_interface::{Interface, explain_device};
 use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_sys::tun::{self, Tun};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,7 +29,7 @@ use super::made::Made;
 use super::{ready, state_dir};
 use crate::cli::PodInit;
 use crate::config;
-use crate::control::interface::{Interface, explain_device, overlay_net};
+use crate::control::overlay_net;
 use crate::secrets::OwnIdentity;
 
 /// Name of the identity's file in the state directory.
