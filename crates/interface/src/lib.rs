@@ -1,5 +1,5 @@
 //! The overlay's network interface: its addresses, MTU and routes, by rtnetlink. Whoever makes one uses this: a peer on a host, a pod's init
-//! container.
+//! container, a node's agent for a pod.
 //!
 //! | module | what it holds |
 //! | --- | --- |
@@ -109,6 +109,19 @@ impl Interface {
         Ok(Self { handle, name: name.to_owned(), index, mtu, addresses: given, routes, pinned: BTreeSet::new(), problems: Vec::new() })
     }
 
+    /// Counts as given whatever the interface has: [`Self::sync`] takes away what of it is not wanted, whoever gave it. For who brings an interface to
+    /// something else than it was made for, by a process that is no more.
+    pub async fn take_over(&mut self) -> Result<()> {
+        let is_the_kernels = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+        self.addresses = addresses_of(&self.handle, self.index).await?.into_iter().filter(|net| !is_the_kernels(net)).collect();
+        self.routes.take_over().await
+    }
+
+    /// What is wrong with it since the last [`Self::sync`], with what to do.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
     /// What no accepted route may swallow beside the host's own networks: name servers, who must be asked for keys.
     pub fn pin(&mut self, pinned: BTreeSet<IpAddr>) {
         self.pinned = pinned;
@@ -159,10 +172,15 @@ impl Interface {
                 mended.push("set up".to_owned());
             }
         }
-        let has = addresses_of(&self.handle, self.index).await?;
-        for gone in self.addresses.difference(addresses).filter(|gone| has.contains(gone)) {
+        let mut has = addresses_of(&self.handle, self.index).await?;
+        let gone: Vec<_> = self.addresses.difference(addresses).filter(|gone| has.contains(gone)).copied().collect();
+        for gone in &gone {
             let message = self.handle.address().add(self.index, gone.addr(), gone.prefix_len()).message_mut().clone();
             note(&mut wrong, &format!("address {gone} cannot be removed"), self.handle.address().del(message).execute().await);
+        }
+        if !gone.is_empty() {
+            // With the first of a network's the kernel may take its others.
+            has = addresses_of(&self.handle, self.index).await?;
         }
         let mut given = BTreeSet::new();
         for address in addresses {

@@ -116,6 +116,29 @@ impl Routes {
         TABLE | (self.index & 0xffff)
     }
 
+    /// Counts as ours whatever the table has, and the rules that lead there.
+    pub async fn take_over(&mut self) -> Result<()> {
+        self.added = self.held().await?;
+        for v4 in [true, false] {
+            if self.is_ruled(v4).await? {
+                self.ruled.insert(v4);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the kernel has in the table.
+    async fn held(&self) -> Result<BTreeSet<Entry>> {
+        let messages = routes(&self.handle, self.table()).await?;
+        let entries = messages.iter().filter_map(|message| {
+            if message.header.kind == RouteType::Throw {
+                return Some(Entry::Out(destination(message)));
+            }
+            (device_of(message) == Some(self.index)).then(|| Entry::In(destination(message)))
+        });
+        Ok(entries.collect())
+    }
+
     /// Brings the table to these routes, compared with what the kernel has. Tells what could not be done, and what somebody else had taken away.
     pub async fn sync(
         &mut self,
@@ -129,16 +152,7 @@ impl Routes {
         }
         let wanted: BTreeSet<_> =
             taken.iter().copied().map(Entry::In).chain(kept(taken, locals, pinned).into_iter().map(Entry::Out)).collect();
-        let held: BTreeSet<_> = routes(&self.handle, self.table())
-            .await?
-            .iter()
-            .filter_map(|message| {
-                if message.header.kind == RouteType::Throw {
-                    return Some(Entry::Out(destination(message)));
-                }
-                (device_of(message) == Some(self.index)).then(|| Entry::In(destination(message)))
-            })
-            .collect();
+        let held = self.held().await?;
         // What stays out goes in first, and out last.
         for new in wanted.difference(&held) {
             let done = self.handle.route().add(self.message(*new)).execute().await;
