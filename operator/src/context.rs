@@ -6,6 +6,7 @@ use kube::Client;
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
+use crate::grants::Signer;
 use crate::health::Readiness;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
@@ -28,6 +29,8 @@ pub struct Context {
     pub sightings: Arc<Sightings>,
     /// Why pods are without the mesh.
     pub causes: Arc<Causes>,
+    /// Signs grants, while this operator leads.
+    pub signer: Arc<Signer>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// What `/readyz` waits for.
@@ -55,6 +58,7 @@ impl Context {
             reports: Arc::new(reports),
             sightings: Arc::default(),
             causes: Arc::default(),
+            signer: Arc::default(),
             metrics,
             readiness,
             shutdown,

@@ -68,6 +68,10 @@ pub const CA_ANNOTATION: &str = "campfire.network/agent-ca";
 pub const CA_PIN: &str = "sha256-";
 /// Audience of the sidecars' tokens.
 pub const AGENT_AUDIENCE: &str = "campfire.network/agent";
+/// Annotation stamped at injection on pods whose interface the node's agent makes, with the value [`NODE_MODE`].
+pub const MODE_ANNOTATION: &str = "campfire.network/mode";
+/// Value of [`MODE_ANNOTATION`].
+pub const NODE_MODE: &str = "Node";
 /// Name of the Service (no selector; the leader writes its EndpointSlice) that sidecars talk to.
 pub const AGENT_SERVICE: &str = "campfire-agent";
 /// Port of [`AGENT_SERVICE`] and of the operator's agent API.

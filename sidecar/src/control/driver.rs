@@ -26,6 +26,7 @@ use campfire_protocol::carrier::SocketId;
 use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_protocol::server::{Server, Transport};
 use campfire_protocol::time::Time;
+use campfire_sys::tun::Tun;
 use campfire_sys::udp::Socket;
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -92,9 +93,9 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Opens sockets, device and interface, and starts the data thread.
+    /// Opens sockets, device and interface, and starts the data thread. `sent`: the device, where somebody else opened it.
     /// `fatal`: what cannot work ends it; else it is a problem that is said.
-    pub(super) async fn start(settings: &PeerSettings, fatal: bool) -> Result<(Self, Inbox)> {
+    pub(super) async fn start(settings: &PeerSettings, sent: Option<Tun>, fatal: bool) -> Result<(Self, Inbox)> {
         let config = settings.mesh.clone();
         let tls = Arc::new(Tls::new(&settings.trust).map_err(|error| BadConfig(format!("--ca-file: {error}")))?);
         let public = config.fire.identity.public();
@@ -104,7 +105,8 @@ impl Driver {
             addresses.extend(ipv4.map(|ipv4| overlay_net(config.fire.network, Some(pool), IpAddr::V4(ipv4))));
         }
 
-        let tun = data::open_tun(&settings.tun_node, &settings.interface).map_err(|error| explain_device(&settings.interface, &error))?;
+        let open = || data::open_tun(&settings.tun_node, &settings.interface);
+        let tun = sent.map_or_else(open, Ok).map_err(|error| explain_device(&settings.interface, &error))?;
         let interface = Interface::set_up(&settings.interface, settings.mtu, &addresses).await?;
         let host = interface.host().await.context("the host's addresses")?;
         let Remarks { fatal: why, others: mut remarks } = settings.check_on(&host.fixed, config::forwards());

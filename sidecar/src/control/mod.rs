@@ -55,7 +55,8 @@ pub async fn run(
     files.0.push(control);
     let metrics = metrics_listener(&settings).await?;
 
-    let (mut driver, mut inbox) = Driver::start(&settings, link.is_none()).await?;
+    let sent = link.as_mut().and_then(|link| link.device.take());
+    let (mut driver, mut inbox) = Driver::start(&settings, sent, link.is_none()).await?;
     let (asker, mut requests) = asker();
     let (pinger, mut pings) = mpsc::channel(16);
     let (trier, mut trials) = mpsc::channel(16);
