@@ -57,6 +57,11 @@ impl Driver {
         Ok(())
     }
 
+    /// The agent ends. Where no pod has a volume nothing is kept for the next one.
+    pub fn end(&self) {
+        self.records.end();
+    }
+
     /// `GetPluginInfo`.
     pub fn plugin_info() -> PluginInfo {
         PluginInfo { name: NODE_DRIVER.into(), vendor_version: env!("CARGO_PKG_VERSION").into() }

@@ -26,6 +26,11 @@ impl Records {
         Ok(Self(folder.to_owned()))
     }
 
+    /// Takes the directory away again, if there is none: whoever uninstalls the agent finds nothing of it.
+    pub fn end(&self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+
     /// Reads all. What is no record is passed over, and said.
     ///
     /// # Errors

@@ -52,10 +52,14 @@ pub async fn run(options: &Run) -> Result<()> {
     info!(node = options.node_name, kubelet = %shown, "running");
     tokio::select! {
         ended = requests => { ended.context("the driver's socket")?; bail!("the driver's socket was closed") }
-        ended = registration => ended,
-        _ = terminate.recv() => { drop(sockets); info!("ending: what was made stays, and so do pods' sockets"); Ok(()) }
-        _ = interrupt.recv() => { drop(sockets); Ok(()) }
+        ended = registration => return ended,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
+    drop(sockets);
+    driver.end();
+    info!("ending: what was made stays, and so do pods' sockets");
+    Ok(())
 }
 
 /// Has the kubelet register the driver; once more, if it did not want to.
