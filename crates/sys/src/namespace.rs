@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::fstat;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -25,7 +26,15 @@ impl Network {
     /// # Errors
     /// There is no `/proc`.
     pub fn own() -> io::Result<Self> {
-        Self::of_descriptor(File::open("/proc/thread-self/ns/net")?.into())
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// The one that a path leads to, such as `/run/netns/NAME`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Self::of_descriptor(File::open(path)?.into())
     }
 
     /// A socket's: the one that its process was in when it made the socket. An accepted Unix socket counts as made by who connected, so this is
