@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use campfire_api::names::NODE_DRIVER;
+use campfire_api::names::{NODE_DRAIN_ANNOTATION, NODE_DRIVER};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -122,9 +122,10 @@ pub async fn may_uninstall(api: &Api) -> Result<()> {
     }
     let (count, more) = (found.len(), if found.len() > NAMED { ", …" } else { "" });
     found.truncate(NAMED);
+    // By kubectl: helm upgrades no release that it has begun to uninstall.
     bail!(
-        "{count} pods have a volume of {NODE_DRIVER}, and could not end without it: {}{more}; let new ones do without (helm upgrade … --set drain=true), restart \
-         these, and uninstall then",
+        "{count} pods have a volume of {NODE_DRIVER}, and could not end without it: {}{more}; let new ones do without (kubectl annotate csidriver \
+         {NODE_DRIVER} {NODE_DRAIN_ANNOTATION}=true --overwrite), restart these, and uninstall then",
         found.join(", ")
     );
 }
