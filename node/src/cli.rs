@@ -85,6 +85,9 @@ pub struct Run {
     /// The device node of TUN; made where there is none.
     #[arg(long, env = "CAMPFIRE_TUN", value_name = "PATH", default_value = "/dev/net/tun")]
     pub tun: PathBuf,
+    /// Port of metrics for Prometheus (HTTP, /metrics), on all addresses. [default: none]
+    #[arg(long, env = "CAMPFIRE_METRICS_PORT", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub metrics_port: Option<u16>,
     /// How the log is written, to standard error.
     #[arg(long, env = "CAMPFIRE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t, help_heading = "Log")]
     pub log_format: LogFormat,

@@ -57,6 +57,11 @@ impl Driver {
         Ok(())
     }
 
+    /// Figures, for Prometheus.
+    pub fn metrics(&self) -> String {
+        self.shared.metrics.render(self.pods.count(), self.shared.networks.is_registered())
+    }
+
     /// The agent ends. Where no pod has a volume nothing is kept for the next one.
     pub fn end(&self) {
         self.records.end();

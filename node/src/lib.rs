@@ -13,6 +13,7 @@
 //! | [`pods`] | pods' sockets: who asks, how much, whether it may |
 //! | [`networks`] | networks that are no pod's |
 //! | [`make`] | the thread that enters a pod's network and makes the interface |
+//! | [`metrics`] | figures for Prometheus, where they are asked for |
 //! | [`probe`] | what probes run |
 //! | [`uninstall`] | what the chart runs before it is uninstalled, and nobody else |
 
@@ -25,6 +26,7 @@ pub mod csi;
 pub mod driver;
 pub mod grpc;
 pub mod make;
+pub mod metrics;
 pub mod networks;
 pub mod pods;
 pub mod probe;

@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::make::{Order, make};
+use crate::metrics::Metrics;
 use crate::networks::Networks;
 use crate::volume::{Target, Volume, in_folder};
 
@@ -48,13 +49,15 @@ pub struct Shared {
     pub key: PathBuf,
     /// The device node of TUN.
     pub node: PathBuf,
+    /// What came of their requests.
+    pub metrics: Metrics,
     makers: Semaphore,
 }
 
 impl Shared {
     /// With these.
     pub fn new(networks: Networks, key: PathBuf, node: PathBuf) -> Self {
-        Self { networks, key, node, makers: Semaphore::new(MAKERS) }
+        Self { networks, key, node, metrics: Metrics::default(), makers: Semaphore::new(MAKERS) }
     }
 }
 
@@ -172,6 +175,7 @@ async fn serve(pod: Arc<Pod>, connection: UnixStream, place: OwnedSemaphorePermi
     let Ok(Ok(packet)) = timeout(PATIENCE, receive(&connection)).await else { return };
     let done = pod.answer(packet.as_deref(), &connection).await;
     let reason = done.as_ref().err().map(|refusal| refusal.reason);
+    pod.shared.metrics.count(reason, begun.elapsed());
     let milliseconds = begun.elapsed().as_millis() as u64;
     match &done {
         Ok(_) => info!(pod = pod.shown, uid = pod.uid, milliseconds, "made"),

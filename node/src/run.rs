@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::cli::Run;
 use crate::driver::Driver;
 use crate::grpc::{bind, learn, serve};
+use crate::metrics;
 use crate::networks::Networks;
 use crate::pods::Shared;
 use crate::records::Records;
@@ -53,6 +54,7 @@ pub async fn run(options: &Run) -> Result<()> {
     tokio::select! {
         ended = requests => { ended.context("the driver's socket")?; bail!("the driver's socket was closed") }
         ended = registration => return ended,
+        ended = metrics::serve(options.metrics_port, driver.clone()) => return ended,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

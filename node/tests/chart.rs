@@ -118,12 +118,16 @@ fn the_agent_takes_what_the_chart_gives_it_and_finds_it_where_the_node_has_it() 
         let folder = value("CAMPFIRE_KUBELET_DIR");
         let given = ["campfire-node", "run", "--node-name", "n", "--kubelet-dir", &folder, "--log", &value("CAMPFIRE_LOG")];
         let given = given.into_iter().map(str::to_owned).chain([format!("--log-format={}", value("CAMPFIRE_LOG_FORMAT"))]);
+        let port =
+            list(&container["env"]).iter().find(|variable| variable["name"] == "CAMPFIRE_METRICS_PORT").map(|variable| &variable["value"]);
+        let given = given.chain(port.map(|port| format!("--metrics-port={}", port.as_str().unwrap())));
         let Command::Run(run) = Cli::try_parse_from(given).unwrap().command else { panic!("it runs") };
         let mounts: Vec<_> = list(&container["volumeMounts"]).iter().filter_map(|mount| mount["mountPath"].as_str()).collect();
         let within = |path: &Path| mounts.iter().any(|mount| path.starts_with(mount));
         assert!(within(&run.kubelet.driver_socket()) && within(&run.kubelet.registration_socket()), "{set}: {mounts:?}");
         assert!(within(&run.kubelet.kubelet_dir.join("pods")) && within(&run.key_file), "{set}: {mounts:?}");
         assert_eq!(run.key_file.file_name().unwrap(), names::NODE_KEY);
+        assert_eq!(run.metrics_port.map(Value::from), container.pointer("/ports/0/containerPort").cloned(), "{set}");
         for volume in list(&pod["volumes"]) {
             let Some(path) = volume.pointer("/hostPath/path").and_then(Value::as_str) else { continue };
             assert!(mounts.contains(&path), "{set}: {path} is elsewhere on the node");
