@@ -31,6 +31,8 @@ enum Command {
     Members(members::Arguments),
     /// This build beside another, in turns: the tunnel bare, from pod to pod and through the fire, and the relay.
     Pairs(pairs::Arguments),
+    /// Pods whose interface an init container makes beside pods whose interface their node's agent makes, in turns.
+    Modes(pairs::Modes),
     /// The load generator, run by `relay` inside a namespace.
     #[command(hide = true)]
     Load(load::Arguments),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Tunnel(arguments) => tunnel::run(&arguments),
         Command::Members(arguments) => members::run(&arguments),
         Command::Pairs(arguments) => pairs::run(&arguments),
+        Command::Modes(arguments) => pairs::modes(&arguments),
         Command::Load(arguments) => load::run(&arguments),
         Command::Sink(arguments) => load::sink(&arguments),
     };

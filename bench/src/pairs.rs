@@ -1,14 +1,14 @@
 //! `campfire-bench pairs`: two builds of ours, run by run in turns, so that whatever else the machine does meets both; and the ratios of the medians.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::measure::{self, median};
 use crate::relay::{self, Files};
-use crate::tunnel;
+use crate::tunnel::{self, Contender};
 use crate::world::{Topology, World};
 
 /// How to measure.
@@ -28,6 +28,17 @@ pub struct Arguments {
     output: Option<PathBuf>,
 }
 
+/// How to measure both ways to an interface.
+#[derive(clap::Args)]
+pub struct Modes {
+    /// Pairs of runs of each.
+    #[arg(long, default_value_t = 9)]
+    pairs: usize,
+    /// Seconds of each run.
+    #[arg(long, default_value_t = 10)]
+    seconds: u32,
+}
+
 /// One figure of one kind of run, the medians of both builds.
 #[derive(Serialize)]
 struct Row {
@@ -44,10 +55,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("{} × {}, {} pairs of runs of {} s each", measure::cpus(), measure::cpu_model(), arguments.pairs, arguments.seconds);
     println!("{:24} {:20} {:>9} {:>9} {:>7}", "", "", "base", "this", "ratio");
     let mut rows = Vec::new();
-    for (name, topology, fire) in
-        [("bare", Topology::Bare, false), ("pod", Topology::Pod, false), ("pod, through the fire", Topology::Pod, true)]
-    {
-        let runs = in_turns(&folders, arguments.pairs, |folder| tunnel::measure_ours(folder, topology, fire, arguments.seconds))?;
+    for (name, topology, contender) in [
+        ("bare", Topology::Bare, Contender::Campfire),
+        ("pod", Topology::Pod, Contender::Campfire),
+        ("pod, through the fire", Topology::Pod, Contender::Fire),
+    ] {
+        let runs = in_turns(&folders, arguments.pairs, |folder| tunnel::measure_ours(folder, topology, contender, arguments.seconds))?;
         for (figure, of) in TUNNEL {
             rows.push(row(name, figure, &runs, of));
         }
@@ -87,13 +100,28 @@ const TUNNEL: [Figure<tunnel::Figures>; 5] = [
 
 const RELAY: [Figure<[f64; 3]>; 3] = [("packets/s", |run| run[0]), ("process µs/p", |run| run[1]), ("machine µs/p", |run| run[2])];
 
-/// Runs of both builds, one after the other; who is first changes with each pair.
-fn in_turns<T>(folders: &[PathBuf; 2], pairs: usize, measure: impl Fn(&Path) -> Result<T>) -> Result<[Vec<T>; 2]> {
+/// `campfire-bench modes`: pods whose interface an init container makes beside pods whose interface their node's agent makes, run by run in turns.
+pub fn modes(arguments: &Modes) -> Result<()> {
+    let folder = measure::own_folder()?;
+    println!("{} × {}, {} pairs of runs of {} s each", measure::cpus(), measure::cpu_model(), arguments.pairs, arguments.seconds);
+    println!("{:24} {:20} {:>9} {:>9} {:>7}", "", "", "Tun", "Node", "ratio");
+    let contenders = [Contender::Campfire, Contender::Agent];
+    let runs =
+        in_turns(&contenders, arguments.pairs, |contender| tunnel::measure_ours(&folder, Topology::Pod, *contender, arguments.seconds))?;
+    for (figure, of) in TUNNEL {
+        row("pod", figure, &runs, of);
+    }
+    println!("machine: CPU time of everything; process: of our processes");
+    Ok(())
+}
+
+/// Runs of both, one after the other; who is first changes with each pair.
+fn in_turns<T, W>(of: &[W; 2], pairs: usize, measure: impl Fn(&W) -> Result<T>) -> Result<[Vec<T>; 2]> {
     let mut runs = [Vec::new(), Vec::new()];
     for pair in 0..pairs {
         for turn in 0..2 {
-            let build = (pair + turn) % 2;
-            runs[build].push(measure(&folders[build])?);
+            let which = (pair + turn) % 2;
+            runs[which].push(measure(&of[which])?);
         }
     }
     Ok(runs)

@@ -1,6 +1,7 @@
 //! `campfire-bench tunnel`: TCP, small datagrams and latency through two ends of a tunnel on one machine: our data plane beside
 //! wireguard-go and boringtun-cli, in turns, and the medians.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -9,7 +10,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use campfire_api::node::Grant;
 use campfire_lab::Process;
+use campfire_node::make::{Order, make};
+use campfire_sys::namespace::Network;
+use ipnet::Ipv4Net;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -48,13 +53,20 @@ pub struct Arguments {
     output: Option<PathBuf>,
 }
 
+/// What packets go through.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Contender {
+pub enum Contender {
+    /// No tunnel.
     Nothing,
+    /// Our data plane, between two peers that know each other's addresses.
     Campfire,
+    /// The same, with devices that a node's agent made.
+    Agent,
     /// Two whole peers that may not connect directly, and the server between them.
     Fire,
+    /// wireguard-go.
     WireguardGo,
+    /// boringtun-cli.
     Boringtun,
 }
 
@@ -65,6 +77,7 @@ impl Contender {
         match self {
             Self::Nothing => "no tunnel",
             Self::Campfire => "campfire",
+            Self::Agent => "campfire, by a node's agent",
             Self::Fire => "campfire, through the fire",
             Self::WireguardGo => "wireguard-go",
             Self::Boringtun => "boringtun-cli, 1 thread",
@@ -157,8 +170,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// One run of ours, with the programs of one build: between two peers that know each other's addresses, or through the fire.
-pub fn measure_ours(folder: &Path, topology: Topology, fire: bool, seconds: u32) -> Result<Figures> {
+/// One run of ours, with the programs of one build.
+pub fn measure_ours(folder: &Path, topology: Topology, contender: Contender, seconds: u32) -> Result<Figures> {
     let programs = Programs::of(folder);
     programs.check()?;
     let arguments = Arguments {
@@ -172,7 +185,7 @@ pub fn measure_ours(folder: &Path, topology: Topology, fire: bool, seconds: u32)
         topology: Some(topology),
         output: None,
     };
-    measure_one(if fire { Contender::Fire } else { Contender::Campfire }, topology, &arguments, &programs)
+    measure_one(contender, topology, &arguments, &programs)
 }
 
 /// Our programs, of one build.
@@ -204,6 +217,7 @@ fn measure_one(contender: Contender, topology: Topology, arguments: &Arguments, 
     let ends = match contender {
         Contender::Nothing => Vec::new(),
         Contender::Campfire => vec![ours(&world, &programs.peer, 1, arguments.mtu)?, ours(&world, &programs.peer, 0, arguments.mtu)?],
+        Contender::Agent => vec![by_agent(&world, &programs.peer, 1, arguments.mtu)?, by_agent(&world, &programs.peer, 0, arguments.mtu)?],
         Contender::Fire => through_the_fire(&world, programs, arguments.mtu)?,
         Contender::WireguardGo => {
             vec![theirs(&world, &arguments.wireguard_go, &["-f"], 1)?, theirs(&world, &arguments.wireguard_go, &["-f"], 0)?]
@@ -216,6 +230,7 @@ fn measure_one(contender: Contender, topology: Topology, arguments: &Arguments, 
     let address = match contender {
         Contender::Nothing => ADDRESSES[1].to_string(),
         Contender::Fire => overlay_address(&world, 1)?,
+        Contender::Agent => "10.9.0.2".to_owned(),
         Contender::Campfire | Contender::WireguardGo | Contender::Boringtun => {
             for side in 0..2 {
                 addresses(&world, side, arguments.mtu)?;
@@ -262,17 +277,37 @@ fn readings(processes: &[u32]) -> Result<Vec<Reading>> {
 }
 
 fn ours(world: &World, program: &Path, side: usize, mtu: u16) -> Result<Process> {
-    let (own, other) = ends(side);
-    let flag = if side == 0 { ",initiate" } else { "" };
-    let peer = format!("{},{other}:{PORT},10.9.0.{}/32{flag}", PUBLIC[1 - side], 2 - side);
-    let child = world.ends[side]
-        .command(program)
-        .args(["run", &device(side), &format!("{own}:{PORT}"), &hex(&SECRETS[side]), &hex(&PRESHARED), &mtu.to_string(), &peer])
-        .stdout(Stdio::null())
-        .spawn()?;
+    let child = peer(world, program, side, &device(side), mtu).spawn()?;
     let process = Process(child);
     wait_for_device(world, side)?;
     Ok(process)
+}
+
+/// With a device that a node's agent made, as it makes them for pods: persistent, with its rules and settings, and sent to the peer.
+fn by_agent(world: &World, program: &Path, side: usize, mtu: u16) -> Result<Process> {
+    let end = &world.ends[side];
+    let address = Ipv4Net::new(Ipv4Addr::new(10, 9, 0, side as u8 + 1), 24)?;
+    let order = Order {
+        network: Network::open(&Path::new("/run/netns").join(end.full_name()))?,
+        owner: 0,
+        grant: Grant { pod_uid: format!("end-{side}"), mtu, addresses: vec![address.into()], routes: Vec::new() },
+        outside: BTreeSet::new(),
+        device: true,
+        node: PathBuf::from("/dev/net/tun"),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let made = runtime.block_on(make(order, Duration::from_secs(5)))?.context("no device was made")?;
+    Ok(Process(peer(world, program, side, "-", mtu).stdin(made).spawn()?))
+}
+
+fn peer(world: &World, program: &Path, side: usize, device: &str, mtu: u16) -> Command {
+    let (own, other) = ends(side);
+    let flag = if side == 0 { ",initiate" } else { "" };
+    let peer = format!("{},{other}:{PORT},10.9.0.{}/32{flag}", PUBLIC[1 - side], 2 - side);
+    let mut command = world.ends[side].command(program);
+    command.args(["run", device, &format!("{own}:{PORT}"), &hex(&SECRETS[side]), &hex(&PRESHARED), &mtu.to_string(), &peer]);
+    command.stdout(Stdio::null());
+    command
 }
 
 /// `campfire-turn`, and `campfire up` at both ends.

@@ -7,6 +7,7 @@ use kube::ResourceExt as _;
 use crate::cli::{Pair, PingArgs};
 use crate::cluster::{Cluster, Ran};
 use crate::member::{self, Member};
+use crate::node;
 use crate::run::print;
 use campfire_text::printable;
 
@@ -20,8 +21,12 @@ struct Meant<'a> {
 /// `why`.
 pub async fn why(clusters: &[Cluster], pair: &Pair) -> Result<()> {
     let meant = meant(clusters, pair).await?;
-    let ran = meant.cluster.run(&meant.from, &["why", &meant.to], |_| ()).await?;
-    fine(&ran, &meant.from)?;
+    let ran = meant.cluster.run(&meant.from, &["why", &meant.to], |_| ()).await.and_then(|ran| fine(&ran, &meant.from).map(|()| ran));
+    let ran = match ran {
+        Ok(ran) => ran,
+        // Where a node's agent makes the interface, that may be why.
+        Err(error) => bail!("{error:#}{}", node::beside(meant.cluster, &meant.from).await),
+    };
     print(&format!("As {} sees it:\n{}", meant.from.name, shown(&ran.printed)))
 }
 

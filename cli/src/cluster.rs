@@ -269,7 +269,8 @@ async fn configuration(file: Option<&Path>, context: Option<&str>) -> Result<(Co
     Ok((config, name))
 }
 
-fn member(pod: &Pod) -> Member {
+/// A pod with a sidecar.
+pub fn member(pod: &Pod) -> Member {
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_ref());
     let spec = pod.spec.as_ref();

@@ -9,6 +9,7 @@
 //! | [`member`], [`report`] | which pod is meant; what its sidecar tells of itself |
 //! | [`status`], [`ask`], [`join`] | `status` and `peers`; `why` and `ping`; `join` |
 //! | [`check`] | what is wrong, why, and what to do |
+//! | [`node`] | the agent that makes interfaces for pods without rights, and what a pod of its waits for |
 //! | [`netcheck`], [`dump`] | what a pod's network lets through; all that a report of a fault needs |
 //! | [`graph`] | who sees whom, as a picture |
 
@@ -24,6 +25,7 @@ pub mod graph;
 pub mod join;
 pub mod member;
 pub mod netcheck;
+pub mod node;
 pub mod report;
 pub mod run;
 pub mod status;

@@ -22,6 +22,7 @@ fn a_whole_world_is_well_in_one_line() {
     for line in [
         "Cluster\nok   cluster-version: Kubernetes v1.33.1\n",
         "ok   operator-leader: campfire-operator-1 leads\n",
+        "Node agent\nok   node-agent-installed: it is not installed, and nobody needs it here\n",
         "ok   operator-webhook: a new pod in namespace default gets a sidecar\n",
         "ok   fire-servers: default/main: server oak, from hello-a: camped by UDP, 4.0 ms, which sees 198.51.100.1:4000\n",
         "ok   member-ready: 2 pods at the fire and ready\n",
@@ -38,8 +39,29 @@ fn a_whole_world_is_well_in_one_line() {
 }
 
 #[test]
+fn a_node_agent_that_is_as_it_should_be_is_well() {
+    let text = Api::new(with_agent).well(&["check"]);
+    for line in [
+        "ok   cluster-podsecurity: where a PodSecurity level refuses the init container the node agent makes the interface\n",
+        "Node agent\nok   node-agent-installed: it is installed in namespace campfire-node\n",
+        "ok   node-agent-runs: it is ready and registered on 1 node\n",
+        "ok   node-agent-key: it knows the key of the operator's grants\n",
+        "ok   node-agent-pods: none of 2 pods waits for it\n",
+    ] {
+        assert!(text.contains(line), "no {line:?} in:\n{text}");
+    }
+    // Who may not look at nodes, and has no pod of the agent's, is not bothered.
+    let api = Api::new(
+        |context, asked| {
+            if asked.path.contains("/csidrivers/") { refused(403, "Forbidden", "no") } else { whole(context, asked) }
+        },
+    );
+    assert!(api.well(&["check"]).contains("ok   node-agent-installed: nobody needs it here"));
+}
+
+#[test]
 fn each_broken_world_is_told_with_what_to_do() {
-    for (id, line, exit, world) in [broken_clusters(), wrong_clocks(), broken_fires(), broken_servers()].concat() {
+    for (id, line, exit, world) in [broken_clusters(), wrong_clocks(), broken_agents(), broken_fires(), broken_servers()].concat() {
         let api = Api::new(world);
         let (code, output, errors) = api.run(&["check", "--short"]);
         let output = String::from_utf8(output).unwrap();
@@ -188,6 +210,117 @@ fn wrong_clocks() -> Vec<Broken> {
             if status { Answer::Ran(report(-600).to_string(), String::new(), true) } else { whole(context, asked) }
         }),
     ]
+}
+
+fn broken_agents() -> Vec<Broken> {
+    vec![
+        (
+            "node-agent-installed",
+            "FAIL node-agent-installed: it is not installed, and is needed by 2 pods that it made the interface of",
+            2,
+            |context, asked| {
+                let driver = asked.path.ends_with("/csidrivers/node.campfire.network");
+                if driver { refused(404, "NotFound", "not found") } else { with_agent(context, asked) }
+            },
+        ),
+        (
+            "node-agent-installed",
+            "warn node-agent-installed: it is to be uninstalled (drain), and is needed by 2 pods",
+            1,
+            |context, asked| {
+                if !asked.path.ends_with("/csidrivers/node.campfire.network") {
+                    return with_agent(context, asked);
+                }
+                let mut driver = driver();
+                driver["metadata"]["annotations"]["node.campfire.network/drain"] = json!("true");
+                Answer::Json(200, driver)
+            },
+        ),
+        ("node-agent-runs", "FAIL node-agent-runs: it is ready on 0 of 1 node (not on worker)", 2, |context, asked| {
+            let agents = asked.path.contains("/campfire-node/pods");
+            if agents { list(&[agent("False")]) } else { with_agent(context, asked) }
+        }),
+        (
+            "node-agent-pods",
+            "FAIL node-agent-pods: default/hello-a, default/hello-b: its interface is made by the node agent, and there is no agent on node worker; what was made goes on",
+            2,
+            |context, asked| if asked.path.contains("/campfire-node/pods") { list(&[]) } else { with_agent(context, asked) },
+        ),
+        (
+            "node-agent-runs",
+            "FAIL node-agent-runs: it runs, and the kubelet has not registered its driver, on worker",
+            2,
+            |context, asked| if asked.path.ends_with("/csinodes") { list(&[]) } else { with_agent(context, asked) },
+        ),
+        (
+            "node-agent-key",
+            "FAIL node-agent-key: the operator has written no key into ConfigMap campfire-node/campfire-node",
+            2,
+            |context, asked| {
+                let map = asked.path.ends_with("/configmaps/campfire-node");
+                if map { Answer::Json(200, json!({ "metadata": { "name": "campfire-node" } })) } else { with_agent(context, asked) }
+            },
+        ),
+        (
+            "node-agent-pods",
+            "FAIL node-agent-pods: default/hello-b: the sidecar waits for its interface: the node's agent refuses: BadSignature: the grant",
+            2,
+            |context, asked| match asked.path.as_str() {
+                path if path.ends_with("/pods") && asked.query.contains("injected") => {
+                    let mut waits = of_agent("hello-b");
+                    waits["status"]["conditions"][0]["status"] = json!("False");
+                    list(&[of_agent("hello-a"), waits])
+                }
+                path if path.ends_with("/hello-b/exec") => {
+                    let said = "campfire: the sidecar waits for its interface: the node's agent refuses: BadSignature: the grant\n";
+                    Answer::Ran(String::new(), said.into(), false)
+                }
+                _ => with_agent(context, asked),
+            },
+        ),
+    ]
+}
+
+/// All is well, and a node's agent made the interfaces.
+fn with_agent(context: &str, asked: &Asked) -> Answer {
+    match asked.path.as_str() {
+        path if path.ends_with("/csidrivers/node.campfire.network") => Answer::Json(200, driver()),
+        path if path.ends_with("/csinodes") => list(&[
+            json!({ "metadata": { "name": "worker" }, "spec": { "drivers": [{ "name": "node.campfire.network", "nodeID": "worker" }] } }),
+        ]),
+        path if path.ends_with("/campfire-node/daemonsets") => list(&[json!({
+            "metadata": { "name": "campfire-node", "namespace": "campfire-node" },
+            "status": { "desiredNumberScheduled": 1, "currentNumberScheduled": 1, "numberMisscheduled": 0, "numberReady": 1 },
+        })]),
+        path if path.ends_with("/campfire-node/pods") => list(&[agent("True")]),
+        path if path.ends_with("/configmaps/campfire-node") => {
+            Answer::Json(200, json!({ "metadata": { "name": "campfire-node" }, "data": { "public-key": "00" } }))
+        }
+        path if path.ends_with("/pods") && asked.query.contains("injected") => list(&[of_agent("hello-a"), of_agent("hello-b")]),
+        _ => whole(context, asked),
+    }
+}
+
+fn driver() -> Value {
+    json!({ "metadata": { "name": "node.campfire.network", "annotations": { "node.campfire.network/namespace": "campfire-node" } }, "spec": {} })
+}
+
+/// The agent's own pod.
+fn agent(ready: &str) -> Value {
+    json!({
+        "metadata": { "name": "campfire-node-x", "namespace": "campfire-node" }, "spec": { "nodeName": "worker", "containers": [] },
+        "status": { "conditions": [{ "type": "Ready", "status": ready }] },
+    })
+}
+
+/// A pod whose interface the agent made.
+fn of_agent(name: &str) -> Value {
+    let mut pod = pod(name);
+    pod["metadata"]["annotations"]["campfire.network/mode"] = json!("Node");
+    pod["spec"]["nodeName"] = json!("worker");
+    pod["status"]["initContainerStatuses"] =
+        json!([{ "name": "campfire", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": { "running": {} } }]);
+    pod
 }
 
 fn broken_fires() -> Vec<Broken> {

@@ -139,6 +139,33 @@ fn what_cannot_be_done_is_said_with_the_right_that_is_missing() {
 }
 
 #[test]
+fn why_says_that_a_pod_waits_for_the_agent_of_its_node() {
+    let api = Api::new(|context, asked| match asked.path.as_str() {
+        "/api/v1/namespaces/default/pods/hello-a" => {
+            let mut pod = pod("hello-a");
+            pod["metadata"]["annotations"]["campfire.network/mode"] = json!("Node");
+            pod["spec"]["nodeName"] = json!("worker");
+            Answer::Json(200, pod)
+        }
+        path if path.ends_with("/csidrivers/node.campfire.network") => {
+            let said = json!({ "node.campfire.network/namespace": "campfire-node" });
+            Answer::Json(200, json!({ "metadata": { "name": "node.campfire.network", "annotations": said }, "spec": {} }))
+        }
+        path if path.ends_with("/csinodes") || path.contains("/namespaces/campfire-node/") && !path.ends_with("/campfire-node") => {
+            list(&[])
+        }
+        path if path.ends_with("/hello-a/exec") => {
+            Answer::Ran(String::new(), "campfire: the sidecar waits for its interface: the node's agent does not answer\n".into(), false)
+        }
+        _ => world(context, asked),
+    });
+    let error = api.fails(&["why", "hello-a", "hello-b"]);
+    let wanted = "hello-a: the sidecar waits for its interface: the node's agent does not answer (its interface is made by the node agent, and \
+                  there is no agent on node worker)";
+    assert!(error.contains(wanted), "{error}");
+}
+
+#[test]
 fn an_api_server_that_is_not_there_is_named() {
     let api = Api::new(world);
     let config = std::fs::read_to_string(api.kubeconfig()).unwrap();

@@ -38,7 +38,7 @@ pub struct Cluster {
 }
 
 /// The namespaces in which stories have Campfires: the operator has rights in these alone.
-const WITH_CAMPFIRES: [&str; 9] = ["mesh", "job", "join", "lifecycle", "outages", "node", "plugin", "attack", "soak"];
+const WITH_CAMPFIRES: [&str; 10] = ["mesh", "job", "join", "lifecycle", "outages", "node", "nodes", "plugin", "attack", "soak"];
 
 static ONE: OnceLock<Option<Cluster>> = OnceLock::new();
 static TWO: OnceLock<Option<Cluster>> = OnceLock::new();

@@ -1,6 +1,6 @@
 //! What stories about meshes share: apps with the label, who they are in the mesh, and traffic that counts what it loses.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD as STANDARD, BASE64_URL_SAFE_NO_PAD as URL_SAFE_NO_PAD};
@@ -80,6 +80,42 @@ impl Cluster {
             let address = text.split_whitespace().skip_while(|word| *word != "inet6").nth(1)?;
             Some(address.split('/').next()?.to_owned())
         })
+    }
+
+    /// Waits until all pods of an app are in the mesh: their MeshPeers are ready, with the addresses that their interfaces have. (After a restart of
+    /// the node those of before are there until the new ones are reported.)
+    pub fn members(&self, namespace: &str, app: &str, count: usize, patience: Duration) {
+        let address = |pod: &Value| {
+            let line = ["ip", "-6", "addr", "show", "dev", "campfire0", "scope", "global"];
+            let text = self.exec(namespace, name(pod), "app", &line).ok()?;
+            Some(text.split_whitespace().skip_while(|word| *word != "inet6").nth(1)?.split('/').next()?.to_owned())
+        };
+        let joined = |pod: &Value| {
+            let peer = self.get(namespace, "meshpeer", name(pod))?;
+            let same = peer["spec"]["podRef"]["uid"] == pod["metadata"]["uid"] && is_true(&peer, "Ready");
+            (same && peer["status"]["addresses"][0] == address(pod)?.as_str()).then_some(())
+        };
+        self.wait_for(&format!("the {count} pods of {app} to be in the mesh"), namespace, patience, || {
+            let pods = self.list(namespace, "pods", &format!("app={app}"));
+            (pods.len() == count && pods.iter().all(|pod| joined(pod).is_some())).then_some(())
+        });
+    }
+
+    /// Seconds from before a pod is asked for until its app `app`, which pings a peer with its first command, is answered over the mesh.
+    pub fn seconds_to_start(&self, namespace: &str, pod: &str, manifest: &str) -> f64 {
+        let of_day = |since: Duration| since.as_secs_f64() % 86_400.0;
+        let asked = of_day(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        self.apply(namespace, manifest);
+        let log = self.wait_for(&format!("the app of {pod} to be answered over the mesh"), namespace, Duration::from_secs(30), || {
+            let log = self.try_kubectl(&["logs", "-n", namespace, pod, "-c", "app", "--timestamps"]).ok()?;
+            log.contains("bytes from").then_some(log)
+        });
+        self.kubectl(&["delete", "-n", namespace, "pod", pod]);
+        // 2026-11-24T16:53:39.123456789Z
+        let answered = log.lines().find(|line| line.contains("bytes from")).unwrap_or_default();
+        let time = answered.split_once('T').and_then(|(_, time)| time.split_once('Z')).map_or("", |(time, _)| time);
+        let answered = time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap_or(f64::NAN));
+        (answered - asked).rem_euclid(86_400.0)
     }
 
     /// Waits until the app in a pod is answered by `name` at a mesh address.

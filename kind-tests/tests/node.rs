@@ -32,7 +32,7 @@ fn restarted(cluster: &Cluster, ns: &str) {
     println!("===== the node is restarted while the operator is away");
     cluster.apply(ns, &deployment("hello", 3, "{}"));
     let before = uids(&cluster.pods(ns, "hello", 3));
-    members(cluster, ns, "hello", 3, Duration::from_secs(30));
+    cluster.members(ns, "hello", 3, Duration::from_secs(30));
     cluster.kubectl(&["scale", "-n", SYSTEM, "deployment/campfire-operator", "--replicas=0"]);
     cluster.wait_for("no operator to be left", SYSTEM, Duration::from_mins(1), || {
         cluster.list(SYSTEM, "pods", OPERATOR).is_empty().then_some(())
@@ -50,7 +50,7 @@ fn restarted(cluster: &Cluster, ns: &str) {
     cluster.wait_for("an operator to be ready", SYSTEM, Duration::from_mins(2), || {
         cluster.list(SYSTEM, "pods", OPERATOR).iter().any(is_ready).then_some(())
     });
-    members(cluster, ns, "hello", 3, BACK);
+    cluster.members(ns, "hello", 3, BACK);
     let pods = cluster.pods(ns, "hello", 3);
     assert_eq!(uids(&pods), before, "they were made anew");
     let address = cluster.mesh_address(ns, name(&pods[1]));
@@ -71,7 +71,7 @@ fn frozen(cluster: &Cluster, ns: &str) {
     std::thread::sleep(Duration::from_secs(4));
     cluster.apply(ns, &deployment("later", 1, "{}"));
     for (app, count) in [("frozen", 2), ("later", 1)] {
-        members(cluster, ns, app, count, Duration::from_mins(1));
+        cluster.members(ns, app, count, Duration::from_mins(1));
     }
     println!("all were in the mesh {:.1} s after the leader was frozen", begun.elapsed().as_secs_f64());
     // It ends by itself when it wakes, or was killed by its probes meanwhile.
@@ -82,7 +82,7 @@ fn frozen(cluster: &Cluster, ns: &str) {
     let frozen = Frozen::begin(cluster, &standby);
     let begun = Instant::now();
     cluster.apply(ns, &deployment("beside", 2, "{}"));
-    members(cluster, ns, "beside", 2, Duration::from_mins(1));
+    cluster.members(ns, "beside", 2, Duration::from_mins(1));
     println!("all were in the mesh {:.1} s after the standby was frozen", begun.elapsed().as_secs_f64());
     drop(frozen);
 }
@@ -127,26 +127,6 @@ impl Drop for Frozen<'_> {
         // Its container may be gone: killed by its probes.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.signal("SIGCONT")));
     }
-}
-
-/// Waits until all pods of an app are in the mesh: their MeshPeers are ready, with the addresses that their interfaces have. (After a restart of the
-/// node those of before are there until the new ones are reported.)
-fn members(cluster: &Cluster, ns: &str, app: &str, count: usize, patience: Duration) {
-    let address = |pod: &Value| {
-        let line = ["ip", "-6", "addr", "show", "dev", "campfire0", "scope", "global"];
-        let text = cluster.exec(ns, name(pod), "app", &line).ok()?;
-        let address = text.split_whitespace().skip_while(|word| *word != "inet6").nth(1)?.split('/').next()?.to_owned();
-        Some(address)
-    };
-    let joined = |pod: &Value| {
-        let peer = cluster.get(ns, "meshpeer", name(pod))?;
-        let same = peer["spec"]["podRef"]["uid"] == pod["metadata"]["uid"] && is_true(&peer, "Ready");
-        (same && peer["status"]["addresses"][0] == address(pod)?.as_str()).then_some(())
-    };
-    cluster.wait_for(&format!("the {count} pods of {app} to be in the mesh"), ns, patience, || {
-        let pods = cluster.list(ns, "pods", &format!("app={app}"));
-        (pods.len() == count && pods.iter().all(|pod| joined(pod).is_some())).then_some(())
-    });
 }
 
 fn uids(pods: &[Value]) -> BTreeSet<String> {

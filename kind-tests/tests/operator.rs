@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use campfire_kind_tests::mesh::{campfire, deployment, name};
 use campfire_kind_tests::{Cluster, TEST_APP, condition};
@@ -30,19 +30,7 @@ spec:
   - {{name: app, image: '{TEST_APP}', imagePullPolicy: Never, command: [sh, -c, '{line}']}}
 "
     );
-    let of_day = |since: Duration| since.as_secs_f64() % 86_400.0;
-    let asked = of_day(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap());
-    cluster.apply(ns, &manifest);
-    let log = cluster.wait_for(&format!("the app of {pod} to be answered over the mesh"), ns, Duration::from_secs(30), || {
-        let log = cluster.try_kubectl(&["logs", "-n", ns, pod, "-c", "app", "--timestamps"]).ok()?;
-        log.contains("bytes from").then_some(log)
-    });
-    cluster.kubectl(&["delete", "-n", ns, "pod", pod]);
-    // 2026-11-24T16:53:39.123456789Z
-    let answered = log.lines().find(|line| line.contains("bytes from")).unwrap();
-    let time = answered.split_once('T').unwrap().1.split_once('Z').unwrap().0;
-    let answered = time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap());
-    (answered - asked).rem_euclid(86_400.0)
+    cluster.seconds_to_start(ns, pod, &manifest)
 }
 
 #[test]

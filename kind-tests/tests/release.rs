@@ -12,7 +12,8 @@ use campfire_kind_tests::{image, root};
 use serde_json::Value;
 
 /// Each image's program, and a crate that it is nothing without.
-const IMAGES: [(&str, &str); 3] = [("campfire-operator", "kube"), ("campfire", "boringtun"), ("campfire-turn", "tokio")];
+const IMAGES: [(&str, &str); 4] =
+    [("campfire-operator", "kube"), ("campfire", "boringtun"), ("campfire-turn", "tokio"), ("campfire-node", "tonic")];
 
 #[test]
 fn images_say_where_they_come_from_and_what_they_are_made_of() {

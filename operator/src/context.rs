@@ -6,6 +6,7 @@ use kube::Client;
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
+use crate::grants::Signer;
 use crate::health::Readiness;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
@@ -31,6 +32,8 @@ pub struct Context {
     pub causes: Arc<Causes>,
     /// Which pods the webhook gave a sidecar.
     pub given: Given,
+    /// Signs grants, while this operator leads.
+    pub signer: Arc<Signer>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// What `/readyz` waits for.
@@ -59,6 +62,7 @@ impl Context {
             sightings: Arc::default(),
             causes: Arc::default(),
             given: Given::default(),
+            signer: Arc::default(),
             metrics,
             readiness,
             shutdown,

@@ -17,7 +17,7 @@ use crate::leadership::{Leadership, endpoints, lease};
 use crate::metrics::Metrics;
 use crate::settings::OperatorSettings;
 use crate::state::{PodId, Reports};
-use crate::{agent, campfire, certs, definitions, fire, health, meshpeer, webhook};
+use crate::{agent, campfire, certs, definitions, fire, grants, health, meshpeer, webhook};
 
 /// How long parts may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -125,6 +125,7 @@ async fn lead(ctx: Arc<Context>, certs: watch::Receiver<Arc<Bundle>>, mut queue:
 fn start_term(parts: &mut JoinSet<&'static str>, ctx: &Arc<Context>, reports: mpsc::Receiver<PodId>) {
     part(parts, "campfires", campfire::run(ctx.clone()));
     part(parts, "fire", fire::run(ctx.clone()));
+    part(parts, "grants", grants::run(ctx.clone()));
     part(parts, "meshpeer", meshpeer::run(ctx.clone(), reports));
 }
 

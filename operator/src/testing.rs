@@ -59,6 +59,7 @@ impl Rig {
         let (peers, _) = filled();
         let (ranges, range_writer) = filled();
         let (quotas, quota_writer) = filled();
+        let ((drivers, _), (runtimes, _)) = (filled(), filled());
         let (mandate, leadership) = Leadership::new();
         let (shutdown, stop) = Shutdown::new();
         let client = client(api);
@@ -73,11 +74,14 @@ impl Rig {
             pods,
             ranges,
             quotas,
+            drivers,
+            runtimes,
             changes: Changes {
                 campfires: broadcast::Sender::new(16),
                 peers: broadcast::Sender::new(16),
                 namespaces: broadcast::Sender::new(16),
                 pods: broadcast::Sender::new(16),
+                drivers: broadcast::Sender::new(1),
             },
         };
         let ctx = Context {
@@ -89,6 +93,7 @@ impl Rig {
             sightings: Arc::default(),
             causes: Arc::default(),
             given: crate::webhook::given::Given::default(),
+            signer: Arc::default(),
             metrics: Arc::new(Metrics::default()),
             readiness: Arc::new(Readiness::default()),
             shutdown: stop,

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine as _;
 use campfire_api::conditions::Reason;
 use campfire_api::names::{
-    CANARY_LABEL, CANARY_WEBHOOK, DISABLED, ENABLED, INIT_CONTAINER, INJECT_LABEL, INJECT_PATH, SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION,
+    CANARY_LABEL, CANARY_WEBHOOK, DISABLED, ENABLED, INIT_CONTAINER, INJECT_LABEL, INJECT_PATH, MODE_ANNOTATION, NODE_DRAIN_ANNOTATION,
+    NODE_DRIVER, SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION,
 };
 use campfire_api::{Campfire, CampfireStatus, MeshPeer};
 use campfire_operator::campfire::canary;
@@ -26,6 +27,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount};
+use k8s_openapi::api::storage::v1::CSIDriver;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
@@ -128,6 +130,56 @@ async fn a_policy_that_refuses_our_containers_in_a_campfires_namespace_is_found_
     let asks = json!({ "metadata": { "labels": { INJECT_LABEL: ENABLED } } });
     Api::<Namespace>::all(world.client.clone()).patch("default", &PatchParams::default(), &Patch::Merge(asks)).await.unwrap();
     world.tries("default", app(json!({})), &Out::Without("PolicyForbids")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_node_agent_is_installed_pods_that_may_do_nothing_are_admitted_with_the_sidecar_as_they_are() {
+    let Some(world) = World::start(Some(BASELINE)).await else { return };
+    let level = |level: &str| json!({ "labels": { "pod-security.kubernetes.io/enforce": level } });
+    let settings = [("bare", json!({})), ("base", level("baseline")), ("strict", level("restricted")), ("free", level("privileged"))];
+    for (namespace, labels) in &settings {
+        world.namespace(namespace, labels).await;
+    }
+    let own =
+        |uid: Value| json!({ "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" }, "runAsUser": uid, "fsGroup": 2000 });
+    let restricted = |uid: Value| {
+        let mut pod = with(app(json!({})), json!({ "securityContext": own(uid) }));
+        pod["containers"][0]["securityContext"] =
+            json!({ "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] } });
+        pod
+    };
+    for namespace in ["bare", "base", "strict"] {
+        world.tries(namespace, restricted(json!(1_000_660_000)), &Out::Without("PodSecurityForbids")).await.unwrap();
+    }
+
+    let driver = |annotations: Value| {
+        json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": { "name": NODE_DRIVER, "annotations": annotations },
+            "spec": { "attachRequired": false, "podInfoOnMount": true, "volumeLifecycleModes": ["Ephemeral"], "fsGroupPolicy": "None" },
+        })
+    };
+    let drivers = Api::<CSIDriver>::all(world.client.clone());
+    apply(&drivers, NODE_DRIVER, &driver(json!({}))).await;
+    eventually("the agent is seen", || async { world.operator.ctx.cluster.nodes().agent.is_some() }).await;
+    for (namespace, node) in [("bare", true), ("base", true), ("strict", true), ("free", false)] {
+        for uid in [json!(1_000_660_000), Value::Null] {
+            world
+                .tries(namespace, restricted(uid.clone()), &Out::With)
+                .await
+                .unwrap_or_else(|failure| panic!("{namespace} {uid}: {failure}"));
+            let pod = world.make(namespace, "x", restricted(uid), true, ENABLED).await.unwrap();
+            assert_eq!(pod.annotations().get(MODE_ANNOTATION).is_some(), node, "{namespace}");
+        }
+    }
+    let campfires = Api::<Campfire>::namespaced(world.client.clone(), "default");
+    let touch = json!({ "metadata": { "annotations": { "example.org/touched": "2" } } });
+    campfires.patch("home", &PatchParams::default(), &Patch::Merge(touch)).await.unwrap();
+    let said = campfire_says(&campfires, "home", "MembersAdmitted", "AdmittedByDefault").await;
+    assert!(said.starts_with("True"), "what is tried there is what pods there get: {said}");
+
+    apply(&drivers, NODE_DRIVER, &driver(json!({ NODE_DRAIN_ANNOTATION: "true" }))).await;
+    eventually("it is seen to go", || async { world.operator.ctx.cluster.nodes().agent.is_some_and(|agent| agent.drain) }).await;
+    world.tries("strict", restricted(Value::Null), &Out::Without("PodSecurityForbids")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -487,5 +539,7 @@ impl World {
 
 fn injected(pod: &Pod) -> bool {
     let inits: Vec<&str> = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).map(|it| it.name.as_str()).collect();
-    inits.starts_with(&[INIT_CONTAINER, SIDECAR_CONTAINER]) && pod.name_any() != ""
+    let ours: &[&str] =
+        if pod.annotations().contains_key(MODE_ANNOTATION) { &[SIDECAR_CONTAINER] } else { &[INIT_CONTAINER, SIDECAR_CONTAINER] };
+    inits.starts_with(ours) && pod.name_any() != ""
 }

@@ -32,6 +32,32 @@ fn every_field_of_the_api_is_explained() {
 }
 
 #[test]
+fn the_pod_that_is_shown_is_what_the_webhook_makes_of_one() {
+    let made: Value = serde_json::from_str(&read("operator/src/webhook/golden/node.json")).unwrap();
+    let text = read("docs/kubernetes.md");
+    let shown = part(&text, "### PodSecurity").split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let shown: Value = serde_yaml::from_str(shown).unwrap();
+    assert!(shown["spec"]["initContainers"][0]["volumeMounts"].is_array() && shown["spec"]["volumes"].as_array().unwrap().len() == 3);
+    is_within(&shown, &made, "");
+}
+
+/// Whether all that is shown is so.
+fn is_within(shown: &Value, made: &Value, at: &str) {
+    match (shown, made) {
+        (Value::Object(shown), Value::Object(made)) => {
+            for (key, value) in shown {
+                is_within(value, made.get(key).unwrap_or_else(|| panic!("{at}/{key} is shown alone")), &format!("{at}/{key}"));
+            }
+        }
+        (Value::Array(shown), Value::Array(made)) => {
+            assert_eq!(shown.len(), made.len(), "{at}");
+            shown.iter().zip(made).enumerate().for_each(|(index, (shown, made))| is_within(shown, made, &format!("{at}/{index}")));
+        }
+        (shown, made) => assert_eq!(shown, made, "{at}"),
+    }
+}
+
+#[test]
 fn every_reason_for_which_a_pod_gets_no_sidecar_has_a_remedy() {
     let reasons = SkipReason::ALL.iter().filter(|reason| **reason != SkipReason::NotAsked).map(|reason| reason.name().to_owned());
     let reasons: BTreeSet<String> = reasons.collect();

@@ -3,6 +3,7 @@
 //!
 //! `static_peer run TUN LISTEN SECRET PRESHARED MTU PEER…`, each PEER `PUBLIC,ENDPOINT,ALLOWED[,initiate]`, keys in hex;
 //! ENDPOINT `ADDRESS:PORT`, or `relay@ADDRESS:PORT@CHANNEL` for ChannelData (channel in hex) through a server.
+//! TUN `-`: the device is on standard input, opened by somebody else.
 //! `TAKES` in the environment: networks, separated by commas, to which packets from links may go (default: everywhere).
 //! `static_peer relay LISTEN ONE OTHER` forwards datagrams from one address to the other.
 //! `static_peer sink LISTEN` takes one TCP connection, checks the bytes of `static_peer source ADDRESS BYTES`, and answers with
@@ -11,6 +12,7 @@
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,7 @@ use campfire_datapath::upcall::Upcall;
 use campfire_protocol::carrier::{Path, ServerSlot, SocketId, Via};
 use campfire_sidecar::data::{self, DataConfig};
 use campfire_sidecar::plane::{FromData, ToData};
+use campfire_sys::tun::Tun;
 use campfire_tunnel::{Command, Event, LinkId};
 use zeroize::Zeroizing;
 
@@ -47,7 +50,7 @@ fn run(tun: &str, listen: SocketAddr, secret: &str, preshared: &str, mtu: u16, p
     let preshared = Zeroizing::new(key(preshared)?);
     let peers = peers.iter().map(|peer| parse(peer, socket)).collect::<Result<Vec<_>>>()?;
     let mut handle = data::start(DataConfig {
-        tun: data::open_tun(std::path::Path::new("/dev/net/tun"), tun).with_context(|| format!("opening TUN {tun}"))?,
+        tun: device(tun).with_context(|| format!("opening TUN {tun}"))?,
         sockets: vec![(socket, data::bind(listen).with_context(|| format!("binding {listen}"))?)],
         secret: Zeroizing::new(key(secret)?),
         mtu,
@@ -103,6 +106,13 @@ fn run(tun: &str, listen: SocketAddr, secret: &str, preshared: &str, mtu: u16, p
         }
     }
     Ok(())
+}
+
+fn device(name: &str) -> std::io::Result<Tun> {
+    match name {
+        "-" => data::adopt_tun(std::io::stdin().as_fd().try_clone_to_owned()?),
+        name => data::open_tun(std::path::Path::new("/dev/net/tun"), name),
+    }
 }
 
 fn parse(text: &str, socket: SocketId) -> Result<Peer> {

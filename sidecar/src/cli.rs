@@ -230,6 +230,9 @@ pub struct Options {
     #[arg(long, env = "CAMPFIRE_STATE_DIR", value_name = "DIR", help_heading = "Who this is")]
     pub state_dir: Option<PathBuf>,
 
+    /// In a pod without rights: directory with the socket of the node's agent, which makes the interface
+    #[arg(long, env = "CAMPFIRE_NODE_DIR", value_name = "DIR", help_heading = "Network")]
+    pub node_dir: Option<PathBuf>,
     /// The network interface: made if it is missing, attached to if it is there [default: campfire0]
     #[arg(long, env = "CAMPFIRE_INTERFACE", value_name = "NAME", help_heading = "Network")]
     pub interface: Option<String>,
@@ -506,6 +509,7 @@ impl Options {
             agent_address: self.agent_address.or(other.agent_address),
             agent_token_file: self.agent_token_file.or(other.agent_token_file),
             agent_ca_file: self.agent_ca_file.or(other.agent_ca_file),
+            node_dir: self.node_dir.or(other.node_dir),
             network: self.network.or(other.network),
             in_cluster: self.in_cluster.or(other.in_cluster),
             no_direct: self.no_direct.or(other.no_direct),

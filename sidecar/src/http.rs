@@ -29,9 +29,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::metrics::{self, Snapshot};
 use crate::netcheck;
 use crate::ping;
-use crate::pod::WAITING;
 use crate::pod::init::PROBLEM;
 use crate::pod::ready::STARTED;
+use crate::pod::{WAITING, WAITING_INTERFACE};
 use crate::report::Report;
 
 /// Asks the control loop for its state.
@@ -269,6 +269,9 @@ fn in_pod(socket: &Path) -> Option<String> {
     if let Some(problem) = read(PROBLEM) {
         return Some(format!("this pod has no interface of the mesh: {problem}: mend that and make the pod anew"));
     }
+    if let Some(why) = read(WAITING_INTERFACE) {
+        return Some(format!("the sidecar waits for its interface, and comes into the mesh as soon as it has it: {why}"));
+    }
     let last = read(WAITING).or_else(|| read(STARTED).map(|_| "it has just begun to ask".into()))?;
     Some(format!(
         "the sidecar waits for its settings from the operator, and comes into the mesh as soon as it has them ({last}): does the operator run, and does \
@@ -337,6 +340,8 @@ mod tests {
         assert!(said().contains("waits for its settings from the operator") && said().contains("just begun"), "{}", said());
         std::fs::write(dir.path().join(WAITING), "no settings from the operator yet: connection refused").unwrap();
         assert!(said().contains("connection refused") && said().contains("Service campfire-agent"), "{}", said());
+        std::fs::write(dir.path().join(WAITING_INTERFACE), "the node's agent does not answer").unwrap();
+        assert!(said().contains("waits for its interface") && said().ends_with("the node's agent does not answer"), "{}", said());
         std::fs::write(dir.path().join(PROBLEM), "TunDeniedByRuntime: not permitted").unwrap();
         assert!(said().contains("no interface of the mesh: TunDeniedByRuntime: not permitted: mend that"), "{}", said());
     }

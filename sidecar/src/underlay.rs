@@ -1,15 +1,13 @@
 //! The way below the mesh. Whatever routes are accepted, our own packets to servers and peers must not enter the tunnel that they carry.
 //!
-//! With CAP_NET_ADMIN they bear a [`MARK`], for which the rule of the accepted routes (`control::routes`) does not hold. A pod's sidecar
+//! With CAP_NET_ADMIN they bear a [`MARK`], for which the rule of the accepted routes (`campfire_interface`) does not hold. A pod's sidecar
 //! has no such right: its sockets are bound to the device of the default route, which needs none (Linux 5.7), and routes to another
 //! device do not hold for those.
 
 use std::sync::OnceLock;
 
+use campfire_interface::MARK;
 use socket2::SockRef;
-
-/// Mark of our own packets (`SO_MARK`).
-pub const MARK: u32 = 0xca3f;
 
 /// What sockets are bound to where they may not be marked.
 static DEVICE: OnceLock<String> = OnceLock::new();

@@ -4,23 +4,31 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use campfire_api::agent::{Key, KeyMode, ProblemReason, Report, ServerEntry, Settings, SettingsRequest};
-use campfire_api::names::CA_PIN;
+use campfire_api::agent::{GrantRequest, Granted, Key, KeyMode, ProblemReason, Report, ServerEntry, Settings, SettingsRequest};
+use campfire_api::names::{CA_PIN, NODE_SOCKET};
+use campfire_api::node::{self, Grant, GrantKey, MAX_MESSAGE, Reason, Refusal};
+use campfire_interface::Interface;
 use campfire_lab::{Net, Process};
-use campfire_protocol::identity::PublicKey;
+use campfire_protocol::identity::{NetworkId, PublicKey, ipv4_in_pool};
 use campfire_protocol::key::Psk;
+use campfire_sys::local;
+use campfire_sys::tun::Tun;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ipnet::{IpNet, Ipv4Net};
 use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest as _, Sha256};
@@ -30,6 +38,7 @@ use tokio_rustls::TlsAcceptor;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 const NEXT: &str = "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8";
 const INSIDE: &str = "CAMPFIRE_POD_TEST_INSIDE";
+const NO_RIGHTS: [&str; 5] = ["--reuid=51820", "--regid=51820", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
 
 #[test]
 fn a_pods_containers_make_a_mesh_with_no_more_rights_than_they_have_in_a_pod() {
@@ -130,6 +139,8 @@ async fn inside() {
             && reports.iter().any(|report| report.problems.iter().any(|problem| problem.reason == ProblemReason::InterfaceUnconfigured))
     });
 
+    without_rights(&agent, folder);
+
     // An app of the same user in a pod whose containers share their processes sees nothing of it.
     let spied = Command::new("setpriv")
         .args(["--reuid=51820", "--regid=51820", "--clear-groups", "--bounding-set=-all", "--no-new-privs"])
@@ -176,6 +187,103 @@ async fn inside() {
             assert!(!log.contains(secret), "{}: a secret in the log", pod.name);
         }
     }
+}
+
+/// A pod whose containers have no right at all, and whose device this test opens as its node's agent does.
+fn without_rights(agent: &Agent, folder: &Path) {
+    let (bare, node) = (Pod::new(folder, "bare"), folder.join("node"));
+    fs::create_dir(&node).unwrap();
+    let mut sidecar = bare.up_by_node(&agent.url, &node);
+    wait_for("a word about the agent", || {
+        bare.complaint().contains("waits for its interface") && bare.complaint().contains("the node's agent does not answer")
+    });
+    assert!(bare.ready("Wait", "0s") && !bare.ready("Require", "1s"));
+    assert_eq!(*agent.grants.lock().unwrap(), 1);
+
+    // A grant that the agent does not take is asked for anew.
+    let refused = serve_devices(&node, &bare);
+    wait_for("ready", || bare.ready("Require", "1s"));
+    assert!(refused.load(Ordering::Relaxed));
+    assert_eq!(*agent.grants.lock().unwrap(), 2);
+    wait_for("peers connected", || bare.status().matches("\"connected\": true").count() == 3);
+    assert!(!bare.status().contains("\"problems\""), "{}", bare.status());
+
+    // It needs no operator to come back.
+    agent.away();
+    sidecar.0.kill().unwrap();
+    sidecar.0.wait().unwrap();
+    let _sidecar = bare.up_by_node(&agent.url, &node);
+    wait_for("the restarted one, without an operator", || bare.ready("Require", "1s") && bare.status().contains("\"connected\": true"));
+    assert_eq!(*agent.grants.lock().unwrap(), 2);
+    agent.back();
+    assert!(!fs::read_to_string(bare.state.with_extension("log")).unwrap().contains(KEY));
+}
+
+/// Answers as a node's agent: refuses once, and from then on sends the device.
+fn serve_devices(node: &Path, pod: &Pod) -> Arc<AtomicBool> {
+    let socket = node.join(NODE_SOCKET);
+    let listener = UnixListener::from(local::listen(&socket, 4).unwrap());
+    listener.set_nonblocking(false).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    let (name, refused) = (format!("pod-{}", pod.name), Arc::new(AtomicBool::new(false)));
+    let once = refused.clone();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let connection = connection.unwrap();
+            let mut packet = vec![0; MAX_MESSAGE];
+            let Ok(length) = local::receive(&connection, &mut packet) else { continue };
+            let request = node::Request::decode(&packet[..length]).unwrap();
+            let grant = Grant::verify(&request.grant, &grant_key().public()).unwrap();
+            assert!(request.device && grant.pod_uid == "u" && local::peer_user(&connection).unwrap() == 51_820);
+            if once.swap(true, Ordering::Relaxed) {
+                let device = made(&name, &grant);
+                local::send(&connection, &node::Answer::Made.encode(), Some(device.as_fd())).unwrap();
+            } else {
+                let refusal = Refusal::new(Reason::BadSignature, "another operator's");
+                local::send(&connection, &node::Answer::Refused(refusal).encode(), None).unwrap();
+            }
+        }
+    });
+    refused
+}
+
+fn made(name: &str, grant: &Grant) -> OwnedFd {
+    let node = Path::new("/dev/net/tun");
+    Tun::make_persistent(node, name, 51_820).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut interface = Interface::set_up(name, grant.mtu, &grant.addresses).await.unwrap();
+        let host = interface.host().await.unwrap();
+        interface.sync(&(grant.addresses.iter().copied().collect(), grant.routes.iter().copied().collect()), &host).await;
+    });
+    Tun::open(node, name, true).unwrap().into()
+}
+
+fn grant_key() -> GrantKey {
+    GrantKey::from_seed(&[9; 32])
+}
+
+/// What the operator grants a peer of this pod.
+fn granted(asked: &GrantRequest, pod: &Settings) -> Option<Granted> {
+    let peer = signer(&asked.identity, &asked.signature, &asked.statement(&pod.namespace, &pod.name, &pod.uid))?;
+    let (network, pool): (NetworkId, Ipv4Net) = (pod.network.parse().ok()?, pod.ipv4_pool.as_ref()?.parse().ok()?);
+    let addresses = vec![
+        IpNet::new(network.address(&peer).into(), network.prefix().prefix_len()).ok()?,
+        IpNet::new(ipv4_in_pool(pool, &peer)?.into(), pool.prefix_len()).ok()?,
+    ];
+    let grant = Grant {
+        pod_uid: pod.uid.clone(),
+        mtu: pod.mtu,
+        addresses,
+        routes: pod.accept_routes.iter().map(|route| route.parse().unwrap()).collect(),
+    };
+    Some(Granted {
+        grant: STANDARD.encode(grant.sign(&grant_key()).ok()?),
+        network: pod.network.clone(),
+        mtu: pod.mtu,
+        ipv4_pool: pod.ipv4_pool.clone(),
+        accept_routes: pod.accept_routes.clone(),
+    })
 }
 
 fn fingerprint(key: &str) -> String {
@@ -237,14 +345,24 @@ impl Pod {
     }
 
     fn up_with(&self, agent: &str, ca: &Path) -> Process {
-        let rights = ["--reuid=51820", "--regid=51820", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
-        let mut command = self.command(&rights);
+        let mut command = self.command(&NO_RIGHTS);
         Process(command.args(["up", "--agent", agent]).env("CAMPFIRE_AGENT_CA_FILE", ca).spawn().unwrap())
     }
 
+    /// Without an init container, and with the directory of its node's agent.
+    fn up_by_node(&self, agent: &str, node: &Path) -> Process {
+        Process(self.command(&NO_RIGHTS).args(["up", "--agent", agent]).env("CAMPFIRE_NODE_DIR", node).spawn().unwrap())
+    }
+
+    /// What `status` says where there is none.
+    fn complaint(&self) -> String {
+        let output =
+            self.command(&["--reuid=51820", "--regid=51820", "--clear-groups"]).arg("status").stderr(Stdio::piped()).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     fn ready(&self, policy: &str, timeout: &str) -> bool {
-        let rights = ["--reuid=51820", "--regid=51820", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
-        let output = self.command(&rights).args(["ready", "--policy", policy, "--timeout", timeout]).output().unwrap();
+        let output = self.command(&NO_RIGHTS).args(["ready", "--policy", policy, "--timeout", timeout]).output().unwrap();
         output.status.success()
     }
 
@@ -259,6 +377,8 @@ struct Agent {
     url: String,
     settings: Arc<Mutex<Option<Settings>>>,
     reports: Arc<Mutex<Vec<Report>>>,
+    /// How many grants were given.
+    grants: Arc<Mutex<usize>>,
 }
 
 impl Agent {
@@ -282,19 +402,20 @@ impl Agent {
         let url = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
         let settings = Arc::new(Mutex::new(Some(first_settings())));
         let reports = Arc::new(Mutex::new(Vec::new()));
-        let (held, told) = (settings.clone(), reports.clone());
+        let grants = Arc::new(Mutex::new(0));
+        let (held, told, given) = (settings.clone(), reports.clone(), grants.clone());
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (acceptor, held, told) = (acceptor.clone(), held.clone(), told.clone());
+                let (acceptor, held, told, given) = (acceptor.clone(), held.clone(), told.clone(), given.clone());
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let service = hyper::service::service_fn(move |request| answer(request, held.clone(), told.clone()));
+                    let service = hyper::service::service_fn(move |request| answer(request, held.clone(), told.clone(), given.clone()));
                     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
         });
-        Self { url, settings, reports }
+        Self { url, settings, reports, grants }
     }
 
     fn say(&self, change: impl FnOnce(&mut Settings)) {
@@ -317,6 +438,7 @@ async fn answer(
     request: Request<Incoming>,
     held: Arc<Mutex<Option<Settings>>>,
     told: Arc<Mutex<Vec<Report>>>,
+    given: Arc<Mutex<usize>>,
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     let plain = |status, body: Vec<u8>| Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap();
     let authorized = request.headers().get("authorization").is_some_and(|value| value == "Bearer a-token-of-this-pod");
@@ -333,6 +455,11 @@ async fn answer(
         told.lock().unwrap().push(report);
         return Ok(plain(StatusCode::NO_CONTENT, Vec::new()));
     }
+    if path == campfire_api::agent::GRANT_PATH {
+        let granted = granted(&serde_json::from_slice(&body).unwrap(), &settings).unwrap();
+        *given.lock().unwrap() += 1;
+        return Ok(plain(StatusCode::OK, serde_json::to_vec(&granted).unwrap()));
+    }
     let asked: SettingsRequest = serde_json::from_slice(&body).unwrap();
     if asked.have == settings.version {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -348,11 +475,15 @@ fn pin(ca: &Certificate) -> String {
 
 /// Whether it is signed by the identity that it names, as this pod's.
 fn own(report: &Report, pod: &Settings) -> bool {
-    let mut identity = [0; 32];
-    hex::decode_to_slice(&report.identity, &mut identity).unwrap();
-    let signature = STANDARD.decode(&report.signature).unwrap().try_into().unwrap();
-    let statement = report.statement(&pod.namespace, &pod.name, &pod.uid);
-    PublicKey::from_bytes(identity).unwrap().verify(&statement, &signature)
+    signer(&report.identity, &report.signature, &report.statement(&pod.namespace, &pod.name, &pod.uid)).is_some()
+}
+
+fn signer(identity: &str, signature: &str, statement: &[u8]) -> Option<PublicKey> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(identity, &mut bytes).ok()?;
+    let signature = STANDARD.decode(signature).ok()?.try_into().ok()?;
+    let identity = PublicKey::from_bytes(bytes).ok()?;
+    identity.verify(statement, &signature).then_some(identity)
 }
 
 fn first_settings() -> Settings {

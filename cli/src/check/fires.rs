@@ -164,7 +164,8 @@ fn members(findings: &mut Findings<'_>, campfires: &[Campfire], peers: &[MeshPee
     }
 }
 
-fn some_of(names: &[String]) -> String {
+/// The first few, and how many more there are.
+pub(super) fn some_of(names: &[String]) -> String {
     let shown = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > NAMED { format!("{shown} and {} more", names.len() - NAMED) } else { shown }
 }

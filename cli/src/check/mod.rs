@@ -6,7 +6,7 @@
 //! | here | what can be found, and how it is counted |
 //! | [`table`] | all checks: what each looks at, and its remedy |
 //! | [`output`] | findings as text, JSON and JUnit |
-//! | `platform`, `clocks`, `operator`, `fires` | the looking |
+//! | `platform`, `clocks`, `operator`, `node`, `fires` | the looking |
 
 use std::process::ExitCode;
 
@@ -18,6 +18,7 @@ use crate::run::print;
 
 mod clocks;
 mod fires;
+mod node;
 mod operator;
 pub mod output;
 mod platform;
@@ -96,6 +97,7 @@ pub async fn check(scope: &Scope, arguments: &CheckArgs) -> Result<ExitCode> {
         let mut findings = Findings::of(&cluster.context);
         if let Some(clock) = platform::look(cluster, &mut findings, arguments.pre).await.filter(|_| !arguments.pre) {
             operator::look(cluster, &mut findings, clock).await;
+            node::look(cluster, &mut findings).await;
             seen.push((cluster, fires::look(cluster, &mut findings, clock).await));
         }
         found.append(&mut findings.found);

@@ -135,10 +135,14 @@ async fn webhook(cluster: &Cluster, findings: &mut Findings<'_>) {
         Ok(None) => return findings.add(Check::OperatorWebhook, Outcome::Unknown, "there is no Campfire that a pod could sit at"),
         Err(error) => return findings.unknown(Check::OperatorWebhook, &error),
     };
+    // Nothing of its own that any PodSecurity level would refuse.
+    let security = json!({
+        "runAsNonRoot": true, "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "seccompProfile": { "type": "RuntimeDefault" },
+    });
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "generateName": "campfire-check-", "labels": { INJECT_LABEL: ENABLED } },
-        "spec": { "containers": [{ "name": "app", "image": "never-pulled" }] },
+        "spec": { "containers": [{ "name": "app", "image": "never-pulled", "securityContext": security }] },
     });
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), &namespace);
     let made = match serde_json::from_value(pod) {

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::clocks::{self, Clock};
 use super::{Check, Findings, Outcome};
 use crate::cluster::Cluster;
+use crate::node::NodeAgent;
 
 /// The first minor version of Kubernetes 1 with native sidecars.
 const MINOR: u32 = 29;
@@ -218,6 +219,12 @@ async fn pod_security(cluster: &Cluster, findings: &mut Findings<'_>) {
         && let Ok(Some(own)) = namespaces.get_opt(own).await
     {
         asking.push(own);
+    }
+    if let Ok(Some(agent)) = NodeAgent::of(cluster).await
+        && !agent.drain
+    {
+        return findings
+            .good(Check::ClusterPodSecurity, "where a PodSecurity level refuses the init container the node agent makes the interface");
     }
     let refuses = |namespace: &&Namespace| {
         namespace.labels().get("pod-security.kubernetes.io/enforce").is_some_and(|level| level == "baseline" || level == "restricted")

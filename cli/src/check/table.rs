@@ -56,8 +56,8 @@ checks! {
         "You have the rights that this plugin needs: to list Campfires, MeshPeers and pods, and to run commands in sidecars.",
         "Ask for the rights that are named (`kubectl auth can-i VERB RESOURCE -n NAMESPACE` says the same). Other checks say less without them.";
     ClusterPodSecurity = "cluster-podsecurity", "Cluster",
-        "No namespace whose pods should get a sidecar enforces PodSecurity `baseline` or `restricted`: these refuse the init container's NET_ADMIN.",
-        "Label the namespace `pod-security.kubernetes.io/enforce: privileged`, or leave its pods out of the mesh: [PodSecurity](kubernetes.md#podsecurity).";
+        "No namespace whose pods should get a sidecar enforces PodSecurity `baseline` or `restricted`, unless the node agent is installed: these refuse the init container's NET_ADMIN.",
+        "Install [the node agent](operations.md#the-node-agent), label the namespace `pod-security.kubernetes.io/enforce: privileged`, or leave its pods out of the mesh: [PodSecurity](kubernetes.md#podsecurity).";
     InstallRights = "install-rights", "Cluster",
         "With `--pre`: you may make what the chart makes: definitions, cluster roles, the webhook, the operator's Deployment.",
         "Install as somebody who may (cluster-admin, for instance).";
@@ -76,6 +76,18 @@ checks! {
     OperatorCertificate = "operator-certificate", "Operator",
         "The webhook's CA is known to the API server and holds for two weeks at least. The operator renews it by itself, long before.",
         "Look into the operator's log; whoever else writes the MutatingWebhookConfiguration (a GitOps tool, for instance) must leave `caBundle` alone.";
+    NodeAgentInstalled = "node-agent-installed", "Node agent",
+        "The node agent is installed where Campfires (`spec.sidecar.mode: Node`) or pods need it, and is not about to go.",
+        "Install the chart campfire-node: [The node agent](operations.md#the-node-agent). Pods that have its volume can end only while it is there.";
+    NodeAgentRuns = "node-agent-runs", "Node agent",
+        "It is ready on each node that it is for, and the kubelet there has registered its driver.",
+        "`kubectl describe daemonset campfire-node` and its pods: its namespace has to allow `privileged` pods, and `kubeletDir` has to be the kubelet's directory.";
+    NodeAgentKey = "node-agent-key", "Node agent",
+        "The operator has told the agents by what key its grants are signed.",
+        "The operator's log says why not: the chart's values `operator.namespace` and `operator.serviceAccount` name who may write ConfigMap campfire-node.";
+    NodeAgentPods = "node-agent-pods", "Node agent",
+        "No pod waits for the agent of its node: the agent is there, and does not refuse the operator's grant.",
+        "The words say what the pod waits for; `kubectl logs` of the agent on that node says of each request what became of it: [The node agent](operations.md#the-node-agent).";
     FireConditions = "fire-conditions", "Fires",
         "What each Campfire says of itself.",
         "The reason has its remedy in [Conditions and what to do](kubernetes.md#campfire-1).";

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::mem::zeroed;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -63,6 +63,30 @@ impl Tun {
             }
             Err(error) => return Err(error),
         };
+        // Without the right to (a device made for us) whoever made it has chosen.
+        let _ = set_queue_length(&name);
+        Ok(Self::with_offload(file, name, header, offload))
+    }
+
+    /// Takes a device that somebody else opened and attached to, and whose descriptor was sent here. `offload`: as of [`Self::open`].
+    ///
+    /// # Errors
+    /// It is no TUN device, or one that nobody has attached to.
+    pub fn adopt(descriptor: OwnedFd, offload: bool) -> io::Result<Self> {
+        let file = File::from(descriptor);
+        let mut request = request("")?;
+        // SAFETY: TUNGETIFF writes one ifreq, which outlives the call; another kind of file refuses the code.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) })?;
+        // SAFETY: TUNGETIFF has set the flags, and all bit patterns of a short are valid.
+        let flags = c_int::from(unsafe { request.ifr_ifru.ifru_flags } as u16);
+        if flags & libc::IFF_TUN == 0 || flags & libc::IFF_NO_PI == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no TUN device of bare packets"));
+        }
+        rustix::io::ioctl_fionbio(&file, true)?;
+        Ok(Self::with_offload(file, name_of(&request), flags & libc::IFF_VNET_HDR != 0, offload))
+    }
+
+    fn with_offload(file: File, name: String, header: bool, offload: bool) -> Self {
         let mut udp_superpackets = false;
         if header && offload {
             udp_superpackets = by_value(&file, libc::TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO | TUN_F_USO).is_ok();
@@ -71,9 +95,7 @@ impl Tun {
                 tracing::debug!(?offload, "TUN without UDP superpackets");
             }
         }
-        // Without the right to (a device made for us) whoever made it has chosen.
-        let _ = set_queue_length(&name);
-        Ok(Self { file, name, header, tcp_superpackets: header && offload, udp_superpackets })
+        Self { file, name, header, tcp_superpackets: header && offload, udp_superpackets }
     }
 
     /// The interface's name.
@@ -127,6 +149,12 @@ impl AsFd for Tun {
     }
 }
 
+impl From<Tun> for OwnedFd {
+    fn from(tun: Tun) -> Self {
+        tun.file.into()
+    }
+}
+
 /// Opens the device node and asks for the device (`TUNSETIFF`); gives also the name that the kernel set.
 fn open(node: &Path, name: &str, header: bool) -> io::Result<(File, String)> {
     let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(node)?;
@@ -135,8 +163,12 @@ fn open(node: &Path, name: &str, header: bool) -> io::Result<(File, String)> {
     request.ifr_ifru.ifru_flags = flags as c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })?;
-    let name = request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte as u8)).collect();
-    Ok((file, name))
+    Ok((file, name_of(&request)))
+}
+
+/// The name that the kernel wrote.
+fn name_of(request: &libc::ifreq) -> String {
+    request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte as u8)).collect()
 }
 
 /// A request about the interface of this name.
@@ -178,6 +210,12 @@ mod tests {
             let error = Tun::open(Path::new("/dev/null"), name, true).err().map(|error| error.kind());
             assert_eq!(error, Some(io::ErrorKind::InvalidInput), "{name}");
         }
+    }
+
+    #[test]
+    fn a_descriptor_that_is_no_tun_device_is_not_taken() {
+        let error = Tun::adopt(File::open("/dev/null").unwrap().into(), true).err().and_then(|error| error.raw_os_error());
+        assert_eq!(error, Some(libc::ENOTTY));
     }
 
     #[test]

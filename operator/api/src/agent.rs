@@ -16,6 +16,8 @@ use zeroize::Zeroizing;
 pub const SETTINGS_PATH: &str = "/v1/settings";
 /// Path of [`Report`] → `204`.
 pub const REPORT_PATH: &str = "/v1/report";
+/// Path of [`GrantRequest`] → [`Granted`], for pods whose interface the node's agent makes.
+pub const GRANT_PATH: &str = "/v1/grant";
 /// Largest body of a request, bytes.
 pub const MAX_REQUEST: usize = 16 * 1024;
 /// Largest body of an answer, bytes.
@@ -172,15 +174,56 @@ impl Report {
     /// `"campfire/2 report"`, which nothing else that an identity signs begins with, then namespace, name and uid of the pod, `public_key`, `identity` and
     /// each of `addresses`, as the texts that they are here, each after its length in bytes (four bytes, big-endian).
     pub fn statement(&self, namespace: &str, name: &str, uid: &str) -> Vec<u8> {
-        let mut statement = b"campfire/2 report".to_vec();
-        let texts = [namespace, name, uid, &self.public_key, &self.identity].into_iter().chain(self.addresses.iter().map(String::as_str));
-        for text in texts {
-            // No text that can be sent is longer than four bytes can say.
-            statement.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
-            statement.extend(text.as_bytes());
-        }
-        statement
+        let own = [namespace, name, uid, &self.public_key, &self.identity];
+        statement("campfire/2 report", own.into_iter().chain(self.addresses.iter().map(String::as_str)))
     }
+}
+
+/// What is signed: which statement it is, and its texts, each after its length.
+fn statement<'a>(what: &str, texts: impl Iterator<Item = &'a str>) -> Vec<u8> {
+    let mut statement = what.as_bytes().to_vec();
+    for text in texts {
+        // No text that can be sent is longer than four bytes can say.
+        statement.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
+        statement.extend(text.as_bytes());
+    }
+    statement
+}
+
+/// Asks for what the pod shows its node's agent, to be given an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GrantRequest {
+    /// Ed25519 public key of the peer that the pod is, hex: its addresses follow from it.
+    pub identity: String,
+    /// Ed25519 signature by `identity` of [`GrantRequest::statement`], 64 bytes in base64.
+    pub signature: String,
+}
+
+impl GrantRequest {
+    /// What a peer signs to show that the identity is its own, as this pod's: `"campfire/2 grant"`, then namespace, name and uid of the pod and
+    /// `identity`, each after its length in bytes (four bytes, big-endian).
+    pub fn statement(&self, namespace: &str, name: &str, uid: &str) -> Vec<u8> {
+        statement("campfire/2 grant", [namespace, name, uid, &self.identity].into_iter())
+    }
+}
+
+/// A grant, and what it was made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Granted {
+    /// The signed grant ([`Grant::sign`](crate::node::Grant::sign)), base64.
+    pub grant: String,
+    /// As in [`Settings`].
+    pub network: String,
+    /// As in [`Settings`].
+    pub mtu: u16,
+    /// As in [`Settings`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4_pool: Option<String>,
+    /// As in [`Settings`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accept_routes: Vec<String>,
 }
 
 /// Why something is wrong.

@@ -415,11 +415,14 @@ pub struct MemberNamespaces {
 /// How the sidecar gets at packets.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SidecarMode {
-    /// `Tun` where the namespace's PodSecurity level allows it; else the pod is left alone, with an event.
+    /// `Tun` where the namespace's PodSecurity level is `privileged`, else `Node` where the node agent is installed, else `Tun` where nothing is
+    /// known to forbid it; else the pod is left alone, with an event.
     #[default]
     Auto,
     /// A TUN interface, made by an init container with NET_ADMIN.
     Tun,
+    /// A TUN interface, made by the node agent (chart `campfire-node`): no container of the pod has a capability.
+    Node,
 }
 
 /// What the app waits for.
@@ -461,8 +464,8 @@ impl Default for Startup {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sidecar {
-    /// `Tun`: an interface, made by an init container with NET_ADMIN. `Auto`: that, where the namespace's PodSecurity level allows it; else
-    /// the pod is left alone, with an event that says why.
+    /// Who makes the interface: `Tun`, an init container with NET_ADMIN; `Node`, the node agent (chart campfire-node), and no container has a
+    /// capability; `Auto`, as the namespace's PodSecurity level allows; where neither can, the pod is left alone, with an event that says why.
     #[serde(default)]
     pub mode: SidecarMode,
     /// What the app waits for.

@@ -397,6 +397,12 @@ named! {
         MirrorPod,
         /// The pod has a user namespace, in which no TUN device can be made.
         UserNamespace,
+        /// `mode: Node`, and no node agent is installed, or it is being uninstalled.
+        NoNodeAgent,
+        /// The node agent runs on some nodes alone, and the pod may run on others.
+        NodeAgentNotEverywhere,
+        /// The pod runs in a machine or kernel of its own, where the node agent reaches no network namespace.
+        Sandboxed,
         /// The pod's annotations leave no room for the sidecar's.
         AnnotationsFull,
         /// A container or volume of the pod has a name that the sidecar needs.

@@ -1,7 +1,8 @@
 //! Campfire's Kubernetes API, group `campfire.network`: types and nothing else.
 //!
 //! [`Campfire`] and [`MeshPeer`] are the custom resources (feature `resources`), [`conditions`] what theirs say, [`agent`] is what sidecars and the operator
-//! say to each other, [`names`] holds every label, annotation, path and name that more than one program must agree on.
+//! say to each other, [`node`] what both and a node's agent do, [`names`] holds every label, annotation, path and name that more than one program
+//! must agree on.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
@@ -14,6 +15,7 @@ pub mod conditions;
 #[cfg(feature = "resources")]
 mod meshpeer;
 pub mod names;
+pub mod node;
 #[cfg(feature = "resources")]
 mod rules;
 

@@ -68,6 +68,10 @@ pub const CA_ANNOTATION: &str = "campfire.network/agent-ca";
 pub const CA_PIN: &str = "sha256-";
 /// Audience of the sidecars' tokens.
 pub const AGENT_AUDIENCE: &str = "campfire.network/agent";
+/// Annotation stamped at injection on pods whose interface the node's agent makes, with the value [`NODE_MODE`].
+pub const MODE_ANNOTATION: &str = "campfire.network/mode";
+/// Value of [`MODE_ANNOTATION`].
+pub const NODE_MODE: &str = "Node";
 /// Name of the Service (no selector; the leader writes its EndpointSlice) that sidecars talk to.
 pub const AGENT_SERVICE: &str = "campfire-agent";
 /// Port of [`AGENT_SERVICE`] and of the operator's agent API.
@@ -101,6 +105,25 @@ pub const CA_SECRET: &str = "campfire-ca";
 pub const ORIGIN_SECRET: &str = "campfire-origin";
 /// Key in [`ORIGIN_SECRET`]: 32 random bytes.
 pub const SEED_KEY: &str = "seed";
+
+/// Name of the CSI driver of a node's agent.
+pub const NODE_DRIVER: &str = "node.campfire.network";
+/// Annotation on the CSIDriver [`NODE_DRIVER`]: the agent's namespace, where [`NODE_CONFIG_MAP`] is.
+pub const NODE_NAMESPACE_ANNOTATION: &str = "node.campfire.network/namespace";
+/// Annotation on the CSIDriver: labels, as a JSON object, of the nodes that have an agent; `{}`: all of Linux.
+pub const NODE_SELECTOR_ANNOTATION: &str = "node.campfire.network/node-selector";
+/// Annotation on the CSIDriver: `true` while the agent is about to be uninstalled, and no further pod shall need it.
+pub const NODE_DRAIN_ANNOTATION: &str = "node.campfire.network/drain";
+/// Name of the inline volume of [`NODE_DRIVER`] in a pod.
+pub const NODE_VOLUME: &str = "campfire-node";
+/// Where the sidecar has [`NODE_VOLUME`], read-only.
+pub const NODE_DIR: &str = "/run/campfire-node";
+/// The agent's socket in [`NODE_DIR`] (see [`node`](crate::node)).
+pub const NODE_SOCKET: &str = "node.sock";
+/// ConfigMap in the agent's namespace, kept by the operator: [`NODE_KEY`].
+pub const NODE_CONFIG_MAP: &str = "campfire-node";
+/// Key in [`NODE_CONFIG_MAP`]: the public key of the operator's grants ([`GrantPublicKey`](crate::node::GrantPublicKey)), 64 hex digits.
+pub const NODE_KEY: &str = "public-key";
 
 /// Key in a psk Secret: one or more keys, newest first, one a line, in the form of a key file of `campfire up --psk-file`.
 pub const PSK_KEY: &str = "psk";

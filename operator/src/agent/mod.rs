@@ -6,6 +6,9 @@
 //! Waiting costs a connection (docs/decisions: "Who waits for settings"): [`HELD`] of them wait at once, whoever comes when all
 //! are taken is told to come again. So memory does not grow with the number of pods.
 
+mod grant;
+#[cfg(test)]
+mod grant_tests;
 #[cfg(test)]
 mod red_tests;
 mod report;
@@ -20,7 +23,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use campfire_api::agent::{MAX_ANSWER, MAX_REQUEST, MAX_WAIT, REPORT_PATH, SETTINGS_PATH, SettingsRequest};
+use campfire_api::agent::{GRANT_PATH, MAX_ANSWER, MAX_REQUEST, MAX_WAIT, REPORT_PATH, SETTINGS_PATH, SettingsRequest};
 use campfire_api::names::CAMPFIRE_ANNOTATION;
 use campfire_protocol::identity::ipv4_in_pool;
 use http_body_util::Full;
@@ -103,6 +106,13 @@ pub struct Agent {
     waiting: Gauge,
 }
 
+/// What a sidecar wants.
+enum Asked {
+    Settings,
+    Report,
+    Grant,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
     path: &'static str,
@@ -137,7 +147,7 @@ impl Agent {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let path = [SETTINGS_PATH, REPORT_PATH].into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
+        let path = [SETTINGS_PATH, REPORT_PATH, GRANT_PATH].into_iter().find(|path| *path == request.uri().path()).unwrap_or("other");
         let answer = self.try_answer(from, request).await.unwrap_or_else(|refusal| {
             tracing::debug!(%from, status = refusal.status.as_u16(), why = refusal.message, "refused a sidecar's request");
             refusal.into()
@@ -152,10 +162,13 @@ impl Agent {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let wants_settings = match request.uri().path() {
-            SETTINGS_PATH => true,
-            REPORT_PATH => false,
-            _ => return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there are {SETTINGS_PATH} and {REPORT_PATH}"))),
+        let asked = match request.uri().path() {
+            SETTINGS_PATH => Asked::Settings,
+            REPORT_PATH => Asked::Report,
+            GRANT_PATH => Asked::Grant,
+            _ => {
+                return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there are {SETTINGS_PATH}, {REPORT_PATH} and {GRANT_PATH}")));
+            }
         };
         if request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "POST it"));
@@ -171,7 +184,11 @@ impl Agent {
         self.rate(&pod)?;
         let seat = self.seat(&pod)?;
         let body = Zeroizing::new(message::read(request, MAX_REQUEST, PATIENCE).await?.to_vec());
-        if wants_settings { self.settings(&pod, &seat, &body).await } else { self.report(pod, seat, &body) }
+        match asked {
+            Asked::Settings => self.settings(&pod, &seat, &body).await,
+            Asked::Report => self.report(pod, seat, &body),
+            Asked::Grant => self.grant(&pod, &seat, &body).await,
+        }
     }
 
     fn leads(&self) -> Result<(), Refusal> {
@@ -280,6 +297,21 @@ impl Agent {
             format!("Campfire {} has no key or no servers yet: see `kubectl describe campfire`", seat.campfire),
             2,
         ))
+    }
+
+    async fn grant(&self, pod: &PodId, seat: &Claim, body: &[u8]) -> Result<Answer, Refusal> {
+        let peer = grant::read(body, pod)?;
+        let later = |message: &str| Refusal::later(StatusCode::SERVICE_UNAVAILABLE, message, 2);
+        let key = self.ctx.signer.key().ok_or_else(|| later("this operator has just begun to lead: try again"))?;
+        let membership = self
+            .ctx
+            .memberships
+            .get(&seat.campfire)
+            .ok_or_else(|| later("the pod's Campfire has no network yet: see kubectl describe campfire"))?;
+        grant::checked(&self.ctx.cluster, pod).await?;
+        let routes = self.ctx.settings.trusted.rules(&seat.campfire.namespace, &pod.key.namespace);
+        let granted = grant::granted(&key, &membership, pod, &peer, routes)?;
+        Ok(message::respond(StatusCode::OK, Bytes::from(serde_json::to_vec(&granted).unwrap_or_default())))
     }
 
     fn report(&self, pod: PodId, seat: Claim, body: &[u8]) -> Result<Answer, Refusal> {

@@ -68,13 +68,13 @@ fn list<T>(texts: &[String], most: usize, read: impl Fn(&str) -> Option<T>) -> O
     if texts.len() > most { None } else { texts.iter().map(|text| read(text)).collect() }
 }
 
-fn identity(text: &str) -> Option<PublicKey> {
+pub(super) fn identity(text: &str) -> Option<PublicKey> {
     let mut bytes = [0; 32];
     hex::decode_to_slice(Some(text).filter(|text| digits(text))?, &mut bytes).ok()?;
     PublicKey::from_bytes(bytes).ok()
 }
 
-fn signature(text: &str) -> Option<[u8; 64]> {
+pub(super) fn signature(text: &str) -> Option<[u8; 64]> {
     // No longer than its bytes are in base64.
     STANDARD.decode(Some(text).filter(|text| text.len() <= 88)?).ok()?.try_into().ok()
 }

@@ -457,7 +457,15 @@ impl Camp {
 
     /// With places for these connections.
     pub(super) async fn within(limits: Limits, pods: &[(&str, &str)]) -> Self {
-        let mut rig = Rig::new(|_, _, _| (404, json!({})));
+        Self::beside(Rig::new(|_, _, _| (404, json!({}))), limits, pods).await
+    }
+
+    /// With an API server that answers so.
+    pub(super) async fn asking(api: impl Fn(&str, &str, &Value) -> (u16, Value) + Send + Sync + 'static, pods: &[(&str, &str)]) -> Self {
+        Self::beside(Rig::new(api), LIMITS, pods).await
+    }
+
+    async fn beside(mut rig: Rig, limits: Limits, pods: &[(&str, &str)]) -> Self {
         rig.namespace("shop", &json!({}));
         rig.campfire("shop", "home", &json!({}));
         let reviewer = Arc::new(Fake::default());
@@ -581,7 +589,7 @@ pub(super) fn pod(name: &str, uid: &str) -> PodId {
     PodId { key: ObjectKey::new("shop", name), uid: uid.into() }
 }
 
-fn membership() -> Membership {
+pub(super) fn membership() -> Membership {
     let key = HeldKey::new(KEY.parse().unwrap(), KeyMode::Announce);
     let mut server: Server = "a-0=192.0.2.1:3478".parse().unwrap();
     let inside = ServerAddress { host: "10.0.0.1".into(), scope: Scope::Cluster, ..server.addresses[0].clone() };

@@ -2,7 +2,7 @@
 //! others no object shows: then two pods are tried that never come to be (dry runs), one with our containers and one without. What the API
 //! server has against the first and not against the second it has against us.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use crate::state::MeshNetwork;
 use crate::webhook::containers::{Defaults, Settings, Startup, agent_url, containers, volumes};
 use crate::webhook::fit::{Wish, fit};
 use crate::webhook::guard::labelled;
+use crate::webhook::mode::Way;
 
 /// How long a verdict holds: less than the Campfire is left alone for, so that it is found anew each time.
 const HOLDS: Duration = Duration::from_secs(25);
@@ -33,14 +34,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Verdicts(Mutex<HashMap<String, Verdict>>);
 
-/// When, with which label, and what.
-type Verdict = (Instant, Option<Level>, Said);
+/// When, with which label and who makes the interface, and what.
+type Verdict = (Instant, (Option<Level>, Way), Said);
 
 /// What is to be said by `MembersAdmitted`. `image`: of the sidecar.
 pub async fn tried(ctx: &Context, verdicts: &Verdicts, namespace: &str, image: Option<&str>) -> Said {
     let meta = ctx.cluster.namespace(namespace).unwrap_or_else(|| NamespaceMeta { name: namespace.into(), ..NamespaceMeta::default() });
     let level = labelled(&meta);
-    if let Some(level @ (Level::Baseline | Level::Restricted)) = level {
+    let agent = ctx.cluster.nodes().agent.is_some_and(|agent| !agent.drain) && level != Some(Level::Privileged);
+    let way = if agent { Way::Node(BTreeMap::new()) } else { Way::Tun };
+    if let Some(level @ (Level::Baseline | Level::Restricted)) = level
+        && !agent
+    {
         let message = format!(
             "namespace {namespace} enforces the Pod Security Standard {}: its own pods get no sidecar, those of other members may",
             level.name()
@@ -49,23 +54,23 @@ pub async fn tried(ctx: &Context, verdicts: &Verdicts, namespace: &str, image: O
     }
     let held = verdicts.0.lock().unwrap_or_else(PoisonError::into_inner).get(namespace).cloned();
     if let Some((at, of, said)) = held
-        && of == level
+        && of == (level, way.clone())
         && at.elapsed() < HOLDS
     {
         return said;
     }
-    let said = dry_run(ctx, namespace, image, level).await;
+    let said = dry_run(ctx, namespace, image, level, &way).await;
     let mut held = verdicts.0.lock().unwrap_or_else(PoisonError::into_inner);
     held.retain(|_, (at, ..)| at.elapsed() < HOLDS);
-    held.insert(namespace.to_owned(), (Instant::now(), level, said.clone()));
+    held.insert(namespace.to_owned(), (Instant::now(), (level, way), said.clone()));
     said
 }
 
-async fn dry_run(ctx: &Context, namespace: &str, image: Option<&str>, level: Option<Level>) -> Said {
+async fn dry_run(ctx: &Context, namespace: &str, image: Option<&str>, level: Option<Level>, way: &Way) -> Said {
     let defaults = Defaults::of(&ctx.settings);
     let image = image.unwrap_or(&defaults.image);
     let bare = bare(image);
-    let with = match with_sidecar(&bare, &defaults, image, ctx, namespace) {
+    let with = match with_sidecar(&bare, &defaults, image, ctx, namespace, way) {
         Ok(with) => with,
         Err(why) => return Said::of(Reason::NotTried, format!("in namespace {namespace}: {why}")),
     };
@@ -119,7 +124,7 @@ fn bare(image: &str) -> Value {
 }
 
 /// The same with our containers, as they fit the namespace.
-fn with_sidecar(bare: &Value, defaults: &Defaults, image: &str, ctx: &Context, namespace: &str) -> Result<Value, String> {
+fn with_sidecar(bare: &Value, defaults: &Defaults, image: &str, ctx: &Context, namespace: &str, way: &Way) -> Result<Value, String> {
     let settings = Settings {
         image: image.to_owned(),
         pull_policy: defaults.pull_policy.clone(),
@@ -131,13 +136,15 @@ fn with_sidecar(bare: &Value, defaults: &Defaults, image: &str, ctx: &Context, n
         agent_address: None,
         network: NetworkId([0; 5]),
         mesh: MeshNetwork { ipv4_pool: None, accept_routes: Vec::new(), mtu: 1280 },
+        way: way.clone(),
+        root: false,
     };
     let pod: Pod = serde_json::from_value(bare.clone()).map_err(|error| error.to_string())?;
     let spec = pod.spec.unwrap_or_default();
     let resources = fit(&spec, &settings.wish, &ctx.cluster.bounds(namespace)).map_err(|(_, why)| why)?;
     let mut with = bare.clone();
     with["spec"]["initContainers"] = json!(containers(&settings, &resources));
-    with["spec"]["volumes"] = json!(volumes());
+    with["spec"]["volumes"] = json!(volumes(way));
     Ok(with)
 }
 

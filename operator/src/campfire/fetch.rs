@@ -223,7 +223,8 @@ pub fn outdated(ctx: &Context, campfire: &Campfire, key: &ObjectKey) -> usize {
     pods.iter()
         .filter(|pod| {
             let Some(stamped) = pod.annotations().get(names::SETTINGS_HASH_ANNOTATION) else { return false };
-            let own = pod.annotations().iter().filter(|(name, _)| name.starts_with(names::CONFIG_PREFIX));
+            let own =
+                pod.annotations().iter().filter(|(name, _)| name.starts_with(names::CONFIG_PREFIX) || *name == names::MODE_ANNOTATION);
             let own: Vec<_> = own.map(|(name, value)| (name.clone(), value.clone())).collect();
             let namespace = pod.namespace().unwrap_or_default();
             let fresh = || settings_hash(&namespace, pod.annotations(), campfire, &defaults);

@@ -50,7 +50,7 @@ impl Missed {
     pub async fn look(&self, ctx: &Context) -> kube::Result<Vec<ObjectKey>> {
         let places = ctx.cluster.places();
         // What the sidecar would look like does not matter here, only whether there would be one.
-        let defaults = Defaults::of(&ctx.settings);
+        let defaults = Defaults { nodes: ctx.cluster.nodes(), ..Defaults::of(&ctx.settings) };
         let mut counts: BTreeMap<ObjectKey, Reasons> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         let mut tell = Vec::new();

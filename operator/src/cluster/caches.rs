@@ -81,7 +81,8 @@ pub(super) fn lean_pod(pod: &mut PartialObjectMeta<Pod>) {
     (metadata.managed_fields, metadata.labels, metadata.owner_references, metadata.generate_name) = (None, None, None, None);
     if let Some(annotations) = &mut metadata.annotations {
         annotations.retain(|name, _| {
-            name == names::CAMPFIRE_ANNOTATION || name == names::SETTINGS_HASH_ANNOTATION || name.starts_with(names::CONFIG_PREFIX)
+            [names::CAMPFIRE_ANNOTATION, names::SETTINGS_HASH_ANNOTATION, names::MODE_ANNOTATION].contains(&name.as_str())
+                || name.starts_with(names::CONFIG_PREFIX)
         });
     }
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use campfire_api::{Campfire, MeshPeer, names};
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::storage::v1::CSIDriver;
 use kube::api::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -18,6 +20,7 @@ use self::caches::{lean, lean_peer, lean_pod, reflect};
 pub use self::client::{connect, of_secret, of_watched_secret};
 use crate::health::Readiness;
 use crate::members::{NamespaceMeta, Places, Served, Unadmitted, admit};
+use crate::nodes::Nodes;
 use crate::settings::OperatorSettings;
 use crate::state::{ObjectKey, PodId};
 
@@ -32,6 +35,8 @@ pub struct Changes {
     pub namespaces: broadcast::Sender<ObjectKey>,
     /// Pods that have a sidecar.
     pub pods: broadcast::Sender<ObjectKey>,
+    /// The node agent's CSIDriver.
+    pub drivers: broadcast::Sender<ObjectKey>,
 }
 
 /// What bounds the pods of a namespace.
@@ -63,6 +68,10 @@ pub struct Cluster {
     pub ranges: Store<LimitRange>,
     /// What is left to namespaces.
     pub quotas: Store<ResourceQuota>,
+    /// The node agent's CSIDriver, where it is installed.
+    pub drivers: Store<CSIDriver>,
+    /// How containers are run.
+    pub runtimes: Store<RuntimeClass>,
     /// What changed in them.
     pub changes: Changes,
 }
@@ -77,6 +86,7 @@ impl Cluster {
             peers: broadcast::Sender::new(2_048),
             namespaces: broadcast::Sender::new(1_024),
             pods: broadcast::Sender::new(2_048),
+            drivers: broadcast::Sender::new(1),
         };
         let all = watcher::Config::default;
         let injected = format!("{}={}", names::INJECTED_LABEL, names::ENABLED);
@@ -122,6 +132,18 @@ impl Cluster {
                 readiness.gate("resourcequotas"),
                 lean,
             ),
+            drivers: reflect(
+                watch_objects(Api::<CSIDriver>::all(client.clone()), all().fields(&format!("metadata.name={}", names::NODE_DRIVER))),
+                changes.drivers.clone(),
+                readiness.gate("csidrivers"),
+                lean,
+            ),
+            runtimes: reflect(
+                watch_objects(Api::<RuntimeClass>::all(client.clone()), all()),
+                broadcast::Sender::new(1),
+                readiness.gate("runtimeclasses"),
+                lean,
+            ),
             client,
             changes,
         }
@@ -136,6 +158,8 @@ impl Cluster {
         let _ = self.pods.wait_until_ready().await;
         let _ = self.ranges.wait_until_ready().await;
         let _ = self.quotas.wait_until_ready().await;
+        let _ = self.drivers.wait_until_ready().await;
+        let _ = self.runtimes.wait_until_ready().await;
     }
 
     /// The Campfires that are served.
@@ -165,6 +189,13 @@ impl Cluster {
             ranges: self.ranges.state_filter(|range| here(&range.metadata)),
             quotas: self.quotas.state_filter(|quota| here(&quota.metadata)),
         }
+    }
+
+    /// What the cluster's nodes have for pods.
+    pub fn nodes(&self) -> Nodes {
+        let driver = self.drivers.get(&ObjectRef::new(names::NODE_DRIVER));
+        let classes = self.runtimes.state();
+        Nodes::of(driver.as_deref(), classes.iter().map(Arc::as_ref))
     }
 
     /// The pod of this uid, if it is there and has a sidecar.

@@ -6,7 +6,6 @@
 //! (docs/protocol.md, "Announcements"): peers do not link to it.
 
 mod camper;
-mod origin;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -21,8 +20,8 @@ use tokio::sync::{broadcast, oneshot};
 use tracing::{error, warn};
 
 use self::camper::Camper;
-use self::origin::Seed;
 use crate::context::Context;
+use crate::origin::{self, Seed};
 use crate::state::ObjectKey;
 
 /// How long it is waited before the seed is read again after an error.

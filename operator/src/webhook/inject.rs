@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use campfire_api::conditions::SkipReason;
 use campfire_api::names::{
-    AGENT_VOLUME, CA_ANNOTATION, CAMPFIRE_ANNOTATION, CONFIG_PREFIX, CONFIG_SETTINGS, DISABLED, ENABLED, INIT_CONTAINER, INJECT_LABEL,
-    INJECTED_LABEL, SETTINGS_HASH_ANNOTATION, SIDECAR_CONTAINER, STATE_VOLUME,
+    AGENT_VOLUME, CA_ANNOTATION, CAMPFIRE_ANNOTATION, CONFIG_PREFIX, CONFIG_SETTINGS, DISABLED, ENABLED, INJECT_LABEL, INJECTED_LABEL,
+    MODE_ANNOTATION, NODE_MODE, NODE_VOLUME, SETTINGS_HASH_ANNOTATION, STATE_VOLUME,
 };
-use campfire_api::{Campfire, Network, Resources, Sidecar, SidecarMode, StartupPolicy};
+use campfire_api::{Campfire, Network, Resources, Sidecar, StartupPolicy};
 use campfire_protocol::identity::NetworkId;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::amount::Amount;
 use super::containers::{Defaults, Settings, Startup, agent_url, containers, hash, volumes};
 use super::fit::{Wish, fit, ours};
-use super::guard;
+use super::mode::{self, Way};
 use crate::campfire::keys::network_of_prefix;
 use crate::campfire::validate::readable;
 use crate::cluster::Bounds;
@@ -94,8 +94,7 @@ pub fn decide(pod: &Pod, namespace: &NamespaceMeta, bounds: &Bounds, places: &Pl
     }
     let chosen = choose(pod, namespace, places);
     let at = chosen.as_ref().ok().map(|campfire| ObjectKey::of(*campfire));
-    let mode = chosen.as_ref().map_or(SidecarMode::Auto, |campfire| said_here(campfire, &namespace.name, &defaults.trusted).0.mode);
-    match unfit(pod, mode, ca).map_or(chosen, Err).and_then(|campfire| inject(pod, campfire, namespace, bounds, places, defaults, ca)) {
+    match unfit(pod, ca).map_or(chosen, Err).and_then(|campfire| inject(pod, campfire, namespace, bounds, places, defaults, ca)) {
         Ok(patch) => patch,
         Err(why) => skip(why, at),
     }
@@ -112,11 +111,7 @@ fn inject(
     ca: &str,
 ) -> Result<Decision, Why> {
     let (said, network_said) = said_here(campfire, &namespace.name, &defaults.trusted);
-    if said.mode == SidecarMode::Auto
-        && let Some(refusal) = guard::refusal(namespace, places, defaults.pod_security)
-    {
-        return Err(refusal);
-    }
+    let way = mode::choose(said.mode, pod, namespace, &defaults.nodes, places, defaults.pod_security)?;
     let network = network(campfire).ok_or_else(|| {
         let campfire = ObjectKey::of(campfire);
         let message =
@@ -124,7 +119,9 @@ fn inject(
         (SkipReason::CampfireNotReady, message)
     })?;
     let mut warnings = unsaid(pod, campfire, namespace, places, &said, &network_said);
-    let settings = settings(pod.annotations(), &said, &network_said, network, defaults, &mut warnings);
+    let user = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.run_as_user);
+    let told = settings(pod.annotations(), &said, &network_said, network, defaults, &mut warnings);
+    let settings = Settings { way, root: user == Some(0), ..told };
     let resources = pod.spec.as_ref().map_or_else(|| Ok(settings.wish.resources.clone()), |spec| fit(spec, &settings.wish, bounds))?;
     Ok(patch(pod, campfire, &settings, &resources, ca, warnings))
 }
@@ -179,12 +176,15 @@ pub fn startup_timeout(pod: &ObjectMeta, campfire: &Campfire, trusted: &Trusted)
 /// The hash that a pod of this namespace with these annotations would be stamped with now; `None`: its Campfire has no network.
 pub fn settings_hash(namespace: &str, annotations: &BTreeMap<String, String>, campfire: &Campfire, defaults: &Defaults) -> Option<String> {
     let (sidecar, said) = said_here(campfire, namespace, &defaults.trusted);
-    let settings = settings(annotations, &sidecar, &said, network(campfire)?, defaults, &mut Vec::new());
+    let told = settings(annotations, &sidecar, &said, network(campfire)?, defaults, &mut Vec::new());
+    // Where an interface comes from does not change while its pod lives.
+    let node = annotations.get(MODE_ANNOTATION).is_some_and(|mode| mode == NODE_MODE);
+    let settings = Settings { way: if node { Way::Node(BTreeMap::new()) } else { Way::Tun }, ..told };
     Some(hash(&ObjectKey::of(campfire), &settings))
 }
 
 /// Pods that no sidecar can help.
-fn unfit(pod: &Pod, mode: SidecarMode, ca: &str) -> Option<Why> {
+fn unfit(pod: &Pod, ca: &str) -> Option<Why> {
     // The API server sends no such pod.
     let Some(spec) = &pod.spec else { return Some((SkipReason::NotAsked, String::new())) };
     let said = |reason, message: &str| Some((reason, message.to_owned()));
@@ -197,13 +197,6 @@ fn unfit(pod: &Pod, mode: SidecarMode, ca: &str) -> Option<Why> {
     }
     if pod.annotations().contains_key(MIRROR) {
         return said(SkipReason::MirrorPod, "a kubelet runs the pod from a file on its node, and nothing is added to it here");
-    }
-    if spec.host_users == Some(false) && mode == SidecarMode::Auto {
-        return said(
-            SkipReason::UserNamespace,
-            "the pod has a user namespace (hostUsers: false), in which no TUN device can be made: take that away, or, where the runtime gives pods \
-             /dev/net/tun, set spec.sidecar.mode: Tun in the Campfire",
-        );
     }
     let held: usize = pod.annotations().iter().map(|(name, value)| name.len() + value.len()).sum();
     let ours = ca.len() + 512;
@@ -236,7 +229,7 @@ fn taken<'a>(pod: &'a Pod, spec: &'a PodSpec) -> Option<&'a String> {
 }
 
 fn our_volume(name: &str) -> bool {
-    name == STATE_VOLUME || name == AGENT_VOLUME
+    [STATE_VOLUME, AGENT_VOLUME, NODE_VOLUME].contains(&name)
 }
 
 fn inits(pod: &Pod) -> &[Container] {
@@ -301,6 +294,8 @@ fn settings(
         agent_address: defaults.agent_address,
         network,
         mesh: readable(said),
+        way: Way::Tun,
+        root: false,
     };
     for (key, value) in annotations {
         let Some(name) = key.strip_prefix(CONFIG_PREFIX) else { continue };
@@ -364,13 +359,23 @@ fn patch(pod: &Pod, campfire: &Campfire, settings: &Settings, resources: &Resour
     let campfire = ObjectKey::of(campfire);
     let wanted = containers(settings, resources);
     let hash = hash(&campfire, settings);
-    let annotations =
-        [(CAMPFIRE_ANNOTATION, campfire.to_string()), (SETTINGS_HASH_ANNOTATION, hash.clone()), (CA_ANNOTATION, ca.to_owned())];
+    let mut annotations =
+        vec![(CAMPFIRE_ANNOTATION, campfire.to_string()), (SETTINGS_HASH_ANNOTATION, hash.clone()), (CA_ANNOTATION, ca.to_owned())];
     let same = pod.annotations().get(SETTINGS_HASH_ANNOTATION) == Some(&hash) && has(pod, resources);
     let mut ops = Vec::new();
+    if let Way::Node(nodes) = &settings.way {
+        annotations.push((MODE_ANNOTATION, NODE_MODE.to_owned()));
+        let nodes: Vec<(&str, String)> = nodes.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+        if !nodes.is_empty() {
+            stamp(&mut ops, "/spec/nodeSelector", pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref()), &nodes);
+        }
+    } else if pod.annotations().contains_key(MODE_ANNOTATION) {
+        // Copied from a pod that was given to an agent.
+        ops.push(Op::Remove { path: pointer("/metadata/annotations", MODE_ANNOTATION) });
+    }
     stamp(&mut ops, "/metadata/labels", pod.metadata.labels.as_ref(), &[(INJECTED_LABEL, ENABLED.to_owned())]);
     stamp(&mut ops, "/metadata/annotations", pod.metadata.annotations.as_ref(), &annotations);
-    place_volumes(&mut ops, pod, same);
+    place_volumes(&mut ops, pod, same, volumes(&settings.way));
     place_containers(&mut ops, pod, same, wanted);
     add_pull_secrets(&mut ops, pod, &settings.pull_secrets);
     Decision::Patch { ops, campfire, warnings }
@@ -400,6 +405,11 @@ fn add_pull_secrets(ops: &mut Vec<Op>, pod: &Pod, wanted: &[String]) {
     ops.extend(lacking.map(|name| Op::Add { path: "/spec/imagePullSecrets/-".into(), value: json!({ "name": name }) }));
 }
 
+/// JSON pointer of a member (RFC 6901).
+fn pointer(parent: &str, key: &str) -> String {
+    format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"))
+}
+
 /// Adds what is missing or different to a map that may be missing itself.
 fn stamp(ops: &mut Vec<Op>, path: &str, held: Option<&BTreeMap<String, String>>, wanted: &[(&str, String)]) {
     if held.is_none() {
@@ -407,16 +417,15 @@ fn stamp(ops: &mut Vec<Op>, path: &str, held: Option<&BTreeMap<String, String>>,
     }
     for (key, value) in wanted {
         if held.and_then(|held| held.get(*key)) != Some(value) {
-            ops.push(Op::Add { path: format!("{path}/{}", key.replace('~', "~0").replace('/', "~1")), value: json!(value) });
+            ops.push(Op::Add { path: pointer(path, key), value: json!(value) });
         }
     }
 }
 
 /// Our volumes at the end; kept if they are ours of now, else replaced.
-fn place_volumes(ops: &mut Vec<Op>, pod: &Pod, same: bool) {
+fn place_volumes(ops: &mut Vec<Op>, pod: &Pod, same: bool, wanted: Vec<Value>) {
     let held: Vec<usize> =
         volumes_of(pod).iter().enumerate().filter(|(_, volume)| our_volume(&volume.name)).map(|(index, _)| index).collect();
-    let wanted = volumes();
     if same && held.len() == wanted.len() {
         return;
     }
@@ -429,15 +438,17 @@ fn place_volumes(ops: &mut Vec<Op>, pod: &Pod, same: bool) {
 
 /// Our containers first of all: whatever runs before the app may need the mesh. On a second call (others changed the pod after us)
 /// they may have been moved, or given a mount of the pod's own API token, which the sidecar must not have: they are put back.
-fn place_containers(ops: &mut Vec<Op>, pod: &Pod, same: bool, wanted: [Value; 2]) {
+fn place_containers(ops: &mut Vec<Op>, pod: &Pod, same: bool, wanted: Vec<Value>) {
     let inits = inits(pod);
     let ours_alone = |container: &Container| {
         let mounts = container.volume_mounts.as_deref().unwrap_or_default();
         mounts.iter().all(|mount| our_volume(&mount.name))
     };
-    let first = |index: usize, name: &str| inits.get(index).is_some_and(|container| container.name == name && ours_alone(container));
+    let first = |(index, wanted): (usize, &Value)| {
+        inits.get(index).is_some_and(|container| wanted["name"] == container.name.as_str() && ours_alone(container))
+    };
     let held: Vec<usize> = inits.iter().enumerate().filter(|(_, container)| ours(container)).map(|(index, _)| index).collect();
-    if same && held.len() == 2 && first(0, INIT_CONTAINER) && first(1, SIDECAR_CONTAINER) {
+    if same && held.len() == wanted.len() && wanted.iter().enumerate().all(first) {
         return;
     }
     if pod.spec.as_ref().is_none_or(|spec| spec.init_containers.is_none()) {

@@ -10,6 +10,9 @@ mod fit_tests;
 pub mod given;
 pub mod guard;
 pub mod inject;
+pub mod mode;
+#[cfg(test)]
+mod mode_tests;
 #[cfg(test)]
 mod red_tests;
 pub mod review;
@@ -150,7 +153,7 @@ impl Webhook {
         let synced = tokio::time::timeout(SYNC, self.ctx.cluster.synced()).await.is_ok();
         let namespace = self.namespace(&asked.namespace).await;
         let pins = if synced { self.certs.borrow().pins() } else { String::new() };
-        let defaults = Defaults { agent_address: self.agent_address().await, ..self.defaults.clone() };
+        let defaults = Defaults { agent_address: self.agent_address().await, nodes: self.ctx.cluster.nodes(), ..self.defaults.clone() };
         // Who asks again has waited already.
         let patience = if asked_again { Duration::ZERO } else { NETWORK };
         let decision = self.decide(pod, &namespace, &defaults, &pins, patience).await;

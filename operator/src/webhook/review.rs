@@ -12,7 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use campfire_api::names::GROUP;
 use campfire_http::message::Refusal;
 use hyper::StatusCode;
-use k8s_openapi::api::core::v1::{Container, LocalObjectReference, Pod, PodOS, PodSpec, ResourceRequirements, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, LocalObjectReference, Pod, PodOS, PodSecurityContext, PodSpec, ResourceRequirements, Volume, VolumeMount,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::de::{Error as _, SeqAccess, Visitor};
@@ -138,6 +140,8 @@ struct Spec {
     host_users: Option<bool>,
     os: Option<PodOS>,
     node_selector: Option<BTreeMap<String, String>>,
+    runtime_class_name: Option<String>,
+    security_context: Option<Security>,
     active_deadline_seconds: Option<i64>,
     priority_class_name: Option<String>,
     image_pull_secrets: Option<Few<Named>>,
@@ -145,6 +149,13 @@ struct Spec {
     containers: Option<Few<Containing>>,
     init_containers: Option<Few<Containing>>,
     volumes: Option<Few<Named>>,
+}
+
+/// Who runs what says nothing else.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Security {
+    run_as_user: Option<i64>,
 }
 
 /// CPU, memory and storage that a container or a pod has.
@@ -226,6 +237,10 @@ impl From<Spec> for PodSpec {
             host_users: spec.host_users,
             os: spec.os,
             node_selector: spec.node_selector,
+            runtime_class_name: spec.runtime_class_name,
+            security_context: spec
+                .security_context
+                .map(|security| PodSecurityContext { run_as_user: security.run_as_user, ..PodSecurityContext::default() }),
             active_deadline_seconds: spec.active_deadline_seconds,
             priority_class_name: spec.priority_class_name,
             image_pull_secrets: spec.image_pull_secrets.map(|list| list.0.into_iter().map(secret).collect()),

@@ -17,6 +17,7 @@ use super::inject::{Decision, Op};
 use super::{inject, review};
 use crate::cluster::Bounds;
 use crate::members::{NamespaceMeta, Places, Served, Trusted};
+use crate::nodes::Nodes;
 use crate::settings::Level;
 
 const CA: &str = "sha256-AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -491,7 +492,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 /// With these Campfires, all of which are served.
-fn decide(pod: &Pod, namespace: &NamespaceMeta, campfires: &[Campfire], defaults: &Defaults, ca: &str) -> Decision {
+pub(super) fn decide(pod: &Pod, namespace: &NamespaceMeta, campfires: &[Campfire], defaults: &Defaults, ca: &str) -> Decision {
     let places = Places::new(campfires.iter().cloned().map(Arc::new).collect(), &Served::default());
     inject::decide(pod, namespace, &Bounds::default(), &places, defaults, ca)
 }
@@ -505,6 +506,7 @@ pub(super) fn defaults() -> Defaults {
         pod_security: Level::Privileged,
         trusted: Trusted::default(),
         agent_address: None,
+        nodes: Nodes::default(),
     }
 }
 
@@ -520,7 +522,7 @@ pub(super) fn campfire(namespace: &str, name: &str, spec: Value) -> Campfire {
     .unwrap()
 }
 
-fn namespace(name: &str) -> NamespaceMeta {
+pub(super) fn namespace(name: &str) -> NamespaceMeta {
     labelled(name, &[])
 }
 

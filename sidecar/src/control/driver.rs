@@ -16,6 +16,7 @@ use campfire_datapath::table::{Addressing, Table};
 use campfire_fire::config::{KeyEntry, Reconfigure as CampChange};
 use campfire_fire::io as fire;
 use campfire_fire::netcheck::Targets;
+use campfire_interface::{Dress, Interface, Told, explain_device};
 use campfire_mesh::Mesh;
 use campfire_mesh::config::Reconfigure;
 use campfire_mesh::io::{Input, Notice, Output};
@@ -25,6 +26,7 @@ use campfire_protocol::carrier::SocketId;
 use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_protocol::server::{Server, Transport};
 use campfire_protocol::time::Time;
+use campfire_sys::tun::Tun;
 use campfire_sys::udp::Socket;
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,7 +34,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info, trace, warn};
 use zeroize::Zeroizing;
 
-use super::interface::{self, Dress, Interface, Told, overlay_net};
+use super::overlay_net;
 use super::plane::Plane;
 use super::readiness::Readiness;
 use crate::config::{self, BadConfig, PeerSettings, Reloaded, Remarks};
@@ -91,9 +93,9 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Opens sockets, device and interface, and starts the data thread.
+    /// Opens sockets, device and interface, and starts the data thread. `sent`: the device, where somebody else opened it.
     /// `fatal`: what cannot work ends it; else it is a problem that is said.
-    pub(super) async fn start(settings: &PeerSettings, fatal: bool) -> Result<(Self, Inbox)> {
+    pub(super) async fn start(settings: &PeerSettings, sent: Option<Tun>, fatal: bool) -> Result<(Self, Inbox)> {
         let config = settings.mesh.clone();
         let tls = Arc::new(Tls::new(&settings.trust).map_err(|error| BadConfig(format!("--ca-file: {error}")))?);
         let public = config.fire.identity.public();
@@ -103,8 +105,8 @@ impl Driver {
             addresses.extend(ipv4.map(|ipv4| overlay_net(config.fire.network, Some(pool), IpAddr::V4(ipv4))));
         }
 
-        let tun = data::open_tun(&settings.tun_node, &settings.interface)
-            .map_err(|error| interface::explain_device(&settings.interface, &error))?;
+        let open = || data::open_tun(&settings.tun_node, &settings.interface);
+        let tun = sent.map_or_else(open, Ok).map_err(|error| explain_device(&settings.interface, &error))?;
         let interface = Interface::set_up(&settings.interface, settings.mtu, &addresses).await?;
         let host = interface.host().await.context("the host's addresses")?;
         let Remarks { fatal: why, others: mut remarks } = settings.check_on(&host.fixed, config::forwards());
@@ -128,7 +130,7 @@ impl Driver {
                 .context("the data thread cannot be started")?;
         let (dress, dress_receiver) = watch::channel((addresses.iter().copied().collect(), BTreeSet::new()));
         let (host_sender, host_receiver) = mpsc::channel(1);
-        let tending = tokio::spawn(interface::tend(interface, host.clone(), dress_receiver, host_sender));
+        let tending = tokio::spawn(campfire_interface::tend(interface, host.clone(), dress_receiver, host_sender));
 
         let mut seed = Zeroizing::new([0; 32]);
         secrets::random(seed.as_mut())?;

@@ -6,14 +6,16 @@
 //! | `driver` | the mesh and what carries out its outputs, each by whom it is for |
 //! | `plane` | the way to the data thread |
 //! | `readiness` | when the peer counts as ready |
-//! | [`interface`] | the overlay's network interface and the host's other addresses |
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use campfire_camp::sleep_until;
+use campfire_protocol::identity::NetworkId;
+use ipnet::{IpNet, Ipv4Net};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -32,11 +34,8 @@ use crate::secrets::EnvironmentSecrets;
 use crate::uapi;
 
 mod driver;
-pub mod host;
-pub mod interface;
 mod plane;
 mod readiness;
-mod routes;
 
 /// Messages handled before outputs are carried out.
 const BATCH: usize = 256;
@@ -56,7 +55,8 @@ pub async fn run(
     files.0.push(control);
     let metrics = metrics_listener(&settings).await?;
 
-    let (mut driver, mut inbox) = Driver::start(&settings, link.is_none()).await?;
+    let sent = link.as_mut().and_then(|link| link.device.take());
+    let (mut driver, mut inbox) = Driver::start(&settings, sent, link.is_none()).await?;
     let (asker, mut requests) = asker();
     let (pinger, mut pings) = mpsc::channel(16);
     let (trier, mut trials) = mpsc::channel(16);
@@ -124,6 +124,16 @@ pub async fn run(
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
+}
+
+/// An address of ours with the length of its network, so that the kernel makes the route to the overlay.
+pub(crate) fn overlay_net(network: NetworkId, pool: Option<Ipv4Net>, address: IpAddr) -> IpNet {
+    let length = match (address, pool) {
+        (IpAddr::V6(_), _) => network.prefix().prefix_len(),
+        (IpAddr::V4(_), Some(pool)) => pool.prefix_len(),
+        (IpAddr::V4(_), None) => 32,
+    };
+    IpNet::new(address, length).unwrap_or(IpNet::from(address))
 }
 
 /// Where probes and Prometheus ask, if they may.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -86,7 +87,16 @@ impl ToDataSender {
 /// Opens the TUN device `name` by the device node (see [`Tun::open`]), with all that the kernel takes off our hands, unless the environment has
 /// `CAMPFIRE_NO_OFFLOAD`.
 pub fn open_tun(node: &Path, name: &str) -> io::Result<Tun> {
-    Tun::open(node, name, std::env::var_os("CAMPFIRE_NO_OFFLOAD").is_none())
+    Tun::open(node, name, offload())
+}
+
+/// The same of a device that was sent here (see [`Tun::adopt`]).
+pub fn adopt_tun(descriptor: OwnedFd) -> io::Result<Tun> {
+    Tun::adopt(descriptor, offload())
+}
+
+fn offload() -> bool {
+    std::env::var_os("CAMPFIRE_NO_OFFLOAD").is_none()
 }
 
 /// Binds a UDP socket for the data thread.

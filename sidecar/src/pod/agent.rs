@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use campfire_api::agent::{HEARTBEAT, MAX_ANSWER, MAX_WAIT, REPORT_PATH, Report, SETTINGS_PATH, Settings, SettingsRequest};
+use campfire_api::agent::{
+    GRANT_PATH, GrantRequest, Granted, HEARTBEAT, MAX_ANSWER, MAX_WAIT, REPORT_PATH, Report, SETTINGS_PATH, Settings, SettingsRequest,
+};
 use campfire_api::names::{AGENT_DIR, CA_FILE, TOKEN_FILE};
 use campfire_protocol::identity::Identity;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -125,6 +127,13 @@ impl Agent {
     /// Reports.
     pub async fn report(&self, report: &Report) -> Result<(), Failure> {
         self.post(REPORT_PATH, report, PATIENCE).await.map(drop)
+    }
+
+    /// What the pod shows its node's agent.
+    pub async fn grant(&self, request: &GrantRequest) -> Result<Granted, Failure> {
+        let answer = self.post(GRANT_PATH, request, PATIENCE).await?.unwrap_or_default();
+        let unread = |error: serde_json::Error| Failure::Unreached(format!("its grant cannot be read: {error}"));
+        serde_json::from_slice(&answer).map_err(unread)
     }
 
     async fn post<T: serde::Serialize>(&self, path: &str, body: &T, patience: Duration) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {

@@ -19,6 +19,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use campfire_api::names::SIDECAR_UID;
+use campfire_api::node::MAX_OUTSIDE;
+use campfire_interface::{Interface, explain_device};
 use campfire_protocol::identity::{NetworkId, ipv4_in_pool};
 use campfire_sys::tun::{self, Tun};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,7 +30,7 @@ use super::made::Made;
 use super::{ready, state_dir};
 use crate::cli::PodInit;
 use crate::config;
-use crate::control::interface::{Interface, explain_device, overlay_net};
+use crate::control::overlay_net;
 use crate::secrets::OwnIdentity;
 
 /// Name of the identity's file in the state directory.
@@ -40,7 +42,7 @@ pub const PROBLEM: &str = "problem";
 /// Longest problem that is written down, characters.
 const LONGEST: usize = 1_000;
 /// Directory, in the state directory, that is mounted where `wg` looks for sockets.
-const WIREGUARD: &str = "wireguard";
+pub(super) const WIREGUARD: &str = "wireguard";
 
 /// Makes it all, unless it is told to stop before: as a container's first process it would not end of SIGTERM by itself.
 ///
@@ -119,7 +121,7 @@ async fn make(arguments: &PodInit) -> Result<()> {
     let mut made = Interface::set_up(&interface, mtu, &addresses).await?;
     // The sidecar cannot make routes when peers offer some: what it may take is routed from the start.
     let routes = options.accept_route.iter().copied().collect();
-    made.pin(asked_for_keys());
+    made.pin(outside().into_iter().collect());
     made.sync(&(addresses.iter().copied().collect(), routes), &made.host().await?).await;
     let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     info!(interface, addresses = shown.join(" "), milliseconds = begun.elapsed().as_millis() as u64, "made");
@@ -127,11 +129,12 @@ async fn make(arguments: &PodInit) -> Result<()> {
 }
 
 /// Who has to be reached outside the mesh, whatever routes are accepted: the operator's agent, the API server, name servers.
-fn asked_for_keys() -> BTreeSet<IpAddr> {
+pub(super) fn outside() -> Vec<IpAddr> {
     let named = ["CAMPFIRE_AGENT_ADDRESS", "KUBERNETES_SERVICE_HOST"].into_iter().filter_map(|name| std::env::var(name).ok());
     let servers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let servers = servers.lines().filter_map(|line| line.strip_prefix("nameserver")).map(|server| server.trim().to_owned());
-    named.chain(servers).filter_map(|address| address.parse().ok()).collect()
+    let addresses: BTreeSet<IpAddr> = named.chain(servers).filter_map(|address| address.parse().ok()).collect();
+    addresses.into_iter().take(MAX_OUTSIDE).collect()
 }
 
 /// The state directory belongs to the sidecar, and what is made in it to root's group.

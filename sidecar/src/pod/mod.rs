@@ -1,5 +1,5 @@
 //! A peer in a pod: its settings come from the operator's agent API, it reports there, and it changes nothing about the
-//! interface, which the init container made ([`init`]).
+//! interface, which the init container made ([`init`]), or the node's agent ([`node`]).
 //!
 //! The operator is needed for the first start alone. What it said is kept in the pod's memory ([`Cache`]): a sidecar that
 //! restarts while nobody answers starts from there and catches up later.
@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod init;
 mod made;
+mod node;
 mod pins;
 pub mod ready;
 
@@ -28,6 +29,7 @@ use campfire_mesh::status::PathKind;
 use campfire_protocol::identity::NetworkId;
 use campfire_protocol::key::Psk;
 use campfire_protocol::server::{Scope, Server, merge};
+use campfire_sys::tun::Tun;
 use ipnet::{IpNet, Ipv4Net};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -44,6 +46,8 @@ use crate::secrets::OwnIdentity;
 
 /// How the control loop and the operator's agent API talk.
 pub struct AgentLink {
+    /// The device, where the node's agent sent it.
+    pub device: Option<Tun>,
     /// New settings.
     pub changes: mpsc::Receiver<Reloaded>,
     /// What is reported.
@@ -52,6 +56,8 @@ pub struct AgentLink {
 
 /// File that says why the sidecar has no settings yet, while it has none.
 pub const WAITING: &str = "waiting";
+/// The same of the interface, where the node's agent makes it.
+pub const WAITING_INTERFACE: &str = "waiting-interface";
 /// How long a peer that starts may try before it is a problem that no server answers.
 const STARTING: Duration = Duration::from_secs(3);
 /// Longest pause between two tries to reach the operator.
@@ -156,11 +162,16 @@ fn change(settings: &Settings, made: Option<&Made>) -> Result<Reloaded, BadConfi
 }
 
 /// All that a peer in a pod starts with.
-fn complete(options: &Options, state: &Path, settings: &Settings, made: Option<&Made>) -> Result<config::PeerSettings, BadConfig> {
+fn complete(
+    options: &Options,
+    state: &Path,
+    settings: &Settings,
+    made: Option<&Made>,
+    identity: OwnIdentity,
+) -> Result<config::PeerSettings, BadConfig> {
     // The interface is as it was made, and the sidecar may not change it.
     let settings = &made.map_or_else(|| settings.clone(), |made| made.applied_to(settings));
     let told = Told::new(settings)?;
-    let identity = OwnIdentity::from_file(&state.join(init::IDENTITY))?;
     let clip = |text: &str| text.chars().filter(|c| !c.is_control()).take(63).collect::<String>();
     let fire = campfire_fire::config::Config {
         identity: identity.identity.clone(),
@@ -221,8 +232,20 @@ pub async fn up(options: &Options) -> Result<()> {
     };
     agent.trust(&settings.agent_ca);
 
-    let made = Made::load(&state);
-    let peer = complete(options, &state, &settings, made.as_ref())?;
+    let identity = OwnIdentity::from_file(&state.join(init::IDENTITY))?;
+    let (device, made) = match &options.node_dir {
+        None => (None, Made::load(&state)),
+        Some(dir) => {
+            // In other pods the init container made it.
+            let _ = fs::create_dir(state.join(init::WIREGUARD));
+            let (device, made) = tokio::select! {
+                made = node::device(&agent, dir, &state, &settings, &identity.identity) => made,
+                _ = terminate.recv() => return Ok(()),
+            };
+            (Some(device), Some(made))
+        }
+    };
+    let peer = complete(options, &state, &settings, made.as_ref(), identity)?;
     let reporter = agent::Reporter::new(&peer.mesh.fire.identity, &settings);
     if let Ok(problem) = fs::read_to_string(state.join(init::PROBLEM)) {
         // There is no interface and will be none, and to end would keep the app from starting.
@@ -240,7 +263,7 @@ pub async fn up(options: &Options) -> Result<()> {
     tokio::spawn(follow(agent.clone(), cache, settings, made, changes, told.clone()));
     tokio::spawn(agent::report(agent, reporter, reports));
     let reload = || Err(BadConfig("in a pod the operator says what changes, and tells it by itself".into()));
-    Box::pin(control::run(peer, reload, Some(AgentLink { changes: receiver, told }))).await
+    Box::pin(control::run(peer, reload, Some(AgentLink { device, changes: receiver, told }))).await
 }
 
 /// The state directory of a pod's containers.

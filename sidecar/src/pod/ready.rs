@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::cli::{Policy, ReadyArgs};
 use crate::config;
 use crate::http;
-use crate::pod::WAITING;
 use crate::pod::init::PROBLEM;
+use crate::pod::{WAITING, WAITING_INTERFACE};
 
 /// File whose age is that of the sidecar's first start in this pod.
 pub const STARTED: &str = "started";
@@ -76,6 +76,9 @@ async fn lacking(arguments: &ReadyArgs, until: Instant) -> Option<String> {
         }
         Ok(Ok(_)) => Some("no TURN server answers yet".into()),
         Ok(Err(_)) | Err(_) => {
+            if let Ok(why) = fs::read_to_string(arguments.run_dir.join(WAITING_INTERFACE)) {
+                return Some(format!("waits for its interface: {why}"));
+            }
             let last = fs::read_to_string(arguments.run_dir.join(WAITING)).map(|why| format!(": {why}")).unwrap_or_default();
             Some(format!("waits for its settings from the operator{last}"))
         }

@@ -1,4 +1,11 @@
-//! The overlay's network interface: its addresses, MTU and routes, by rtnetlink.
+//! The overlay's network interface: its addresses, MTU and routes, by rtnetlink. Whoever makes one uses this: a peer on a host, a pod's init
+//! container, a node's agent for a pod.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | here | [`Interface`]: compared with what it should be, and put right; [`tend`] does that as long as a peer lives |
+//! | `routes` | accepted routes, in a table of their own |
+//! | [`host`] | what the host has beside the interface |
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,28 +15,34 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use campfire_api::agent::{Problem, ProblemReason};
-use campfire_protocol::identity::NetworkId;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Error, Handle, LinkUnspec, MulticastGroup, new_connection, new_multicast_connection};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use super::host::{Host, address_of};
-use super::routes::{self, Routes, note};
+use crate::host::{Host, address_of};
+use crate::routes::{Routes, note};
+
+pub mod host;
+mod routes;
+
+pub use crate::routes::MARK;
 
 /// How often everything is compared, whether or not the kernel says that something changed.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Addresses and accepted routes of the interface.
-pub(super) type Dress = (BTreeSet<IpNet>, BTreeSet<IpNet>);
+pub type Dress = (BTreeSet<IpNet>, BTreeSet<IpNet>);
 
 /// What [`tend`] tells: the host's addresses, the likeliest first, and what is wrong with the interface or its routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
-    pub(super) addresses: Vec<IpAddr>,
-    pub(super) problems: Vec<Problem>,
+pub struct Told {
+    /// Under which others might reach it ([`Host::addresses`]).
+    pub addresses: Vec<IpAddr>,
+    /// With what to do about each.
+    pub problems: Vec<Problem>,
 }
 
 /// The overlay's interface.
@@ -96,6 +109,19 @@ impl Interface {
         Ok(Self { handle, name: name.to_owned(), index, mtu, addresses: given, routes, pinned: BTreeSet::new(), problems: Vec::new() })
     }
 
+    /// Counts as given whatever the interface has: [`Self::sync`] takes away what of it is not wanted, whoever gave it. For who brings an interface to
+    /// something else than it was made for, by a process that is no more.
+    pub async fn take_over(&mut self) -> Result<()> {
+        let is_the_kernels = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+        self.addresses = addresses_of(&self.handle, self.index).await?.into_iter().filter(|net| !is_the_kernels(net)).collect();
+        self.routes.take_over().await
+    }
+
+    /// What is wrong with it since the last [`Self::sync`], with what to do.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
     /// What no accepted route may swallow beside the host's own networks: name servers, who must be asked for keys.
     pub fn pin(&mut self, pinned: BTreeSet<IpAddr>) {
         self.pinned = pinned;
@@ -146,10 +172,15 @@ impl Interface {
                 mended.push("set up".to_owned());
             }
         }
-        let has = addresses_of(&self.handle, self.index).await?;
-        for gone in self.addresses.difference(addresses).filter(|gone| has.contains(gone)) {
+        let mut has = addresses_of(&self.handle, self.index).await?;
+        let gone: Vec<_> = self.addresses.difference(addresses).filter(|gone| has.contains(gone)).copied().collect();
+        for gone in &gone {
             let message = self.handle.address().add(self.index, gone.addr(), gone.prefix_len()).message_mut().clone();
             note(&mut wrong, &format!("address {gone} cannot be removed"), self.handle.address().del(message).execute().await);
+        }
+        if !gone.is_empty() {
+            // With the first of a network's the kernel may take its others.
+            has = addresses_of(&self.handle, self.index).await?;
         }
         let mut given = BTreeSet::new();
         for address in addresses {
@@ -182,7 +213,7 @@ impl Interface {
 }
 
 /// Keeps the interface as the mesh wants it, whoever changes it, and looks at the host's addresses: on change, and every 10 s.
-pub(super) async fn tend(mut interface: Interface, mut known: Told, mut dress: watch::Receiver<Dress>, out: mpsc::Sender<Told>) {
+pub async fn tend(mut interface: Interface, mut known: Told, mut dress: watch::Receiver<Dress>, out: mpsc::Sender<Told>) {
     let mut changes = watch_changes().map_err(|error| debug!(%error, "changes of interfaces are not told")).ok();
     let mut regularly = tokio::time::interval(LOOK);
     loop {
@@ -237,16 +268,6 @@ fn watch_changes() -> io::Result<mpsc::Receiver<()>> {
         }
     });
     Ok(receiver)
-}
-
-/// An address of ours with the length of its network, so that the kernel makes the route to the overlay.
-pub(crate) fn overlay_net(network: NetworkId, pool: Option<Ipv4Net>, address: IpAddr) -> IpNet {
-    let length = match (address, pool) {
-        (IpAddr::V6(_), _) => network.prefix().prefix_len(),
-        (IpAddr::V4(_), Some(pool)) => pool.prefix_len(),
-        (IpAddr::V4(_), None) => 32,
-    };
-    IpNet::new(address, length).unwrap_or(IpNet::from(address))
 }
 
 /// What opening the device failed with, and what to do about it.
@@ -306,7 +327,7 @@ fn address_error(name: &str, address: IpNet, error: &Error) -> String {
     format!("interface {name}: address {address}: {error}")
 }
 
-pub(super) fn os_error(error: &Error) -> Option<i32> {
+fn os_error(error: &Error) -> Option<i32> {
     if let Error::NetlinkError(message) = error { message.code.map(|code| -code.get()) } else { None }
 }
 

@@ -1,9 +1,11 @@
-//! Who the operator is at the fires: docs/decisions/0009-operator-identity.md.
+//! What the operator's identities are made from: who it is at the fires (docs/decisions/0009-operator-identity.md), and by what node agents know
+//! what it granted (docs/decisions/0031).
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use campfire_api::names;
+use campfire_api::node::GrantKey;
 use campfire_protocol::identity::Identity;
 use campfire_protocol::key::hmac_sha256;
 use k8s_openapi::ByteString;
@@ -16,18 +18,26 @@ use crate::cluster::of_secret;
 use crate::context::Context;
 
 /// What the operator's identities are made from.
-pub(super) struct Seed(Zeroizing<[u8; 32]>);
+pub struct Seed(Zeroizing<[u8; 32]>);
 
 impl Seed {
     /// The identity at one Campfire's fire: the same for as long as Campfire and seed live.
-    pub(super) fn identity(&self, campfire_uid: &str) -> Identity {
+    pub fn identity(&self, campfire_uid: &str) -> Identity {
         let seed = Zeroizing::new(hmac_sha256(self.0.as_ref(), &[b"campfire operator identity", campfire_uid.as_bytes()]));
         Identity::from_seed(&seed)
+    }
+
+    /// The key that grants for node agents are signed with.
+    pub fn grant_key(&self) -> GrantKey {
+        GrantKey::from_seed(&Zeroizing::new(hmac_sha256(self.0.as_ref(), &[b"campfire node grants"])))
     }
 }
 
 /// Reads the seed, and makes it where there is none.
-pub(super) async fn load(ctx: &Context) -> Result<Seed> {
+///
+/// # Errors
+/// The Secret can neither be read nor made, or holds something else.
+pub async fn load(ctx: &Context) -> Result<Seed> {
     let secrets: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &ctx.settings.namespace);
     let named = || format!("Secret {}/{}", ctx.settings.namespace, names::ORIGIN_SECRET);
     for _ in 0..2 {
@@ -73,5 +83,6 @@ mod tests {
         assert_eq!(seed.identity("a").public(), Seed(Zeroizing::new([1; 32])).identity("a").public());
         assert_ne!(seed.identity("a").public(), seed.identity("b").public());
         assert_ne!(seed.identity("a").public(), Seed(Zeroizing::new([2; 32])).identity("a").public());
+        assert_ne!(seed.grant_key().public(), Seed(Zeroizing::new([2; 32])).grant_key().public());
     }
 }

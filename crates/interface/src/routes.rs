@@ -1,6 +1,6 @@
 //! Accepted routes, in a table of their own, so that they never swallow the way that the mesh itself needs.
 //!
-//! A rule leads there all packets that do not bear our own mark (see [`crate::underlay`]). Beside the accepted routes the table says of the
+//! A rule leads there all packets that do not bear our own [`MARK`]. Beside the accepted routes the table says of the
 //! host's own, where an accepted one holds them, that they are not its business (`throw`): the more specific route counts, whichever table
 //! it is in. What is a neighbour here is not routed into the mesh at all.
 
@@ -15,10 +15,11 @@ use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
 
-use super::host::{Local, destination, device_of, routes};
-use super::interface::os_error;
-use crate::underlay::MARK;
+use crate::host::{Local, destination, device_of, routes};
+use crate::os_error;
 
+/// Mark of a peer's own packets (`SO_MARK`), which the rule of the accepted routes leaves alone.
+pub const MARK: u32 = 0xca3f;
 /// Tables are this and the interface's index.
 const TABLE: u32 = 0x6361_0000;
 /// Before the main table's rule (32766), after what people write by hand with low numbers.
@@ -50,7 +51,7 @@ impl Entry {
 }
 
 /// The table of one interface.
-pub(super) struct Routes {
+pub(crate) struct Routes {
     handle: Handle,
     index: u32,
     /// What we put there, and so may take away.
@@ -59,7 +60,7 @@ pub(super) struct Routes {
 }
 
 /// Routes that are taken, and those that are not, each with the reason.
-pub(super) fn sort(accepted: &BTreeSet<IpNet>, own: &BTreeSet<IpNet>, locals: &BTreeSet<Local>) -> (BTreeSet<IpNet>, Vec<String>) {
+pub(crate) fn sort(accepted: &BTreeSet<IpNet>, own: &BTreeSet<IpNet>, locals: &BTreeSet<Local>) -> (BTreeSet<IpNet>, Vec<String>) {
     let mut refused = Vec::new();
     let taken = accepted.iter().copied().filter(|route| {
         let v4 = matches!(route, IpNet::V4(_));
@@ -79,7 +80,7 @@ pub(super) fn sort(accepted: &BTreeSet<IpNet>, own: &BTreeSet<IpNet>, locals: &B
 }
 
 /// What is wrong if the underlay's device drops what comes in by it from where a taken route leads: servers and peers may be there.
-pub(super) fn filtered(taken: &BTreeSet<IpNet>, device: &str, setting: impl Fn(&str) -> Option<u8>) -> Option<String> {
+pub(crate) fn filtered(taken: &BTreeSet<IpNet>, device: &str, setting: impl Fn(&str) -> Option<u8>) -> Option<String> {
     let is_private = |route: &Ipv4Net| PRIVATE.iter().filter_map(|net| net.parse().ok()).any(|net: Ipv4Net| net.contains(route));
     let route = taken.iter().find(|route| matches!(route, IpNet::V4(route) if !is_private(route)))?;
     // The larger one counts: 1 is strict, 2 is loose.
@@ -93,7 +94,7 @@ pub(super) fn filtered(taken: &BTreeSet<IpNet>, device: &str, setting: impl Fn(&
 }
 
 /// The kernel's setting of reverse path filtering for `all` devices or one.
-pub(super) fn rp_filter(device: &str) -> Option<u8> {
+pub(crate) fn rp_filter(device: &str) -> Option<u8> {
     std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{device}/rp_filter")).ok()?.trim().parse().ok()
 }
 
@@ -115,6 +116,29 @@ impl Routes {
         TABLE | (self.index & 0xffff)
     }
 
+    /// Counts as ours whatever the table has, and the rules that lead there.
+    pub async fn take_over(&mut self) -> Result<()> {
+        self.added = self.held().await?;
+        for v4 in [true, false] {
+            if self.is_ruled(v4).await? {
+                self.ruled.insert(v4);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the kernel has in the table.
+    async fn held(&self) -> Result<BTreeSet<Entry>> {
+        let messages = routes(&self.handle, self.table()).await?;
+        let entries = messages.iter().filter_map(|message| {
+            if message.header.kind == RouteType::Throw {
+                return Some(Entry::Out(destination(message)));
+            }
+            (device_of(message) == Some(self.index)).then(|| Entry::In(destination(message)))
+        });
+        Ok(entries.collect())
+    }
+
     /// Brings the table to these routes, compared with what the kernel has. Tells what could not be done, and what somebody else had taken away.
     pub async fn sync(
         &mut self,
@@ -128,16 +152,7 @@ impl Routes {
         }
         let wanted: BTreeSet<_> =
             taken.iter().copied().map(Entry::In).chain(kept(taken, locals, pinned).into_iter().map(Entry::Out)).collect();
-        let held: BTreeSet<_> = routes(&self.handle, self.table())
-            .await?
-            .iter()
-            .filter_map(|message| {
-                if message.header.kind == RouteType::Throw {
-                    return Some(Entry::Out(destination(message)));
-                }
-                (device_of(message) == Some(self.index)).then(|| Entry::In(destination(message)))
-            })
-            .collect();
+        let held = self.held().await?;
         // What stays out goes in first, and out last.
         for new in wanted.difference(&held) {
             let done = self.handle.route().add(self.message(*new)).execute().await;
@@ -214,7 +229,7 @@ impl Routes {
 }
 
 /// Whether it was done (or is so); if not, it is noted.
-pub(super) fn note(failed: &mut Vec<String>, what: &str, done: Result<(), Error>) -> bool {
+pub(crate) fn note(failed: &mut Vec<String>, what: &str, done: Result<(), Error>) -> bool {
     let Err(error) = done else { return true };
     match os_error(&error) {
         Some(libc::EEXIST | libc::EADDRNOTAVAIL | libc::ESRCH | libc::ENOENT) => return true,

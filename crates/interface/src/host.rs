@@ -89,7 +89,7 @@ impl Host {
 }
 
 /// Routes of both families in a table.
-pub(super) async fn routes(handle: &Handle, table: u32) -> Result<Vec<RouteMessage>> {
+pub(crate) async fn routes(handle: &Handle, table: u32) -> Result<Vec<RouteMessage>> {
     let mut found = Vec::new();
     let families = [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
         .map(|message| handle.route().get(message));
@@ -111,7 +111,7 @@ fn table_of(message: &RouteMessage) -> u32 {
 }
 
 /// To where a route leads.
-pub(super) fn destination(message: &RouteMessage) -> IpNet {
+pub(crate) fn destination(message: &RouteMessage) -> IpNet {
     let address = message.attributes.iter().find_map(|attribute| {
         let RouteAttribute::Destination(address) = attribute else { return None };
         if let RouteAddress::Inet(v4) = address {
@@ -128,7 +128,7 @@ pub(super) fn destination(message: &RouteMessage) -> IpNet {
 }
 
 /// The device that a route leads to.
-pub(super) fn device_of(message: &RouteMessage) -> Option<u32> {
+pub(crate) fn device_of(message: &RouteMessage) -> Option<u32> {
     message.attributes.iter().find_map(|attribute| {
         if let RouteAttribute::MultiPath(hops) = attribute {
             return hops.first().map(|hop| hop.interface_index);
@@ -167,7 +167,7 @@ fn is_a(link: &LinkMessage, wanted: &InfoKind) -> bool {
 }
 
 /// An interface's address with the length of its network.
-pub(super) fn address_of(message: &AddressMessage) -> Option<IpNet> {
+pub(crate) fn address_of(message: &AddressMessage) -> Option<IpNet> {
     // On point-to-point links ADDRESS is the other side; ours is LOCAL.
     let local = message.attributes.iter().find_map(|attribute| if let AddressAttribute::Local(ip) = attribute { Some(*ip) } else { None });
     let address =
