@@ -54,6 +54,6 @@ impl Nodes {
     /// Of what there is.
     pub fn of<'a>(driver: Option<&CSIDriver>, classes: impl IntoIterator<Item = &'a RuntimeClass>) -> Self {
         let sandbox = |class: &&RuntimeClass| SANDBOXES.iter().any(|handler| class.handler.starts_with(handler));
-        Self { agent: driver.map(NodeAgent::of), sandboxes: classes.into_iter().filter(sandbox).map(|class| class.name_any()).collect() }
+        Self { agent: driver.map(NodeAgent::of), sandboxes: classes.into_iter().filter(sandbox).map(kube::ResourceExt::name_any).collect() }
     }
 }

@@ -183,7 +183,7 @@ async fn what_cannot_be_read_is_refused_with_what_was_expected() {
     let camp = Camp::start(&[("web", "u1")]).await;
     let good = bound("web", "u1");
     for (path, body, expected, message) in [
-        ("/", "{}".to_owned(), 404, "there are /v1/settings and /v1/report"),
+        ("/", "{}".to_owned(), 404, "there are /v1/settings, /v1/report and /v1/grant"),
         (SETTINGS_PATH, "{".to_owned(), 400, "this is no request for settings: EOF while parsing an object at line 1 column 1"),
         (SETTINGS_PATH, " ".repeat(MAX_REQUEST + 1), 413, "the body may have 16384 bytes at most"),
         (REPORT_PATH, report_with("publicKey", json!("short")), 400, "publicKey must be 32 bytes in base64"),

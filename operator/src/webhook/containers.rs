@@ -110,7 +110,7 @@ pub fn containers(settings: &Settings, resources: &Resources) -> Vec<Value> {
 }
 
 /// What both containers have.
-fn container(settings: &Settings, resources: &Value, name: &str, arguments: Value) -> Value {
+fn container(settings: &Settings, resources: &Value, name: &str, arguments: &[&str]) -> Value {
     let policy = match settings.startup.policy {
         StartupPolicy::Wait => "Wait",
         StartupPolicy::Require => "Require",
@@ -143,7 +143,7 @@ fn push(container: &mut Value, list: &str, value: Value) {
 }
 
 fn init(settings: &Settings, resources: &Value) -> Value {
-    let mut init = container(settings, resources, INIT_CONTAINER, json!(["pod-init"]));
+    let mut init = container(settings, resources, INIT_CONTAINER, &["pod-init"]);
     // All that the interface is made of is public and known here: the init container asks nobody.
     let MeshNetwork { ipv4_pool, accept_routes, mtu } = &settings.mesh;
     let mut say = |name: &str, value: String| push(&mut init, "env", json!({ "name": name, "value": value }));
@@ -170,7 +170,7 @@ fn init(settings: &Settings, resources: &Value) -> Value {
 }
 
 fn sidecar(settings: &Settings, resources: &Value) -> Value {
-    let mut sidecar = container(settings, resources, SIDECAR_CONTAINER, json!(["up", "--agent", settings.agent]));
+    let mut sidecar = container(settings, resources, SIDECAR_CONTAINER, &["up", "--agent", &settings.agent]);
     sidecar["restartPolicy"] = json!("Always");
     if let Some(address) = settings.agent_address {
         push(&mut sidecar, "env", json!({ "name": "CAMPFIRE_AGENT_ADDRESS", "value": address.to_string() }));

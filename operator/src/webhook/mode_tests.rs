@@ -16,7 +16,7 @@ use crate::nodes::Nodes;
 const ENFORCE: &str = super::guard::ENFORCE;
 
 /// With an agent whose CSIDriver has these annotations, in a cluster with gVisor.
-fn with_agent(annotations: Value) -> Defaults {
+fn with_agent(annotations: &Value) -> Defaults {
     let driver: CSIDriver =
         serde_json::from_value(json!({ "metadata": { "name": NODE_DRIVER, "annotations": annotations }, "spec": {} })).unwrap();
     let class = |name: &str, handler: &str| -> RuntimeClass {
@@ -46,14 +46,16 @@ fn way(mode: SidecarMode, pod: &Pod, level: Option<&str>, defaults: &Defaults) -
 
 fn patched(pod: &Pod, ops: &[super::inject::Op]) -> Value {
     let mut after = serde_json::to_value(pod).unwrap();
-    ops.iter().for_each(|op| apply(&mut after, op));
+    for op in ops {
+        apply(&mut after, op);
+    }
     after
 }
 
 #[test]
 fn who_makes_the_interface_follows_from_mode_namespace_and_agent() {
     use SidecarMode::{Auto, Node, Tun};
-    let (none, agent, leaving) = (defaults(), with_agent(json!({})), with_agent(json!({ NODE_DRAIN_ANNOTATION: "true" })));
+    let (none, agent, leaving) = (defaults(), with_agent(&json!({})), with_agent(&json!({ NODE_DRAIN_ANNOTATION: "true" })));
     let plain = pod(json!({}));
     let levels = [Some("privileged"), None, Some("baseline"), Some("restricted")];
     let of = |mode, defaults: &Defaults| levels.map(|level| way(mode, &plain, level, defaults));
@@ -73,7 +75,7 @@ fn who_makes_the_interface_follows_from_mode_namespace_and_agent() {
 #[test]
 fn a_pod_of_another_user_namespace_kernel_or_node_is_where_the_agent_is_or_left_alone() {
     use SidecarMode::{Auto, Node, Tun};
-    let (none, agent) = (defaults(), with_agent(json!({})));
+    let (none, agent) = (defaults(), with_agent(&json!({})));
     let users = pod(json!({ "hostUsers": false }));
     assert_eq!(way(Auto, &users, Some("privileged"), &none), Err(SkipReason::UserNamespace));
     assert_eq!(way(Auto, &users, Some("privileged"), &agent), Ok("Node"));
@@ -87,14 +89,14 @@ fn a_pod_of_another_user_namespace_kernel_or_node_is_where_the_agent_is_or_left_
     fargate.metadata.labels.as_mut().unwrap().insert("eks.amazonaws.com/fargate-profile".into(), "p".into());
     assert_eq!(way(Auto, &fargate, None, &agent), Err(SkipReason::Sandboxed));
 
-    let some = with_agent(json!({ NODE_SELECTOR_ANNOTATION: r#"{"campfire":"yes","zone":"a"}"# }));
+    let some = with_agent(&json!({ NODE_SELECTOR_ANNOTATION: r#"{"campfire":"yes","zone":"a"}"# }));
     let selects = |labels: Value| pod(json!({ "nodeSelector": labels }));
     assert_eq!(way(Auto, &pod(json!({})), None, &some), Err(SkipReason::NodeAgentNotEverywhere));
     assert_eq!(way(Auto, &selects(json!({ "campfire": "yes" })), None, &some), Err(SkipReason::NodeAgentNotEverywhere));
     assert_eq!(way(Auto, &selects(json!({ "campfire": "yes", "zone": "a", "disk": "ssd" })), None, &some), Ok("Node"));
     assert_eq!(way(Node, &selects(json!({ "zone": "b" })), None, &some), Err(SkipReason::NodeAgentNotEverywhere));
     for odd in ["campfire=yes", "[]", "null"] {
-        let odd = with_agent(json!({ NODE_SELECTOR_ANNOTATION: odd }));
+        let odd = with_agent(&json!({ NODE_SELECTOR_ANNOTATION: odd }));
         assert_eq!(way(Auto, &pod(json!({})), None, &odd), Err(SkipReason::NodeAgentNotEverywhere));
     }
     // Who asks for it is brought there.
@@ -111,7 +113,7 @@ fn a_pod_of_another_user_namespace_kernel_or_node_is_where_the_agent_is_or_left_
 
 #[test]
 fn a_pod_of_the_agents_has_no_right_and_no_user_of_ours() {
-    let (home, agent) = (campfire("shop", "home", json!({})), with_agent(json!({})));
+    let (home, agent) = (campfire("shop", "home", json!({})), with_agent(&json!({})));
     let restricted = labelled("shop", &[(ENFORCE, "restricted")]);
     let after = |before: &Pod| match decide(before, &restricted, std::slice::from_ref(&home), &agent, "ca") {
         Decision::Patch { ops, .. } => patched(before, &ops),

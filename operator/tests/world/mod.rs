@@ -62,6 +62,7 @@ impl World {
         let everywhere = json!([
             { "apiGroups": ["campfire.network"], "resources": ["*"], "verbs": ["*"] },
             { "apiGroups": [""], "resources": ["pods", "namespaces", "nodes", "limitranges", "resourcequotas"], "verbs": ["get", "list", "watch"] },
+            { "apiGroups": ["storage.k8s.io", "node.k8s.io"], "resources": ["csidrivers", "runtimeclasses"], "verbs": ["get", "list", "watch"] },
             { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] },
         ]);
         let there =
