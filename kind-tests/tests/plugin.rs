@@ -15,6 +15,8 @@ const NAMESPACE: &str = "plugin";
 fn kubectl_campfire_shows_asks_draws_and_checks() {
     let Some(cluster) = Cluster::one() else { return };
     let ns = cluster.with_operator(NAMESPACE);
+    // As a run that failed may have left it.
+    cluster.kubectl(&["label", "namespace", ns, "pod-security.kubernetes.io/enforce-"]);
     // Beside the folder of this test's own program.
     let programs = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
     assert!(programs.join("kubectl-campfire").exists(), "no kubectl-campfire in {}: cargo build --workspace --bins", programs.display());
