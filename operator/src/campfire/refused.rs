@@ -40,6 +40,7 @@ impl Refused {
     pub async fn look(&self, ctx: &Context) -> Vec<ObjectKey> {
         let mut counts: BTreeMap<ObjectKey, i32> = BTreeMap::new();
         let mut seen = BTreeSet::new();
+        let told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
         for (owner, campfire) in ctx.given.often(Instant::now()).into_iter().take(MOST) {
             match has_pods(ctx, &owner).await {
                 Some(true) => ctx.given.came(&owner),
@@ -47,8 +48,7 @@ impl Refused {
                     let count = counts.entry(campfire).or_default();
                     *count = count.saturating_add(1);
                     let uid = owner.uid.clone().unwrap_or_default();
-                    let new = !self.told.lock().unwrap_or_else(PoisonError::into_inner).contains(&uid);
-                    if new {
+                    if !told.contains(&uid) {
                         let note = "its pods are given a campfire sidecar, and then refused: event FailedCreate says by what. If that is against the \
                                     sidecar, exempt the containers campfire-init and campfire from it; or label the pod template \
                                     campfire.network/inject: disabled";
@@ -56,7 +56,8 @@ impl Refused {
                     }
                     seen.insert(uid);
                 }
-                None => {}
+                // It is not told again for that.
+                None => seen.extend(owner.uid.filter(|uid| told.contains(uid))),
             }
         }
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = seen;

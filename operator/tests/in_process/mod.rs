@@ -53,7 +53,8 @@ impl Operator {
             ..OperatorSettings::default()
         };
         let ctx = Arc::new(Context::start(client.clone(), settings, Arc::new(Metrics::default()), reports, leadership, stop));
-        ctx.cluster.synced().await;
+        // One whose rights lack a kind tries for ever.
+        tokio::time::timeout(PATIENCE, ctx.cluster.synced()).await.expect("its caches are filled: may it list all that it watches?");
         let tasks = vec![tokio::spawn(campfire::run(ctx.clone())), tokio::spawn(meshpeer::run(ctx.clone(), queue))];
         Self { ctx, tasks, _mandate: mandate, _shutdown: shutdown }
     }
