@@ -268,8 +268,9 @@ async fn in_a_cluster_of_two_families_members_are_told_of_servers_in_both() {
     let mut hosts: Vec<String> = told()[0].addresses.iter().map(|address| address.host.clone()).collect();
     hosts.sort();
     assert_eq!(hosts, expected);
-    let endpoints = world.campfires().get("fire").await.unwrap().status.unwrap().endpoints;
-    assert_eq!(endpoints.len(), 4, "{endpoints:?}");
+    // The status is written after members are told.
+    let shown = async || world.campfires().get("fire").await.unwrap().status.unwrap_or_default().endpoints.len();
+    eventually("the status shows all four", || async { shown().await == 4 }).await;
 }
 
 #[tokio::test]
