@@ -10,6 +10,8 @@ use campfire_kind_tests::{Cluster, condition};
 use serde_json::Value;
 
 const NAMESPACE: &str = "outages";
+/// A taint that no TURN server tolerates.
+const NO_SERVERS: &str = "example.org/no-servers=here:NoSchedule";
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a story, one thing after the other")]
@@ -93,12 +95,14 @@ fn what_need_not_stop_goes_on_while_operator_api_server_and_servers_are_down() {
 
     println!("===== the TURN servers are down");
     let (direct, through) = (cluster.traffic(ns, from, &address), cluster.traffic(ns, relayed, &address));
-    let nowhere = r#"{"spec": {"turn": {"podTemplate": {"nodeSelector": {"example.org/there": "is-none"}}}}}"#;
-    cluster.kubectl(&["patch", "-n", ns, "campfire", "main", "--type=merge", "-p", nowhere]);
+    // (A template that no server can have would take down none: one more is tried beside them.)
+    cluster.kubectl(&["taint", "nodes", "--all", NO_SERVERS]);
+    let servers = "app.kubernetes.io/name=campfire-turn,campfire.network/campfire=main";
+    cluster.kubectl(&["delete", "-n", ns, "pods", "-l", servers, "--wait=false"]);
     let said = cluster.wait_for("the Campfire to say that no server runs, and why", ns, Duration::from_mins(2), || {
         let campfire = cluster.get(ns, "campfire", "main")?;
         let turn = condition(&campfire, "TurnAvailable")?;
-        (turn["reason"] == "TurnNotReady" && turn["message"].as_str()?.contains("node")).then(|| turn["message"].clone())
+        (turn["reason"] == "TurnNotReady" && turn["message"].as_str()?.contains("taint")).then(|| turn["message"].clone())
     });
     println!("{said}");
     cluster.wait_for("no relay to be left", ns, Duration::from_mins(2), || {
@@ -106,7 +110,9 @@ fn what_need_not_stop_goes_on_while_operator_api_server_and_servers_are_down() {
         (!link(cluster.status(ns, relayed))).then_some(())
     });
     let begun = Instant::now();
-    cluster.apply(ns, &deployment("alone", 1, "{config.campfire.network/startup-timeout: 5s}"));
+    let tolerations = "      tolerations: [{operator: Exists}]\n      containers:";
+    let alone = deployment("alone", 1, "{config.campfire.network/startup-timeout: 5s}").replacen("      containers:", tolerations, 1);
+    cluster.apply(ns, &alone);
     cluster.wait_for("the app of a pod that finds nobody to start all the same", ns, Duration::from_mins(1), || {
         let pods = cluster.list(ns, "pods", "app=alone");
         let running = |it: &Value| it["name"] == "app" && it["state"]["running"].is_object();
@@ -118,7 +124,8 @@ fn what_need_not_stop_goes_on_while_operator_api_server_and_servers_are_down() {
         let peer = cluster.get(ns, "meshpeer", name(&alone))?;
         (condition(&peer, "Ready")?["reason"] == "FireUnreachable").then_some(())
     });
-    cluster.change(ns, r#"{"spec": {"turn": {"podTemplate": null}}}"#);
+    cluster.kubectl(&["taint", "nodes", "--all", &format!("{NO_SERVERS}-")]);
+    cluster.campfire_ready(ns);
     cluster.talks(ns, name(&alone), &address, to);
     cluster.wait_for("its MeshPeer to be Ready", ns, Duration::from_mins(1), || {
         cluster.get(ns, "meshpeer", name(&alone)).filter(|peer| is_true(peer, "Ready"))
