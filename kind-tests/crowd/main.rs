@@ -1,24 +1,30 @@
 //! What a pod of a stranger does, and one of an honest caller: a program of its own in an image, of the standard library alone, which a story
 //! compiles with `rustc`.
 //!
-//! usage: `crowd hold COUNT SECONDS HOST:PORT…`   COUNT connections to each, which owe something and never say it; whoever is dropped comes back
+//! usage: `crowd hold COUNT SECONDS FILE HOST:PORT…`   COUNT connections to each, which owe something and never say it; whoever is dropped comes
+//!                                                 back: for SECONDS, and until there is FILE
 //!        `crowd ask KIND HOST:PORT TIMES`        asks so often and prints `asked A failed F p50 MS p99 MS`; KIND: http, tls, stun, stun-tcp
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// For a connection, and for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest stay, should nobody say that it is enough.
+const MOST: Duration = Duration::from_mins(10);
 const STUN: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, b'c', b'r', b'o', b'w', b'd', b'-', b'a', b's', b'k', b'i', b'n', b'g'];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["hold", count, seconds, targets @ ..] if !targets.is_empty() => hold(number(count), number(seconds), targets),
+        ["hold", count, seconds, enough, targets @ ..] if !targets.is_empty() => {
+            hold(number(count), &Stay::new(number(seconds), enough), targets);
+        }
         ["ask", kind, target, times] => ask(kind, resolved(target), number(times)),
-        _ => panic!("usage: crowd hold COUNT SECONDS HOST:PORT… | crowd ask http|tls|stun|stun-tcp HOST:PORT TIMES"),
+        _ => panic!("usage: crowd hold COUNT SECONDS FILE HOST:PORT… | crowd ask http|tls|stun|stun-tcp HOST:PORT TIMES"),
     }
 }
 
@@ -31,23 +37,45 @@ fn resolved(target: &str) -> SocketAddr {
     found.unwrap_or_else(|| panic!("{target}: no address"))
 }
 
+/// How long connections are held: on a busy machine those that are asked meanwhile need longer than on another.
+#[derive(Clone)]
+struct Stay {
+    least: Instant,
+    most: Instant,
+    enough: PathBuf,
+}
+
+impl Stay {
+    fn new(seconds: usize, enough: &str) -> Self {
+        let now = Instant::now();
+        Self { least: now + Duration::from_secs(seconds as u64), most: now + MOST, enough: enough.into() }
+    }
+
+    fn goes_on(&self) -> bool {
+        let now = Instant::now();
+        now < self.least || now < self.most && !self.enough.exists()
+    }
+}
+
 /// Holds connections, each in its own way: silent, in the middle of a request, in the middle of a TLS hello.
-fn hold(count: usize, seconds: usize, targets: &[&str]) {
-    let until = Instant::now() + Duration::from_secs(seconds as u64);
-    let threads: Vec<_> =
-        targets.iter().map(|target| resolved(target)).map(|target| std::thread::spawn(move || keep(target, count, until))).collect();
+fn hold(count: usize, stay: &Stay, targets: &[&str]) {
+    let threads: Vec<_> = targets
+        .iter()
+        .map(|target| (resolved(target), stay.clone()))
+        .map(|(target, stay)| std::thread::spawn(move || keep(target, count, &stay)))
+        .collect();
     for thread in threads {
         let (target, most, made) = thread.join().unwrap();
         println!("{target}: {most} held at once, {made} made");
     }
 }
 
-fn keep(target: SocketAddr, count: usize, until: Instant) -> (SocketAddr, usize, usize) {
+fn keep(target: SocketAddr, count: usize, stay: &Stay) -> (SocketAddr, usize, usize) {
     let mut held: Vec<Option<TcpStream>> = (0..count).map(|_| None).collect();
     let (mut most, mut made) = (0, 0);
-    while Instant::now() < until {
+    while stay.goes_on() {
         for (index, place) in held.iter_mut().enumerate() {
-            if place.as_mut().is_some_and(is_open) || Instant::now() >= until {
+            if place.as_mut().is_some_and(is_open) || !stay.goes_on() {
                 continue;
             }
             *place = TcpStream::connect_timeout(&target, PATIENCE).ok().filter(|stream| begin(stream, index).is_ok());
