@@ -5,32 +5,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use campfire_api::agent::Path;
-use campfire_api::{Campfire, names};
+use campfire_api::{Campfire, MeshPeer, names};
 use campfire_protocol::identity::{Identity, NetworkId, PublicKey};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota};
 use kube::Client;
-use kube::api::PartialObjectMeta;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{self, store::Writer};
-use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
 use tokio_rustls::client::TlsStream;
 
 use crate::certs::{Authority, Bundle, Times, server_names};
-use crate::cluster::{Changes, Cluster};
+use crate::cluster::cache::{Cache, Keeper, cache};
+use crate::cluster::{Changes, Cluster, InjectedPod};
 use crate::context::{Context, Shutdown};
 use crate::health::Readiness;
 use crate::leadership::{Leadership, Mandate};
-use crate::members::Served;
+use crate::members::{NamespaceMeta, Served};
 use crate::metrics::Metrics;
 use crate::settings::OperatorSettings;
-use crate::state::{HeldKey, Membership, MeshNetwork, PeerReport, Reports, Sighting, WireguardKey};
+use crate::state::{HeldKey, Membership, MeshNetwork, ObjectKey, PeerReport, Reports, Sighting, WireguardKey};
 use crate::tls;
 
 /// A context, and what moves it.
@@ -39,10 +36,10 @@ pub struct Rig {
     pub mandate: Mandate,
     _shutdown: watch::Sender<bool>,
     pub bundle: watch::Sender<Arc<Bundle>>,
-    pub campfires: Writer<Campfire>,
-    pub namespaces: Writer<PartialObjectMeta<Namespace>>,
-    pub pods: Writer<PartialObjectMeta<Pod>>,
-    _bounds: (Writer<LimitRange>, Writer<ResourceQuota>),
+    pub campfires: Keeper<Campfire>,
+    pub peers: Keeper<MeshPeer>,
+    pub namespaces: Keeper<NamespaceMeta>,
+    pub pods: Keeper<InjectedPod>,
 }
 
 impl Rig {
@@ -53,13 +50,10 @@ impl Rig {
 
     /// The same, for Campfires of some namespaces alone.
     pub fn serving(served: Served, api: impl Fn(&str, &str, &Value) -> (u16, Value) + Send + Sync + 'static) -> Self {
-        let (campfires, campfire_writer) = filled();
-        let (namespaces, namespace_writer) = filled();
-        let (pods, pod_writer) = filled();
-        let (peers, _) = filled();
-        let (ranges, range_writer) = filled();
-        let (quotas, quota_writer) = filled();
-        let ((drivers, _), (runtimes, _)) = (filled(), filled());
+        let (campfires, campfire_keeper) = filled();
+        let (peers, peer_keeper) = filled();
+        let (namespaces, namespace_keeper) = filled();
+        let (pods, pod_keeper) = filled();
         let (mandate, leadership) = Leadership::new();
         let (shutdown, stop) = Shutdown::new();
         let client = client(api);
@@ -72,10 +66,10 @@ impl Rig {
             peers,
             namespaces,
             pods,
-            ranges,
-            quotas,
-            drivers,
-            runtimes,
+            ranges: filled().0,
+            quotas: filled().0,
+            drivers: filled().0,
+            runtimes: filled().0,
             changes: Changes {
                 campfires: broadcast::Sender::new(16),
                 peers: broadcast::Sender::new(16),
@@ -106,10 +100,10 @@ impl Rig {
             mandate,
             _shutdown: shutdown,
             bundle,
-            campfires: campfire_writer,
-            namespaces: namespace_writer,
-            pods: pod_writer,
-            _bounds: (range_writer, quota_writer),
+            campfires: campfire_keeper,
+            peers: peer_keeper,
+            namespaces: namespace_keeper,
+            pods: pod_keeper,
         }
     }
 
@@ -118,20 +112,22 @@ impl Rig {
             "apiVersion": "campfire.network/v1alpha1", "kind": "Campfire", "metadata": { "namespace": namespace, "name": name }, "spec": spec,
             "status": { "prefix": "fd01:203:405::/48" },
         });
-        self.campfires.apply_watcher_event(&Event::Apply(serde_json::from_value(campfire).unwrap()));
+        self.campfires.put(ObjectKey::new(namespace, name), serde_json::from_value(campfire).unwrap());
     }
 
     pub fn namespace(&mut self, name: &str, labels: &Value) {
-        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
-        self.namespaces.apply_watcher_event(&Event::Apply(serde_json::from_value(namespace).unwrap()));
+        let metadata = serde_json::from_value(json!({ "name": name, "labels": labels })).unwrap();
+        self.namespaces.put(ObjectKey::new("", name), NamespaceMeta::new(name, metadata));
     }
 
     pub fn pod(&mut self, namespace: &str, name: &str, uid: &str, annotations: &Value) {
-        self.pods.apply_watcher_event(&Event::Apply(pod(namespace, name, uid, annotations)));
+        let metadata = json!({ "namespace": namespace, "name": name, "uid": uid, "annotations": annotations, "creationTimestamp": "2026-01-01T00:00:00Z" });
+        let pod = serde_json::from_value(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata })).unwrap();
+        self.pods.put(ObjectKey::new(namespace, name), InjectedPod::of(pod));
     }
 
-    pub fn delete_pod(&mut self, namespace: &str, name: &str, uid: &str) {
-        self.pods.apply_watcher_event(&Event::Delete(pod(namespace, name, uid, &json!({}))));
+    pub fn delete_pod(&mut self, namespace: &str, name: &str) {
+        self.pods.remove(&ObjectKey::new(namespace, name));
     }
 
     /// The operator's CA, PEM.
@@ -192,20 +188,12 @@ pub fn membership(keys: Vec<HeldKey>) -> Membership {
     }
 }
 
-fn pod(namespace: &str, name: &str, uid: &str, annotations: &Value) -> PartialObjectMeta<Pod> {
-    let metadata = json!({ "namespace": namespace, "name": name, "uid": uid, "annotations": annotations, "creationTimestamp": "2026-01-01T00:00:00Z" });
-    serde_json::from_value(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata })).unwrap()
-}
-
 /// A cache that has seen all there is: nothing.
-fn filled<K>() -> (reflector::Store<K>, Writer<K>)
-where
-    K: kube::Resource<DynamicType = ()> + Clone + 'static,
-{
-    let (store, mut writer) = reflector::store();
-    writer.apply_watcher_event(&Event::Init);
-    writer.apply_watcher_event(&Event::InitDone);
-    (store, writer)
+fn filled<T>() -> (Cache<T>, Keeper<T>) {
+    let (cache, mut keeper) = cache();
+    keeper.begin();
+    keeper.end();
+    (cache, keeper)
 }
 
 fn settings() -> OperatorSettings {

@@ -417,13 +417,13 @@ impl Operator {
         let wanted: BTreeMap<String, String> = serde_json::from_value(labels.clone()).unwrap();
         self.until("the namespace is seen", async || {
             let seen = self.ctx.cluster.namespaces.state();
-            seen.iter().any(|seen| seen.name_any() == name && wanted.iter().all(|(key, value)| seen.labels().get(key) == Some(value)))
+            seen.iter().any(|seen| seen.name == name && wanted.iter().all(|(key, value)| seen.labels.get(key) == Some(value)))
         })
         .await;
     }
 
     async fn campfire(&self, namespace: &str, mut spec: Value) {
-        if namespace == "shop" && !self.ctx.cluster.namespaces.state().iter().any(|seen| seen.name_any() == "shop") {
+        if namespace == "shop" && !self.ctx.cluster.namespaces.state().iter().any(|seen| seen.name == "shop") {
             self.namespace("shop", &json!({})).await;
         }
         spec["turn"] = json!({ "exposure": { "type": "ClusterIP" } });
@@ -465,7 +465,7 @@ impl Operator {
     async fn sees(&self, pods: &[&Pod]) {
         self.until("the pods are seen", async || {
             let seen = self.ctx.cluster.pods.state();
-            pods.iter().all(|pod| seen.iter().any(|seen| seen.uid() == pod.uid()))
+            pods.iter().all(|pod| seen.iter().any(|seen| Some(&seen.id.uid) == pod.uid().as_ref()))
         })
         .await;
     }

@@ -220,7 +220,7 @@ impl Agent {
             // A new pod may be quicker than the watch.
             Refusal::later(StatusCode::FORBIDDEN, format!("no pod {} of this uid has a sidecar: it is gone, or not seen yet", pod.key), 1)
         })?;
-        Claim::of(&found.metadata).filter(|claim| claim.plain).ok_or_else(|| {
+        found.claim.clone().filter(|claim| claim.plain).ok_or_else(|| {
             Refusal::new(
                 StatusCode::FORBIDDEN,
                 format!("pod {} names no Campfire in annotation {CAMPFIRE_ANNOTATION}: make it anew", pod.key),

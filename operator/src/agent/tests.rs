@@ -90,7 +90,7 @@ async fn who_waits_is_sent_away_when_the_leader_changes_the_pod_is_shut_out_or_t
     let token = bound("a", "u1");
     let have = camp.settings(&token).await.version;
     let waiting = camp.wait(token, have).await;
-    camp.rig.delete_pod("shop", "a", "u1");
+    camp.rig.delete_pod("shop", "a");
     camp.publish(1400);
     assert_eq!(waiting.await.unwrap().0, 403);
 

@@ -3,7 +3,7 @@
 //! server has against the first and not against the second it has against us.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use campfire_api::StartupPolicy;
@@ -39,7 +39,8 @@ type Verdict = (Instant, (Option<Level>, Way), Said);
 
 /// What is to be said by `MembersAdmitted`. `image`: of the sidecar.
 pub async fn tried(ctx: &Context, verdicts: &Verdicts, namespace: &str, image: Option<&str>) -> Said {
-    let meta = ctx.cluster.namespace(namespace).unwrap_or_else(|| NamespaceMeta { name: namespace.into(), ..NamespaceMeta::default() });
+    let meta =
+        ctx.cluster.namespace(namespace).unwrap_or_else(|| Arc::new(NamespaceMeta { name: namespace.into(), ..NamespaceMeta::default() }));
     let level = labelled(&meta);
     let agent = ctx.cluster.nodes().agent.is_some_and(|agent| !agent.drain) && level != Some(Level::Privileged);
     let way = if agent { Way::Node(BTreeMap::new()) } else { Way::Tun };

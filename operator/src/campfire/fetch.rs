@@ -23,8 +23,7 @@ use super::rollout::{self, Attempt, Trial};
 use super::validate::{self, KeySource, Valid};
 use crate::conditions::Said;
 use crate::context::Context;
-use crate::members::Claim;
-use crate::state::{Membership, ObjectKey, View};
+use crate::state::{Membership, ObjectKey, PodId, View};
 use crate::webhook::containers::Defaults;
 use crate::webhook::inject::settings_hash;
 
@@ -212,26 +211,22 @@ async fn last_event(ctx: &Context, namespace: &str, fields: &str, counts: impl F
 }
 
 /// What pods have in common that are given the same: their namespace, and annotations that are settings.
-type Same = (String, Vec<(String, String)>);
+type Same = (String, BTreeMap<String, String>);
 
 /// How many pods were given other settings than they would be given now, by the hash that the webhook stamped.
 pub fn outdated(ctx: &Context, campfire: &Campfire, key: &ObjectKey) -> usize {
     let defaults = Defaults::of(&ctx.settings);
     // Of a thousand pods most say the same.
     let mut hashes: HashMap<Same, Option<String>> = HashMap::new();
-    let pods = ctx.cluster.pods.state_filter(|pod| Claim::names(&pod.metadata, key));
-    pods.iter()
-        .filter(|pod| {
-            let Some(stamped) = pod.annotations().get(names::SETTINGS_HASH_ANNOTATION) else { return false };
-            let own =
-                pod.annotations().iter().filter(|(name, _)| name.starts_with(names::CONFIG_PREFIX) || *name == names::MODE_ANNOTATION);
-            let own: Vec<_> = own.map(|(name, value)| (name.clone(), value.clone())).collect();
-            let namespace = pod.namespace().unwrap_or_default();
-            let fresh = || settings_hash(&namespace, pod.annotations(), campfire, &defaults);
-            let now = hashes.entry((namespace.clone(), own)).or_insert_with(fresh);
-            now.as_ref().is_some_and(|now| now != stamped)
-        })
-        .count()
+    let mut outdated = 0;
+    for pod in ctx.cluster.pods.state_filter(|pod| pod.claims(key)) {
+        let Some(stamped) = &pod.stamped else { continue };
+        let same = (pod.id.key.namespace.clone(), pod.annotations.clone());
+        let fresh = || settings_hash(&pod.id.key.namespace, &pod.annotations, campfire, &defaults);
+        let now = hashes.entry(same).or_insert_with(fresh);
+        outdated += usize::from(now.as_deref().is_some_and(|now| now != &**stamped));
+    }
+    outdated
 }
 
 /// Two Campfires with one key would be one mesh with two lists of members: the older one has it.
@@ -270,12 +265,9 @@ pub fn peers(ctx: &Context, key: &ObjectKey) -> Peers {
             }
         }
     });
-    let silent = ctx.cluster.pods.state_filter(|pod| {
-        // Whoever makes pods may write a claim on them.
-        Claim::names(&pod.metadata, key)
-            && !reported.contains(&ObjectKey::of(pod))
-            && ctx.cluster.admit(key, pod.metadata.namespace.as_deref().unwrap_or_default()).is_ok()
-    });
-    peers.silent = silent.len();
+    // Whoever makes pods may write a claim on them.
+    let claimed = ctx.cluster.pods.state_filter(|pod| pod.claims(key));
+    let silent = |pod: &PodId| !reported.contains(&pod.key) && ctx.cluster.admit(key, &pod.key.namespace).is_ok();
+    peers.silent = claimed.iter().filter(|pod| silent(&pod.id)).count();
     peers
 }

@@ -96,10 +96,10 @@ fn lists(ctx: &Context) -> Vec<(Api<Pod>, String)> {
     let client = || ctx.cluster.client.clone();
     let mut lists = vec![(Api::<Pod>::all(client()), format!("{INJECT_LABEL}={ENABLED},{INJECTED_LABEL}!={ENABLED}"))];
     for namespace in ctx.cluster.namespaces.state() {
-        if namespace.labels().get(INJECT_LABEL).is_some_and(|value| value == ENABLED) {
+        if namespace.labels.get(INJECT_LABEL).is_some_and(|value| value == ENABLED) {
             // Those with the pod's own label are in the first list.
             let labels = format!("{INJECT_LABEL} notin ({ENABLED},{DISABLED}),{INJECTED_LABEL}!={ENABLED}");
-            lists.push((Api::namespaced(client(), &namespace.name_any()), labels));
+            lists.push((Api::namespaced(client(), &namespace.name), labels));
         }
     }
     lists

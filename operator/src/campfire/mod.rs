@@ -60,7 +60,6 @@ use self::error::Error;
 use self::queue::DueCampfires;
 use self::reconcile::{Reconciled, Remembered, reconcile};
 use self::watch::Followed;
-use crate::cluster::cached;
 use crate::context::Context;
 use crate::events::{self, Happened};
 use crate::state::ObjectKey;
@@ -184,7 +183,7 @@ async fn say_failure(ctx: &Context, key: &ObjectKey, error: &Error, failures: u3
     tracing::warn!(campfire = %key, %error, "could not be reconciled; tried again");
     // What passes by itself is no event, and what stays is one.
     if failures == FAILURES_SAID
-        && let Some(campfire) = cached(&ctx.cluster.campfires, key)
+        && let Some(campfire) = ctx.cluster.campfires.get(key)
     {
         let note = format!("{error}; tried again, ever more seldom");
         events::say(&ctx.cluster, campfire.as_ref(), Happened::ReconcileFailed, &note).await;

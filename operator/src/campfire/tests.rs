@@ -370,7 +370,7 @@ async fn what_a_pod_said_counts_as_long_as_the_pod_is_there() {
         says(&world, name, uid, PeerReport { fingerprints: vec![old], ..testing::report(number) });
     }
     assert_eq!(peers(&world.ctx, &fire).total(), 2);
-    world.delete_pod("default", "a", "1");
+    world.delete_pod("default", "a");
     let known = peers(&world.ctx, &fire);
     assert_eq!(
         (known.total(), known.lacking(new).values().sum::<usize>(), known.silent),

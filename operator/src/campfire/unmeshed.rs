@@ -3,23 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use campfire_api::conditions::{ConditionType, Reason};
 use campfire_api::names::{INIT_CONTAINER, SIDECAR_CONTAINER};
-use campfire_api::{Campfire, MeshPeer};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::PartialObjectMeta;
-use kube::{Api, ResourceExt as _};
+use kube::Api;
 
 use super::missed::Reasons;
-use crate::cluster::cached;
+use crate::cluster::InjectedPod;
 use crate::conditions::{Said, condition};
 use crate::context::Context;
 use crate::events::{self, Happened};
-use crate::members::Claim;
 use crate::state::{ObjectKey, PodId};
 use crate::webhook::inject::startup_timeout;
 
@@ -46,24 +43,24 @@ impl Unmeshed {
         let mut counts: BTreeMap<ObjectKey, Reasons> = BTreeMap::new();
         let (mut causes, mut told) = (HashMap::new(), BTreeSet::new());
         let (mut asked, mut said) = (0, 0);
-        for late in ctx.cluster.pods.state().iter().filter_map(|pod| late(ctx, pod)) {
+        for late in ctx.cluster.pods.state().into_iter().filter_map(|pod| late(ctx, pod)) {
             let mut why = late.said.clone();
             if late.silent {
-                let known = ctx.causes.of(&late.pod);
-                let found = if asked < MOST { ask(ctx, &late.pod, &mut asked).await } else { known };
+                let known = ctx.causes.of(&late.pod.id);
+                let found = if asked < MOST { ask(ctx, &late.pod.id, &mut asked).await } else { known };
                 if let Some(found) = found {
-                    causes.insert(late.pod.clone(), found.clone());
+                    causes.insert(late.pod.id.clone(), found.clone());
                     why = found;
                 }
             }
             let count = counts.entry(late.campfire).or_default().entry(why.reason.name()).or_default();
             *count = count.saturating_add(1);
-            let mark = (late.pod, why.reason);
+            let mark = (late.pod.id.clone(), why.reason);
             let new = !self.told.lock().unwrap_or_else(PoisonError::into_inner).contains(&mark);
             if new && said < MOST {
                 said += 1;
-                events::say(&ctx.cluster, &*late.object, Happened::WithoutMesh(why.reason), &format!("without the mesh: {}", why.message))
-                    .await;
+                let note = format!("without the mesh: {}", why.message);
+                events::say_of(&ctx.cluster, &late.pod.object_ref(), Happened::WithoutMesh(why.reason), &note).await;
                 told.insert(mark);
             } else if !new {
                 told.insert(mark);
@@ -81,8 +78,7 @@ impl Unmeshed {
 
 /// A pod that should be in the mesh by now.
 struct Late {
-    object: std::sync::Arc<PartialObjectMeta<Pod>>,
-    pod: PodId,
+    pod: Arc<InjectedPod>,
     campfire: ObjectKey,
     /// As its MeshPeer has it.
     said: Said,
@@ -90,27 +86,30 @@ struct Late {
     silent: bool,
 }
 
-fn late(ctx: &Context, pod: &std::sync::Arc<PartialObjectMeta<Pod>>) -> Option<Late> {
-    let key = ObjectKey::of(&**pod);
-    let campfire = Claim::of(&pod.metadata).filter(|claim| claim.plain)?.campfire;
-    let admitted: std::sync::Arc<Campfire> = ctx.cluster.admit(&campfire, &key.namespace).ok()?;
-    let age = Timestamp::now().as_second().saturating_sub(pod.creation_timestamp()?.0.as_second());
-    let patience = startup_timeout(&pod.metadata, &admitted, &ctx.settings.trusted).saturating_add(GRACE);
-    if pod.metadata.deletion_timestamp.is_some() || u64::try_from(age).unwrap_or(0) < patience.as_secs() {
+fn late(ctx: &Context, pod: Arc<InjectedPod>) -> Option<Late> {
+    let PodId { key, .. } = &pod.id;
+    // What a new leader has not heard yet an earlier one wrote down. Mostly that all is well, and nothing more is asked.
+    let peer = ctx.cluster.peers.get(key);
+    let ready = peer.as_ref().and_then(|peer| condition(&peer.status.as_ref()?.conditions, ConditionType::Ready));
+    if pod.deleted || ready.is_some_and(|ready| ready.status == "True") {
         return None;
     }
-    let id = PodId { key: key.clone(), uid: pod.uid()? };
-    // What a new leader has not heard yet an earlier one wrote down.
-    let peer: Option<std::sync::Arc<MeshPeer>> = cached(&ctx.cluster.peers, &key);
-    let ready = peer.as_ref().and_then(|peer| condition(&peer.status.as_ref()?.conditions, ConditionType::Ready));
-    let report = ctx.reports.get(&id);
+    let campfire = pod.campfire()?;
+    let admitted = ctx.cluster.admit(campfire, &key.namespace).ok()?;
+    let age = Timestamp::now().as_second().saturating_sub(pod.created?.as_second());
+    let patience = startup_timeout(&key.namespace, &pod.annotations, &admitted, &ctx.settings.trusted).saturating_add(GRACE);
+    if u64::try_from(age).unwrap_or(0) < patience.as_secs() {
+        return None;
+    }
+    let report = ctx.reports.get(&pod.id);
     let changed = ready.is_some_and(|ready| ready.reason == Reason::InterfaceChanged.name());
-    if ready.is_some_and(|ready| ready.status == "True") || !changed && report.as_ref().is_some_and(|said| said.report.ready) {
+    if !changed && report.as_ref().is_some_and(|said| said.report.ready) {
         return None;
     }
     let unknown = || Said::of(Reason::NotReported, "its sidecar has not reported yet: kubectl logs POD -c campfire");
     let said = ready.and_then(|ready| Some(Said::of(Reason::named(&ready.reason)?, ready.message.clone()))).unwrap_or_else(unknown);
-    Some(Late { object: pod.clone(), pod: id, campfire, said, silent: report.is_none() })
+    let (campfire, silent) = (campfire.clone(), report.is_none());
+    Some(Late { pod, campfire, said, silent })
 }
 
 /// What the pod itself shows.
@@ -182,8 +181,6 @@ fn failure(container: &ContainerStatus, failing: Reason) -> Option<Said> {
 mod tests {
     use serde_json::{Value, json};
 
-    use std::sync::Arc;
-
     use super::*;
     use crate::testing::{self, Rig};
 
@@ -223,7 +220,7 @@ mod tests {
         assert_eq!(rig.ctx.causes.of(&silent).unwrap().reason, Reason::ImageNotPulled, "for its MeshPeer");
         assert_eq!(unmeshed.look(&rig.ctx).await, [], "nothing new");
         assert_eq!(*told.lock().unwrap(), [(json!("ImageNotPulled"), json!("web"))], "once");
-        rig.delete_pod("shop", "web", "1");
+        rig.delete_pod("shop", "web");
         assert_eq!(unmeshed.look(&rig.ctx).await, std::slice::from_ref(&campfire));
         assert_eq!(unmeshed.of(&campfire), Reasons::new());
     }

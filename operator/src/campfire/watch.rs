@@ -18,7 +18,6 @@ use tokio::task::JoinSet;
 use super::children::{MANAGED_BY, MANAGER};
 use super::validate::source;
 use crate::context::Context;
-use crate::members::Claim;
 use crate::state::{ObjectKey, View};
 
 /// Watches, as metadata alone, for as long as what is returned lives.
@@ -112,15 +111,20 @@ pub fn followed(ctx: &Context) -> HashMap<ObjectKey, Followed> {
     ctx.reports.for_each(|pod, said| {
         let mut hash = DefaultHasher::new();
         (pod, said.report.camped, &said.report.identity, &said.report.fingerprints).hash(&mut hash);
-        let sum = reports.entry(said.campfire.clone()).or_default();
-        *sum = sum.wrapping_add(hash.finish());
+        // A copy of the key for each of ten thousand, every five seconds, would be most of the work.
+        match reports.get_mut(&said.campfire) {
+            Some(sum) => *sum = sum.wrapping_add(hash.finish()),
+            None => drop(reports.insert(said.campfire.clone(), hash.finish())),
+        }
     });
     let mut pods: HashMap<ObjectKey, usize> = HashMap::new();
-    for pod in ctx.cluster.pods.state() {
-        if let Some(claim) = Claim::of(&pod.metadata) {
-            *pods.entry(claim.campfire).or_default() += 1;
+    ctx.cluster.pods.for_each(|_, pod| {
+        let Some(claim) = &pod.claim else { return };
+        match pods.get_mut(&claim.campfire) {
+            Some(count) => *count += 1,
+            None => drop(pods.insert(claim.campfire.clone(), 1)),
         }
-    }
+    });
     let campfires = ctx.cluster.campfires.state().into_iter().map(|campfire| ObjectKey::of(campfire.as_ref()));
     campfires
         .map(|key| {

@@ -1,7 +1,9 @@
 //! The cluster as the operator sees it: its client, caches of what is read all the time, and which Campfires are served.
 
+pub mod cache;
 mod caches;
 mod client;
+mod pod;
 
 use std::sync::Arc;
 
@@ -11,13 +13,14 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::CSIDriver;
 use kube::api::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{watcher, watcher as watch_objects};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client};
 use tokio::sync::broadcast;
 
-use self::caches::{lean, lean_peer, lean_pod, reflect};
+use self::cache::Cache;
+use self::caches::{lean, lean_namespace, lean_peer, reflect};
 pub use self::client::{connect, of_secret, of_watched_secret};
+pub use self::pod::InjectedPod;
 use crate::health::Readiness;
 use crate::members::{NamespaceMeta, Places, Served, Unadmitted, admit};
 use crate::nodes::Nodes;
@@ -57,21 +60,21 @@ pub struct Cluster {
     /// Namespaces whose Campfires are served.
     pub served: Served,
     /// Campfires, of all namespaces.
-    pub campfires: Store<Campfire>,
+    pub campfires: Cache<Campfire>,
     /// MeshPeers.
-    pub peers: Store<MeshPeer>,
+    pub peers: Cache<MeshPeer>,
     /// Namespaces.
-    pub namespaces: Store<PartialObjectMeta<Namespace>>,
+    pub namespaces: Cache<NamespaceMeta>,
     /// Pods that have a sidecar.
-    pub pods: Store<PartialObjectMeta<Pod>>,
+    pub pods: Cache<InjectedPod>,
     /// What namespaces allow their pods.
-    pub ranges: Store<LimitRange>,
+    pub ranges: Cache<LimitRange>,
     /// What is left to namespaces.
-    pub quotas: Store<ResourceQuota>,
+    pub quotas: Cache<ResourceQuota>,
     /// The node agent's CSIDriver, where it is installed.
-    pub drivers: Store<CSIDriver>,
+    pub drivers: Cache<CSIDriver>,
     /// How containers are run.
-    pub runtimes: Store<RuntimeClass>,
+    pub runtimes: Cache<RuntimeClass>,
     /// What changed in them.
     pub changes: Changes,
 }
@@ -82,10 +85,10 @@ impl Cluster {
         let reporter = Reporter { controller: names::FIELD_MANAGER.into(), instance: Some(settings.pod_name.clone()) };
         // Room is taken at once, for all that may wait; who lags behind looks at everything.
         let changes = Changes {
-            campfires: broadcast::Sender::new(1_024),
-            peers: broadcast::Sender::new(2_048),
-            namespaces: broadcast::Sender::new(1_024),
-            pods: broadcast::Sender::new(2_048),
+            campfires: broadcast::Sender::new(256),
+            peers: broadcast::Sender::new(512),
+            namespaces: broadcast::Sender::new(256),
+            pods: broadcast::Sender::new(512),
             drivers: broadcast::Sender::new(1),
         };
         let all = watcher::Config::default;
@@ -111,13 +114,13 @@ impl Cluster {
                 watch_objects(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), all()),
                 changes.namespaces.clone(),
                 readiness.gate("namespaces"),
-                lean,
+                lean_namespace,
             ),
             pods: reflect(
                 watch_objects(Api::<PartialObjectMeta<Pod>>::all(client.clone()), living),
                 changes.pods.clone(),
                 readiness.gate("pods"),
-                lean_pod,
+                InjectedPod::of,
             ),
             // Nobody waits for a change of these: they are looked at when a pod comes.
             ranges: reflect(
@@ -151,15 +154,14 @@ impl Cluster {
 
     /// Waits until the caches are filled.
     pub async fn synced(&self) {
-        // An error says that the cache's writer is gone: the process ends then.
-        let _ = self.campfires.wait_until_ready().await;
-        let _ = self.peers.wait_until_ready().await;
-        let _ = self.namespaces.wait_until_ready().await;
-        let _ = self.pods.wait_until_ready().await;
-        let _ = self.ranges.wait_until_ready().await;
-        let _ = self.quotas.wait_until_ready().await;
-        let _ = self.drivers.wait_until_ready().await;
-        let _ = self.runtimes.wait_until_ready().await;
+        self.campfires.filled().await;
+        self.peers.filled().await;
+        self.namespaces.filled().await;
+        self.pods.filled().await;
+        self.ranges.filled().await;
+        self.quotas.filled().await;
+        self.drivers.filled().await;
+        self.runtimes.filled().await;
     }
 
     /// The Campfires that are served.
@@ -173,13 +175,13 @@ impl Cluster {
     /// Why they may not.
     pub fn admit(&self, campfire: &ObjectKey, namespace: &str) -> Result<Arc<Campfire>, Unadmitted> {
         // One that nobody has seen has no labels.
-        let namespace = self.namespace(namespace).unwrap_or_else(|| NamespaceMeta::new(namespace, ObjectMeta::default()));
-        admit(campfire, cached(&self.campfires, campfire), &self.served, &namespace)
+        let namespace = self.namespace(namespace).unwrap_or_else(|| Arc::new(NamespaceMeta::new(namespace, ObjectMeta::default())));
+        admit(campfire, self.campfires.get(campfire), &self.served, &namespace)
     }
 
     /// A namespace, if it was seen.
-    pub fn namespace(&self, name: &str) -> Option<NamespaceMeta> {
-        cached(&self.namespaces, &ObjectKey::new("", name)).map(|found| NamespaceMeta::new(name, found.metadata.clone()))
+    pub fn namespace(&self, name: &str) -> Option<Arc<NamespaceMeta>> {
+        self.namespaces.get(&ObjectKey::new("", name))
     }
 
     /// What bounds the pods of a namespace.
@@ -193,25 +195,13 @@ impl Cluster {
 
     /// What the cluster's nodes have for pods.
     pub fn nodes(&self) -> Nodes {
-        let driver = self.drivers.get(&ObjectRef::new(names::NODE_DRIVER));
+        let driver = self.drivers.get(&ObjectKey::new("", names::NODE_DRIVER));
         let classes = self.runtimes.state();
         Nodes::of(driver.as_deref(), classes.iter().map(Arc::as_ref))
     }
 
     /// The pod of this uid, if it is there and has a sidecar.
-    pub fn pod(&self, pod: &PodId) -> Option<Arc<PartialObjectMeta<Pod>>> {
-        cached(&self.pods, &pod.key).filter(|found| found.metadata.uid.as_ref() == Some(&pod.uid))
+    pub fn pod(&self, pod: &PodId) -> Option<Arc<InjectedPod>> {
+        self.pods.get(&pod.key).filter(|found| found.id.uid == pod.uid)
     }
-}
-
-/// An object of a cache.
-pub fn cached<K>(store: &Store<K>, key: &ObjectKey) -> Option<Arc<K>>
-where
-    K: Resource<DynamicType = ()> + Clone + 'static,
-{
-    let mut reference = ObjectRef::<K>::new(&key.name);
-    if !key.namespace.is_empty() {
-        reference = reference.within(&key.namespace);
-    }
-    store.get(&reference)
 }

@@ -12,7 +12,6 @@ use super::Sent;
 use super::external::{self, Joined};
 use super::plan::Action;
 use super::status;
-use crate::cluster::cached;
 use crate::conditions::condition;
 use crate::context::Context;
 use crate::events::{self, Happened};
@@ -73,7 +72,7 @@ pub(super) async fn write(ctx: &Context, key: &ObjectKey, action: Action) -> Don
 async fn say_refusal(ctx: &Context, key: &ObjectKey, peer: &MeshPeer) {
     let Some(accepted) = peer.status.as_ref().and_then(|status| condition(&status.conditions, ConditionType::Accepted)) else { return };
     let Some(why) = Reason::named(&accepted.reason).filter(|why| why.status() == Truth::False) else { return };
-    let held = cached(&ctx.cluster.peers, key);
+    let held = ctx.cluster.peers.get(key);
     if status::reason(held.as_ref().and_then(|peer| peer.status.as_ref()), ConditionType::Accepted) != Some(why) {
         events::say(&ctx.cluster, peer, Happened::NotAccepted(why), &accepted.message).await;
     }

@@ -11,7 +11,7 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use super::fetch::campfire_of;
-use crate::cluster::{cached, of_secret};
+use crate::cluster::of_secret;
 use crate::conditions::Said;
 use crate::context::Context;
 use crate::state::ObjectKey;
@@ -38,7 +38,7 @@ impl Joined {
 
 /// Writes the join secret if it is not so already.
 pub(super) async fn join(ctx: &Context, key: &ObjectKey) -> Joined {
-    let peer = cached(&ctx.cluster.peers, key);
+    let peer = ctx.cluster.peers.get(key);
     let version = peer.as_ref().and_then(|peer| ctx.memberships.get(&campfire_of(peer))).map(|membership| membership.server_list_version);
     let said = match peer {
         None => Said::of(Reason::Gone, ""),

@@ -4,16 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use campfire_api::{MeshPeer, PeerType, RemotePeers};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::PartialObjectMeta;
 use kube::{Resource, ResourceExt as _};
 
 use super::status::{Heard, STALE};
 use super::{Reconciler, plan};
-use crate::cluster::cached;
+use crate::cluster::InjectedPod;
 use crate::conditions::Said;
-use crate::members::{Claim, Unadmitted};
+use crate::members::Unadmitted;
 use crate::state::{ObjectKey, PodId, Reported, Sighting, WireguardKey};
 
 /// Longest name of a Campfire, bytes: a MeshPeer cannot refer to another.
@@ -92,14 +90,10 @@ impl KnownPod {
 }
 
 /// The pod of a name, if it has a sidecar and a Campfire.
-pub(super) fn pod_seen(pod: &PartialObjectMeta<Pod>) -> Option<PodSeen> {
+pub(super) fn pod_seen(pod: &InjectedPod) -> Option<PodSeen> {
     // What no object may be called would be refused as a label's value, again and again.
-    let campfire = Claim::of(&pod.metadata).filter(|claim| claim.plain)?.campfire;
-    if campfire.name.len() > MAX_CAMPFIRE {
-        return None;
-    }
-    let key = ObjectKey::new(pod.namespace()?, pod.name_any());
-    Some(PodSeen { pod: PodId { key, uid: pod.uid()? }, campfire })
+    let campfire = pod.campfire().filter(|campfire| campfire.name.len() <= MAX_CAMPFIRE)?;
+    Some(PodSeen { pod: pod.id.clone(), campfire: campfire.clone() })
 }
 
 /// The Campfire that a MeshPeer names.
@@ -117,7 +111,7 @@ pub(super) fn declared_key(peer: &MeshPeer) -> Option<WireguardKey> {
 impl Reconciler {
     /// What a MeshPeer needs now.
     pub(super) fn examine(&self, key: &ObjectKey, now: Instant) -> Option<plan::Action> {
-        let peer = cached(&self.ctx.cluster.peers, key);
+        let peer = self.ctx.cluster.peers.get(key);
         let peer = peer.as_deref();
         // If the cache does not show what was written, its change brings us back here.
         if self.unsettled(key, peer, now) || peer.is_some_and(|peer| peer.metadata.deletion_timestamp.is_some()) {
@@ -127,7 +121,7 @@ impl Reconciler {
     }
 
     fn known(&self, key: &ObjectKey, peer: Option<&MeshPeer>, now: Instant) -> Known {
-        if let Some(seen) = cached(&self.ctx.cluster.pods, key).and_then(|pod| pod_seen(&pod)) {
+        if let Some(seen) = self.ctx.cluster.pods.get(key).and_then(|pod| pod_seen(&pod)) {
             return Known::Pod(self.pod(seen, now));
         }
         match peer.map(|peer| (peer.spec.kind, peer)) {
@@ -157,7 +151,7 @@ impl Reconciler {
             campfire: remote.campfire.clone(),
             present: remote.present(),
             sighting: remote.identity.as_ref().and_then(|identity| view.seen.get(identity)).cloned(),
-            owner: cached(&self.ctx.cluster.campfires, &remote.campfire).and_then(|campfire| campfire.controller_owner_ref(&())),
+            owner: self.ctx.cluster.campfires.get(&remote.campfire).and_then(|campfire| campfire.controller_owner_ref(&())),
         })
     }
 
@@ -178,13 +172,16 @@ impl Reconciler {
     /// How this cluster is called at a fire.
     pub(super) fn cluster(&self, campfire: &ObjectKey) -> String {
         let told = self.ctx.memberships.get(campfire).map(|membership| membership.cluster.clone());
-        let asked = || cached(&self.ctx.cluster.campfires, campfire).and_then(|campfire| campfire.spec.cluster_name.clone());
+        let asked = || self.ctx.cluster.campfires.get(campfire).and_then(|campfire| campfire.spec.cluster_name.clone());
         told.or_else(asked).unwrap_or_else(|| self.ctx.settings.cluster_name.clone())
     }
 
     /// Whether peers of other clusters are shown as objects.
     pub(super) fn shows_remotes(&self, campfire: &ObjectKey) -> bool {
-        cached(&self.ctx.cluster.campfires, campfire)
+        self.ctx
+            .cluster
+            .campfires
+            .get(campfire)
             .is_some_and(|campfire| campfire.metadata.deletion_timestamp.is_none() && campfire.spec.remote_peers == RemotePeers::Objects)
     }
 }

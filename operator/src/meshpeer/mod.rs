@@ -39,7 +39,6 @@ use self::plan::owned_by;
 use self::queue::WriteQueue;
 use self::remote::{Kin, Remotes};
 use self::status::STALE;
-use crate::cluster::cached;
 use crate::context::Context;
 use crate::state::{ObjectKey, PodId, Sighting, View, WireguardKey};
 
@@ -166,8 +165,7 @@ impl Reconciler {
 
     /// Whoever is declared is no Remote: its fire is looked at again.
     fn declared(&mut self, key: &ObjectKey) {
-        let peer: Option<Arc<MeshPeer>> = cached(&self.ctx.cluster.peers, key);
-        if let Some(peer) = peer.filter(|peer| declared_key(peer).is_some()) {
+        if let Some(peer) = self.ctx.cluster.peers.get(key).filter(|peer| declared_key(peer).is_some()) {
             self.views.remove(&campfire_of(&peer));
         }
     }
@@ -238,9 +236,12 @@ impl Reconciler {
     /// Looks at everything.
     fn sweep(&mut self, now: Instant) {
         self.sweep_at = now + SWEEP;
-        let mut keys: HashSet<ObjectKey> = self.ctx.cluster.pods.state().iter().map(|pod| ObjectKey::of(&**pod)).collect();
+        let mut keys: HashSet<ObjectKey> = HashSet::new();
         let mut paths: HashMap<(ObjectKey, &'static str), i64> = HashMap::new();
-        for peer in self.ctx.cluster.peers.state() {
+        self.ctx.cluster.pods.for_each(|key, _| {
+            keys.insert(key.clone());
+        });
+        self.ctx.cluster.peers.for_each(|key, peer| {
             let path = match peer.status.as_ref().and_then(|status| status.path) {
                 Some(PathName::Direct) => "direct",
                 Some(PathName::Relay) => "relay",
@@ -248,9 +249,11 @@ impl Reconciler {
                 Some(PathName::None) => "none",
                 None => "unknown",
             };
-            *paths.entry((campfire_of(&peer), path)).or_default() += 1;
-            keys.insert(ObjectKey::of(&*peer));
-        }
+            *paths.entry((campfire_of(peer), path)).or_default() += 1;
+            if !keys.contains(key) {
+                keys.insert(key.clone());
+            }
+        });
         self.ctx.metrics.peers(paths.into_iter().map(|((campfire, path), count)| (campfire.namespace, campfire.name, path, count)));
         self.sent.retain(|_, sent| sent.at + ACT > now);
         self.external.retain(|external, _| keys.contains(external));
@@ -338,13 +341,12 @@ impl Reconciler {
                 return Kin::Foreign;
             }
             let named = ObjectKey::new(sighting.namespace.clone(), sighting.name.clone());
-            let pod = cached(&ctx.cluster.pods, &named).and_then(|pod| pod_seen(&pod)).filter(|seen| seen.campfire == *campfire);
+            let pod = ctx.cluster.pods.get(&named).and_then(|pod| pod_seen(&pod)).filter(|seen| seen.campfire == *campfire);
             // A pod that has reported has another identity: it is not this one. One that never does gives its name to nobody for long, unless it is
             // known by this key since an earlier operator led.
             let silent = pod.is_some_and(|seen| ctx.reports.get(&seen.pod).is_none());
             let known = || {
-                let peer: Option<Arc<MeshPeer>> = cached(&ctx.cluster.peers, &named);
-                let key = peer.and_then(|peer| WireguardKey::read(peer.status.as_ref()?.public_key.as_ref()?));
+                let key = ctx.cluster.peers.get(&named).and_then(|peer| WireguardKey::read(peer.status.as_ref()?.public_key.as_ref()?));
                 key == Some(sighting.wireguard)
             };
             if silent && known() { Kin::Ours } else { Kin::Claimed }

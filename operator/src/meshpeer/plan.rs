@@ -321,12 +321,12 @@ mod tests {
     #[test]
     fn red_18a_an_annotation_that_no_label_can_hold_makes_no_object() {
         let seen = |named: &str| {
-            let pod: kube::api::PartialObjectMeta<Pod> = serde_json::from_value(serde_json::json!({
+            let pod = serde_json::from_value(serde_json::json!({
                 "apiVersion": "v1", "kind": "Pod",
                 "metadata": {"namespace": "stranger", "name": "p", "uid": "u", "annotations": {"campfire.network/campfire": named}},
             }))
             .unwrap();
-            crate::meshpeer::fetch::pod_seen(&pod)
+            crate::meshpeer::fetch::pod_seen(&crate::cluster::InjectedPod::of(pod))
         };
         for odd in [
             "not a label!/neither;",

@@ -14,7 +14,6 @@ use campfire_protocol::identity::NetworkId;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
-use kube::api::ObjectMeta;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -162,14 +161,10 @@ fn network(campfire: &Campfire) -> Option<NetworkId> {
     network_of_prefix(campfire.status.as_ref()?.prefix.as_deref()?)
 }
 
-/// How long the app of a pod with this metadata may wait for the mesh.
-pub fn startup_timeout(pod: &ObjectMeta, campfire: &Campfire, trusted: &Trusted) -> Duration {
-    let (sidecar, _) = said_here(campfire, pod.namespace.as_deref().unwrap_or_default(), trusted);
-    let own = pod
-        .annotations
-        .as_ref()
-        .and_then(|annotations| annotations.get("config.campfire.network/startup-timeout"))
-        .and_then(|text| seconds(text.trim()));
+/// How long the app of a pod of this namespace with these annotations may wait for the mesh.
+pub fn startup_timeout(namespace: &str, annotations: &BTreeMap<String, String>, campfire: &Campfire, trusted: &Trusted) -> Duration {
+    let (sidecar, _) = said_here(campfire, namespace, trusted);
+    let own = annotations.get("config.campfire.network/startup-timeout").and_then(|text| seconds(text.trim()));
     Duration::from_secs(own.or_else(|| seconds(&sidecar.startup.timeout)).unwrap_or(10).into())
 }
 

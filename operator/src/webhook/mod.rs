@@ -218,10 +218,10 @@ impl Webhook {
     }
 
     /// A namespace that was made this very moment may not have been seen yet: then it is asked for.
-    async fn namespace(&self, name: &str) -> NamespaceMeta {
+    async fn namespace(&self, name: &str) -> Arc<NamespaceMeta> {
         match self.ctx.cluster.namespace(name) {
             Some(found) => found,
-            None => NamespaceMeta::new(name, self.ask(name).await.unwrap_or_default()),
+            None => Arc::new(NamespaceMeta::new(name, self.ask(name).await.unwrap_or_default())),
         }
     }
 

@@ -8,7 +8,6 @@ use campfire_api::conditions::SkipReason;
 use campfire_api::names::*;
 use campfire_api::{Campfire, Resources};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::ObjectMeta;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -300,7 +299,7 @@ fn red_10_a_campfire_of_another_namespace_is_a_place_at_a_fire_and_nothing_more_
     // Nor does `Tun` get pods refused where another namespace's PodSecurity is against it.
     let restricted = labelled("shop", &[("pod-security.kubernetes.io/enforce", "restricted")]);
     assert_eq!(reason(decide(&pod(json!({})), &restricted, alone, &defaults(), CA)), Some(SkipReason::PodSecurityForbids));
-    let home = |name: &str| inject::startup_timeout(&metadata(name), &games, &Trusted::default()).as_secs();
+    let home = |name: &str| inject::startup_timeout(name, &BTreeMap::new(), &games, &Trusted::default()).as_secs();
     assert_eq!((home("shop"), home("games")), (10, 999 * 60), "and no pod is thought to be on its way for so long");
 
     // In its own namespace, and where the chart trusts its namespace, it holds.
@@ -328,10 +327,6 @@ fn red_10_a_campfire_of_another_namespace_is_a_place_at_a_fire_and_nothing_more_
     let mut named = shop.clone();
     named.annotations.insert(CAMPFIRE_ANNOTATION.into(), "default/main".into());
     assert_eq!(sits(&[games, main], &named), ("default/main".into(), String::new()));
-}
-
-fn metadata(namespace: &str) -> ObjectMeta {
-    ObjectMeta { namespace: Some(namespace.into()), ..ObjectMeta::default() }
 }
 
 #[test]
