@@ -18,6 +18,7 @@ use campfire_protocol::key::{Fingerprint, KeyMode, Keys, Psk};
 use campfire_protocol::server::{Scope, Server, ServerId, merge};
 use ipnet::{IpNet, Ipv4Net};
 use kube::{Resource, ResourceExt as _};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 
 use crate::conditions::Said;
@@ -257,6 +258,19 @@ pub struct PeerReport {
     pub problems: Vec<Problem>,
 }
 
+/// By what a report was proven to be its pod's: the SHA-256 of a signature that was verified and of all that it was verified over. Two that are equal
+/// are of the same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof([u8; 32]);
+
+impl Proof {
+    /// Of a signature and what it signs.
+    pub fn of(signature: &[u8; 64], statement: &[u8]) -> Self {
+        // The first has one length: no two pairs run together to the same bytes.
+        Self(Sha256::new().chain_update(signature).chain_update(statement).finalize().into())
+    }
+}
+
 /// What a pod's sidecar said last.
 #[derive(Clone, Debug)]
 pub struct Reported {
@@ -264,6 +278,8 @@ pub struct Reported {
     pub campfire: ObjectKey,
     /// What it said.
     pub report: PeerReport,
+    /// That it is this pod's word.
+    pub proof: Proof,
     /// When.
     pub at: Instant,
 }

@@ -27,7 +27,7 @@ use crate::leadership::{Leadership, Mandate};
 use crate::members::{NamespaceMeta, Served};
 use crate::metrics::Metrics;
 use crate::settings::OperatorSettings;
-use crate::state::{HeldKey, Membership, MeshNetwork, ObjectKey, PeerReport, Reports, Sighting, WireguardKey};
+use crate::state::{HeldKey, Membership, MeshNetwork, ObjectKey, PeerReport, Proof, Reported, Reports, Sighting, WireguardKey};
 use crate::tls;
 
 /// A context, and what moves it.
@@ -157,6 +157,11 @@ pub fn report(number: u8) -> PeerReport {
         unreachable: false,
         problems: Vec::new(),
     }
+}
+
+/// That, as it was taken from a pod of this Campfire, now.
+pub fn reported(campfire: &ObjectKey, report: PeerReport) -> Reported {
+    Reported { campfire: campfire.clone(), report, proof: Proof::of(&[0; 64], &[]), at: Instant::now() }
 }
 
 /// The same one as it is seen at the fire.

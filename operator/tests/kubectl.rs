@@ -14,7 +14,7 @@ use std::time::Instant;
 use campfire_api::agent::Path as Way;
 use campfire_api::names::{CAMPFIRE_ANNOTATION, ENABLED, INJECTED_LABEL};
 use campfire_api::{Campfire, MeshPeer};
-use campfire_operator::state::{ObjectKey, PeerReport, PodId as Who, Reported, Sighting, View, WireguardKey};
+use campfire_operator::state::{ObjectKey, PeerReport, PodId as Who, Proof, Reported, Sighting, View, WireguardKey};
 use campfire_protocol::identity::{Identity, PublicKey};
 use campfire_protocol::key::{Fingerprint, Psk};
 use control_plane::{ControlPlane, apply, define, program};
@@ -168,7 +168,8 @@ async fn quickstart(client: &Client) -> Operator {
             problems: Vec::new(),
         };
         let who = Who { key: ObjectKey::new("default", name), uid: pod.uid().unwrap() };
-        operator.ctx.reports.put(who, Reported { campfire: ObjectKey::new("default", "main"), report, at: Instant::now() });
+        let proof = Proof::of(&[0; 64], &[]);
+        operator.ctx.reports.put(who, Reported { campfire: ObjectKey::new("default", "main"), report, proof, at: Instant::now() });
         seen.insert(identity(number), sighting(number, name, "berlin"));
     }
     seen.insert(identity(3), sighting(3, "laptop", ""));

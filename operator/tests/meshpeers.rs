@@ -16,7 +16,7 @@ use campfire_operator::leadership::{Leadership, Mandate};
 use campfire_operator::meshpeer;
 use campfire_operator::metrics::Metrics;
 use campfire_operator::settings::OperatorSettings;
-use campfire_operator::state::{ObjectKey, PeerReport, PodId as Who, Reported, Reports, Sighting, View, WireguardKey};
+use campfire_operator::state::{ObjectKey, PeerReport, PodId as Who, Proof, Reported, Reports, Sighting, View, WireguardKey};
 use campfire_protocol::identity::{Identity, PublicKey};
 use control_plane::{ControlPlane, apply, define};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
@@ -238,7 +238,8 @@ impl Operator {
     }
 
     fn report(&self, who: &Who, report: &PeerReport) {
-        self.ctx.reports.put(who.clone(), Reported { campfire: Self::home(), report: report.clone(), at: Instant::now() });
+        let proof = Proof::of(&[0; 64], &[]);
+        self.ctx.reports.put(who.clone(), Reported { campfire: Self::home(), report: report.clone(), proof, at: Instant::now() });
     }
 
     /// Writes to MeshPeers that the API server has counted.

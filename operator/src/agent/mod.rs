@@ -315,7 +315,7 @@ impl Agent {
     }
 
     fn report(&self, pod: PodId, seat: Claim, body: &[u8]) -> Result<Answer, Refusal> {
-        let mut report = report::read(body, &pod)?;
+        let (mut report, proof) = report::read(body, &pod, self.ctx.reports.get(&pod).as_deref())?;
         // Which pod it is a peer says at the fire too: it is not two.
         if let Some(seen) = self.ctx.sightings.get(&seat.campfire).seen.get(&report.identity) {
             let is = |said: &str, own: &str| own.chars().take(MAX_NAME).eq(said.chars());
@@ -331,7 +331,7 @@ impl Agent {
                 IpAddr::V4(address) => membership.network.ipv4_pool.and_then(|pool| ipv4_in_pool(pool, &report.identity)) == Some(*address),
             })
         });
-        self.ctx.reports.put(pod, Reported { campfire: seat.campfire, report, at: Instant::now() });
+        self.ctx.reports.put(pod, Reported { campfire: seat.campfire, report, proof, at: Instant::now() });
         Ok(unchanged())
     }
 }

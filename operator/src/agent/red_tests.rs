@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use campfire_api::agent::{REPORT_PATH, SETTINGS_PATH};
+use campfire_api::agent::{REPORT_PATH, Report, SETTINGS_PATH};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::tests::{Camp, address, bound, home, pod, report, signed};
 use super::{LIMITS, Limits, report as reports};
-use crate::state::{Sighting, View, WireguardKey};
+use crate::state::{PeerReport, Proof, Reported, Sighting, View, WireguardKey};
 
 /// How long a pod that starts may wait for its answer while others do what they like.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -123,20 +123,52 @@ async fn red_16_a_pod_that_reports_an_identity_whose_key_it_has_not_is_refused_w
 fn red_16_no_bit_of_a_report_that_is_signed_can_be_another() {
     let web = pod("web", "u1");
     let whole = signed(report(), 1, &web);
-    assert!(reports::read(whole.as_bytes(), &web).is_ok());
+    let (report, proof) = reports::read(whole.as_bytes(), &web, None).unwrap();
+    let last = Reported { proof, ..crate::testing::reported(&home(), report) };
     let signed: campfire_api::agent::Report = serde_json::from_str(&whole).unwrap();
     let held = [&signed.public_key, &signed.identity, &signed.addresses[0], &signed.signature];
-    for text in held {
-        let at = whole.find(text.as_str()).unwrap();
-        for byte in at..at + text.len() {
-            for bit in 0..7 {
-                let mut bytes = whole.clone().into_bytes();
-                bytes[byte] ^= 1 << bit;
-                assert!(reports::read(&bytes, &web).is_err(), "{}", String::from_utf8_lossy(&bytes));
+    // Nor when it was verified as it is before.
+    for last in [None, Some(&last)] {
+        for text in held {
+            let at = whole.find(text.as_str()).unwrap();
+            for byte in at..at + text.len() {
+                for bit in 0..7 {
+                    let mut bytes = whole.clone().into_bytes();
+                    bytes[byte] ^= 1 << bit;
+                    assert!(reports::read(&bytes, &web, last).is_err(), "{}", String::from_utf8_lossy(&bytes));
+                }
             }
         }
+        for end in 0..whole.len() {
+            assert!(reports::read(&whole.as_bytes()[..end], &web, last).is_err());
+        }
     }
-    for end in 0..whole.len() {
-        assert!(reports::read(&whole.as_bytes()[..end], &web).is_err());
+}
+
+#[test]
+fn red_16_a_report_is_verified_again_unless_all_that_is_signed_and_the_signature_are_what_was_verified() {
+    let web = pod("web", "u1");
+    let body = signed(report(), 1, &web);
+    let (first, proof) = reports::read(body.as_bytes(), &web, None).unwrap();
+    let last = Reported { proof, ..crate::testing::reported(&home(), first.clone()) };
+    // What is not signed is another, and of the rest each byte is as it was.
+    let mut said: Report = serde_json::from_str(&body).unwrap();
+    said.unconnected = 7;
+    let heartbeat = serde_json::to_string(&said).unwrap();
+    let (again, proof_again) = reports::read(heartbeat.as_bytes(), &web, Some(&last)).unwrap();
+    assert_eq!((again, proof_again), (PeerReport { unconnected: 7, ..first }, proof));
+    // That it is the proof that counts, and no signature that is looked at: one of nobody's, had it been proven.
+    said.signature = STANDARD.encode([0; 64]);
+    let forged = serde_json::to_string(&said).unwrap();
+    let statement = said.statement("shop", "web", "u1");
+    let proven = Reported { proof: Proof::of(&[0; 64], &statement), ..last.clone() };
+    assert!(reports::read(forged.as_bytes(), &web, Some(&proven)).is_ok());
+    // As another pod's, or after another report, it is verified.
+    for other in [pod("web", "u2"), pod("rogue", "u1")] {
+        assert_eq!(reports::read(forged.as_bytes(), &other, Some(&proven)).unwrap_err().status, 403);
+        assert_eq!(reports::read(heartbeat.as_bytes(), &other, Some(&last)).unwrap_err().status, 403);
+    }
+    for before in [None, Some(&last)] {
+        assert_eq!(reports::read(forged.as_bytes(), &web, before).unwrap_err().status, 403);
     }
 }

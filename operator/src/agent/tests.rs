@@ -213,7 +213,7 @@ async fn what_cannot_be_read_is_refused_with_what_was_expected() {
 #[tokio::test]
 async fn a_report_is_clipped_to_its_bounds() {
     let problem = json!({ "reason": "NoPath", "message": format!("\u{1b}[2J{}ä", "x".repeat(252)) });
-    let report = report::read(report_with("problems", Value::from(vec![problem; 20])).as_bytes(), &pod("web", "u1")).unwrap();
+    let (report, _) = report::read(report_with("problems", Value::from(vec![problem; 20])).as_bytes(), &pod("web", "u1"), None).unwrap();
     assert_eq!(report.problems.len(), 8);
     assert_eq!(report.problems[0].message, format!(" [2J{}", "x".repeat(252)));
 }
@@ -226,13 +226,13 @@ fn a_problem_is_known_by_its_reason_and_one_that_is_not_known_is_shown_as_it_is(
         ("NoPath", ProblemReason::Other("NoPath".into()), false),
     ] {
         let problem = json!([{ "reason": name, "message": "" }]);
-        let report = report::read(report_with("problems", problem.clone()).as_bytes(), &pod("web", "u1")).unwrap();
+        let (report, _) = report::read(report_with("problems", problem.clone()).as_bytes(), &pod("web", "u1"), None).unwrap();
         assert_eq!((&report.problems[0].reason, report.unreachable), (&reason, unreachable));
         assert_eq!((reason.name(), json!(report.problems)), (name, problem));
     }
     for wrong in ["", "no path", &"X".repeat(65)] {
         let problem = json!([{ "reason": wrong, "message": "" }]);
-        assert!(report::read(report_with("problems", problem).as_bytes(), &pod("web", "u1")).is_err(), "{wrong}");
+        assert!(report::read(report_with("problems", problem).as_bytes(), &pod("web", "u1"), None).is_err(), "{wrong}");
     }
 }
 

@@ -22,7 +22,7 @@ use super::validate::{Valid, validate};
 use crate::conditions::{Said, merged};
 use crate::members::Served;
 use crate::settings::OperatorSettings;
-use crate::state::{HeldKey, Membership, ObjectKey, PeerReport, PodId, Reported};
+use crate::state::{HeldKey, Membership, ObjectKey, PeerReport, PodId};
 use crate::testing::{self, Rig};
 
 pub(super) fn settings() -> OperatorSettings {
@@ -357,7 +357,7 @@ fn servers_that_wait_say_what_for() {
 /// A pod of namespace `default` says this.
 fn says(rig: &Rig, name: &str, uid: &str, report: PeerReport) {
     let pod = PodId { key: ObjectKey::new("default", name), uid: uid.into() };
-    rig.ctx.reports.put(pod, Reported { campfire: ObjectKey::new("default", "fire"), report, at: std::time::Instant::now() });
+    rig.ctx.reports.put(pod, testing::reported(&ObjectKey::new("default", "fire"), report));
 }
 
 #[tokio::test]

@@ -211,8 +211,7 @@ mod tests {
             rig.pod("shop", name, uid, &json!({ campfire_api::names::CAMPFIRE_ANNOTATION: "shop/home" }));
         }
         let fine = PodId { key: ObjectKey::new("shop", "fine"), uid: "2".into() };
-        let said = crate::state::Reported { campfire: campfire.clone(), report: testing::report(1), at: std::time::Instant::now() };
-        rig.ctx.reports.put(fine, said);
+        rig.ctx.reports.put(fine, testing::reported(&campfire, testing::report(1)));
         let unmeshed = Unmeshed::default();
         assert_eq!(unmeshed.look(&rig.ctx).await, std::slice::from_ref(&campfire));
         assert_eq!(unmeshed.of(&campfire), Reasons::from([("ImageNotPulled", 1)]));

@@ -210,7 +210,6 @@ fn metadata(key: &ObjectKey, campfire: &ObjectKey, mut owner: OwnerReference) ->
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Instant;
 
     use campfire_api::External;
 
@@ -366,7 +365,7 @@ mod tests {
     }
 
     fn reported(report: &PeerReport) -> Arc<Reported> {
-        Arc::new(Reported { campfire: ObjectKey::new("camp", "fire"), report: report.clone(), at: Instant::now() })
+        Arc::new(testing::reported(&ObjectKey::new("camp", "fire"), report.clone()))
     }
 
     fn pod() -> KnownPod {
