@@ -323,16 +323,26 @@ impl Agent {
                 return Err(Refusal::new(StatusCode::FORBIDDEN, "the identity is another peer's, as that one says at the fire"));
             }
         }
-        // Addresses follow from the identity; those of an older network are nobody's now.
-        let membership = self.ctx.memberships.get(&seat.campfire);
-        report.addresses.retain(|address| {
-            membership.as_ref().is_some_and(|membership| match address {
+        if let Some(membership) = self.ctx.memberships.get(&seat.campfire) {
+            // Addresses follow from the identity; those of an older network are nobody's now.
+            report.addresses.retain(|address| match address {
                 IpAddr::V6(address) => *address == membership.id.address(&report.identity),
                 IpAddr::V4(address) => membership.network.ipv4_pool.and_then(|pool| ipv4_in_pool(pool, &report.identity)) == Some(*address),
-            })
-        });
+            });
+        } else {
+            // An operator that has just begun to lead has not looked at the Campfire yet: what an earlier one let pass stands until the next report.
+            let shown = self.shown(&pod);
+            report.addresses.retain(|address| shown.contains(&address.to_string()));
+        }
         self.ctx.reports.put(pod, Reported { campfire: seat.campfire, report, proof, at: Instant::now() });
         Ok(unchanged())
+    }
+
+    /// The addresses of a pod, as its MeshPeer shows them.
+    fn shown(&self, pod: &PodId) -> Vec<String> {
+        let peer = self.ctx.cluster.peers.get(&pod.key);
+        let peer = peer.filter(|peer| peer.spec.pod_ref.as_ref().is_some_and(|shown| shown.uid == pod.uid));
+        peer.and_then(|peer| peer.status.as_ref().map(|status| status.addresses.clone())).unwrap_or_default()
     }
 }
 

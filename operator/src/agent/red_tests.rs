@@ -172,3 +172,27 @@ fn red_16_a_report_is_verified_again_unless_all_that_is_signed_and_the_signature
         assert_eq!(reports::read(forged.as_bytes(), &web, before).unwrap_err().status, 403);
     }
 }
+
+#[tokio::test]
+async fn a_report_that_comes_before_the_campfire_was_looked_at_loses_no_address_that_an_earlier_operator_let_pass() {
+    let mut camp = Camp::start(&[("web", "u1"), ("new", "u2")]).await;
+    camp.rig.ctx.memberships.clear();
+    let shown = |uid: &str, addresses: serde_json::Value| {
+        serde_json::from_value(json!({
+            "apiVersion": "campfire.network/v1alpha1", "kind": "MeshPeer", "metadata": { "namespace": "shop", "name": "web" },
+            "spec": { "type": "Pod", "campfireRef": { "name": "home" }, "podRef": { "name": "web", "uid": uid } },
+            "status": { "conditions": [], "addresses": addresses },
+        }))
+        .unwrap()
+    };
+    let key = pod("web", "u1").key;
+    let held = async |camp: &Camp, name: &str, uid: &str| {
+        assert_eq!(camp.post(REPORT_PATH, Some(&bound(name, uid)), signed(report(), 1, &pod(name, uid))).await.0, 204);
+        camp.rig.ctx.reports.get(&pod(name, uid)).unwrap().report.addresses.clone()
+    };
+    camp.rig.peers.put(key.clone(), shown("u1", json!([address(), "fd00::1"])));
+    assert_eq!(held(&camp, "web", "u1").await, [address()]);
+    assert!(held(&camp, "new", "u2").await.is_empty(), "nobody let one of its own pass");
+    camp.rig.peers.put(key, shown("u0", json!([address()])));
+    assert!(held(&camp, "web", "u1").await.is_empty(), "that was a pod of its name");
+}
