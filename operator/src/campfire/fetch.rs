@@ -85,13 +85,21 @@ pub async fn campfire(ctx: &Context, key: &ObjectKey) -> Result<Option<Campfire>
 
 /// The Secret with its key, and what is known without asking anybody: all that a Campfire's members need.
 pub async fn key(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid: &Valid) -> Result<Found, Error> {
+    Ok(Found { key: secret(ctx, valid).await?, ..known(ctx, remembered, campfire, valid) })
+}
+
+/// The Secret with its key.
+async fn secret(ctx: &Context, valid: &Valid) -> Result<Option<Secret>, Error> {
     let name = valid.source.secret();
     let api: Api<Secret> = Api::namespaced(ctx.cluster.client.clone(), &valid.key.namespace);
-    let key = api.get_opt(name).await.map_err(during_secret(format!("Secret {name} could not be read")))?;
-    Ok(Found {
+    api.get_opt(name).await.map_err(during_secret(format!("Secret {name} could not be read")))
+}
+
+/// What is known without asking anybody.
+fn known(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid: &Valid) -> Found {
+    Found {
         before: campfire.status.clone().unwrap_or_default(),
         claimed_by: claimed_by(ctx, campfire, valid),
-        key,
         peers: peers(ctx, &valid.key),
         view: ctx.sightings.get(&valid.key),
         truncated: ctx.sightings.truncated(&valid.key),
@@ -101,16 +109,18 @@ pub async fn key(ctx: &Context, remembered: &Remembered, campfire: &Campfire, va
         outdated: outdated(ctx, campfire, &valid.key),
         settling: remembered.is_new(),
         ..Found::default()
-    })
+    }
 }
 
 /// All there is.
 pub async fn all(ctx: &Context, remembered: &Remembered, campfire: &Campfire, valid: &Valid) -> Result<Found, Error> {
-    let mut found = key(ctx, remembered, campfire, valid).await?;
     let failed = |kind: &str| format!("{kind}s of the Campfire could not be listed");
-    let mut secrets = list(ctx, valid, during_secret(failed("Secret"))).await?;
+    let mut secrets = list::<Secret>(ctx, valid, during_secret(failed("Secret"))).await?;
+    // The key has the label too, where the operator made it: then it needs no call of its own.
+    let listed = secrets.get(valid.source.secret()).cloned();
+    let key = if listed.is_some() { listed } else { secret(ctx, valid).await? };
+    let mut found = Found { key, ..known(ctx, remembered, campfire, valid) };
     found.join = secrets.remove(&names::join_secret(&valid.key.name));
-    // The key has the label too, where the operator made it.
     secrets.retain(|name, _| *name == names::relay_secret(&valid.key.name));
     found.children = Children {
         secrets,
@@ -145,7 +155,7 @@ async fn servers(ctx: &Context, valid: &Valid, found: &mut Found) -> Result<(), 
     found.pods = pods.map_err(during("the servers' pods could not be listed"))?.into_iter().map(|pod| (pod.name_any(), pod)).collect();
     let wanted = found.children.sets.values().filter_map(|set| set.spec.as_ref()?.replicas).max().unwrap_or_default();
     if found.pods.len() < usize::from(valid.turn.replicas).max(usize::try_from(wanted).unwrap_or_default()) {
-        found.no_pod = no_pod(ctx, &valid.key.namespace, found.children.sets.keys()).await;
+        found.no_pod = no_pod(ctx, &valid.key.namespace, &found.children.sets).await;
     }
     let names: BTreeSet<String> = found.pods.values().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
     let nodes: Api<Node> = Api::all(ctx.cluster.client.clone());
@@ -162,15 +172,21 @@ async fn servers(ctx: &Context, valid: &Valid, found: &mut Found) -> Result<(), 
     Ok(())
 }
 
-/// Why StatefulSets can make no pod.
-async fn no_pod(ctx: &Context, namespace: &str, sets: impl Iterator<Item = &String>) -> Option<String> {
-    for set in sets {
+/// Why StatefulSets can make no pod: nothing is asked of those that have made all, as they say, and one of whose pods is on its way out or in.
+async fn no_pod(ctx: &Context, namespace: &str, sets: &BTreeMap<String, StatefulSet>) -> Option<String> {
+    for set in sets.iter().filter(|(_, set)| lacks(set)).map(|(name, _)| name) {
         let of = format!("involvedObject.kind=StatefulSet,involvedObject.name={set},reason=FailedCreate");
         if let Some(message) = last_event(ctx, namespace, &of, |_| true).await {
             return Some(format!("StatefulSet {set} can make no pod: {message}"));
         }
     }
     None
+}
+
+/// Whether a StatefulSet has made fewer pods than it is to have.
+fn lacks(set: &StatefulSet) -> bool {
+    let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    set.status.as_ref().is_none_or(|status| status.replicas < wanted)
 }
 
 /// What is known of the server that is tried beside the others.
