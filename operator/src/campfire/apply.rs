@@ -326,15 +326,19 @@ fn hash(object: &Value) -> String {
 /// Paths of what is wanted and is not so. What is there besides is somebody else's.
 fn differences(desired: &Value, live: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    differ("", desired, live, &mut found);
+    differ(&mut String::new(), desired, live, &mut found);
     found
 }
 
-fn differ(path: &str, desired: &Value, live: &Value, found: &mut BTreeSet<String>) {
+/// `path`: where this is. As a rule nothing differs, so no path is made that is not told.
+fn differ(path: &mut String, desired: &Value, live: &Value, found: &mut BTreeSet<String>) {
+    let here = path.len();
     match (desired, live) {
         (Value::Object(desired), Value::Object(live)) => {
             for (key, desired) in desired {
-                differ(&format!("{path}/{key}"), desired, live.get(key).unwrap_or(&Value::Null), found);
+                path.extend(["/", key]);
+                differ(path, desired, live.get(key).unwrap_or(&Value::Null), found);
+                path.truncate(here);
             }
         }
         (Value::Array(desired), Value::Array(live)) => {
@@ -345,7 +349,9 @@ fn differ(path: &str, desired: &Value, live: &Value, found: &mut BTreeSet<String
                     Some((key, name)) => live.iter().find(|live| live.get(key) == Some(name)),
                     None => live.get(index).filter(|_| live.len() == desired.len()),
                 };
-                differ(&format!("{path}/{index}"), element, other.unwrap_or(&Value::Null), found);
+                path.extend(["/", &index.to_string()]);
+                differ(path, element, other.unwrap_or(&Value::Null), found);
+                path.truncate(here);
             }
         }
         // What is empty is left out by the API server.

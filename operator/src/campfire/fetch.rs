@@ -7,6 +7,7 @@ use std::sync::Arc;
 use campfire_api::{Campfire, CampfireStatus, names};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Secret};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt as _};
@@ -245,13 +246,17 @@ pub fn outdated(ctx: &Context, campfire: &Campfire, key: &ObjectKey) -> usize {
     outdated
 }
 
+/// The older one has less.
+fn age(campfire: &Campfire) -> (Option<Timestamp>, Option<&str>) {
+    (campfire.metadata.creation_timestamp.as_ref().map(|time| time.0), campfire.metadata.uid.as_deref())
+}
+
 /// Two Campfires with one key would be one mesh with two lists of members: the older one has it.
 fn claimed_by(ctx: &Context, campfire: &Campfire, valid: &Valid) -> Option<String> {
     let KeySource::Psk { secret, .. } = &valid.source else { return None };
-    let age = |campfire: &Campfire| (campfire.creation_timestamp().map(|time| time.0), campfire.uid());
     let older = ctx.cluster.campfires.find(|other| {
-        other.namespace().as_ref() == Some(&valid.key.namespace)
-            && other.uid() != campfire.uid()
+        other.metadata.namespace.as_ref() == Some(&valid.key.namespace)
+            && other.metadata.uid != campfire.metadata.uid
             && other.metadata.deletion_timestamp.is_none()
             && age(other) < age(campfire)
             && matches!(validate::source(other), Ok(KeySource::Psk { secret: theirs, .. }) if theirs == *secret)

@@ -259,8 +259,9 @@ impl<'a> Sitting<'a> {
     fn tell(&mut self) {
         self.tell_at = None;
         self.origins.look(&self.fire, &self.own);
-        let view = record::view(&self.fire, self.now(), &self.plan, &self.own, &self.origins);
-        self.camper.sightings.publish(&self.camper.campfire, view);
+        let Camper { sightings, campfire, .. } = self.camper;
+        let view = record::view(&self.fire, self.now(), &self.plan, &self.own, &self.origins, &sightings.get(campfire));
+        sightings.publish(campfire, view);
     }
 }
 

@@ -156,8 +156,8 @@ fn abroad(host: &str) -> bool {
     }
 }
 
-/// What is seen now.
-pub(super) fn view(fire: &Fire, now: Time, plan: &Plan, own: &PublicKey, origins: &Origins) -> View {
+/// What is seen now; `before`: what was.
+pub(super) fn view(fire: &Fire, now: Time, plan: &Plan, own: &PublicKey, origins: &Origins, before: &View) -> View {
     let camped = fire.servers(now).iter().filter(|server| server.state == ServerState::Camped).count();
     let seen = fire.peers().filter(|announcement| announcement.public_key != *own).take(MAX_SEEN);
     let mut seated: BTreeMap<Fingerprint, BTreeSet<ServerId>> = BTreeMap::new();
@@ -167,20 +167,22 @@ pub(super) fn view(fire: &Fire, now: Time, plan: &Plan, own: &PublicKey, origins
     View {
         camped,
         members: fire.members().saturating_sub(1),
-        seen: seen.map(|announcement| (announcement.public_key, sighting(announcement, plan))).collect(),
+        seen: seen.map(|announcement| (announcement.public_key, sighting(announcement, plan, before))).collect(),
         foreign_servers: origins.servers(),
         seated,
     }
 }
 
-fn sighting(announcement: &Announcement, plan: &Plan) -> Sighting {
+fn sighting(announcement: &Announcement, plan: &Plan, before: &View) -> Sighting {
     let key = &announcement.public_key;
+    // Arithmetic on the curve, which is most of what a view costs: done once for each key.
+    let wireguard = before.seen.get(key).map_or_else(|| WireguardKey(key.x25519()), |seen| seen.wireguard);
     let mut addresses = vec![IpAddr::V6(plan.network.address(key))];
     let claimed = announcement.ipv4.filter(|ipv4| plan.pool.and_then(|pool| ipv4_in_pool(pool, key)) == Some(*ipv4));
     addresses.extend(claimed.map(IpAddr::V4));
     Sighting {
         identity: *key,
-        wireguard: WireguardKey(key.x25519()),
+        wireguard,
         name: announcement.name.clone(),
         namespace: announcement.namespace.clone(),
         cluster: announcement.cluster.clone(),

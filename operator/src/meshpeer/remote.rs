@@ -63,11 +63,12 @@ impl Remotes {
         }
         let mut concerned = Vec::new();
         let mut present: HashMap<ObjectKey, &Sighting> = HashMap::new();
+        let shows = self.shown.values().any(|remote| remote.campfire == *campfire);
         let named =
             |sighting: &Sighting| ObjectKey::new(&campfire.namespace, names::remote_peer(&campfire.name, &sighting.identity.to_string()));
         for sighting in view.seen.values().filter(|sighting| !sighting.origin) {
-            let doubtful = (campfire.clone(), sighting.identity);
             let foreign = match kin(sighting) {
+                Kin::Ours if !shows => false,
                 Kin::Ours => {
                     // It was seen before it was declared, or before it reported. It has not left: it has another object, and needs no second one.
                     let key = named(sighting);
@@ -77,7 +78,7 @@ impl Remotes {
                     false
                 }
                 Kin::Foreign => true,
-                Kin::Claimed => *self.doubtful.entry(doubtful.clone()).or_insert(now) + DOUBT <= now,
+                Kin::Claimed => *self.doubtful.entry((campfire.clone(), sighting.identity)).or_insert(now) + DOUBT <= now,
             };
             if foreign {
                 present.insert(named(sighting), sighting);
