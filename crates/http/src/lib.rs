@@ -171,11 +171,13 @@ where
     match layer {
         Layer::Plain => requests(stream, limits, place, handler).await,
         Layer::Tls(config) => {
-            let stream = tokio::time::timeout(limits.head, TlsAcceptor::from(config).accept(stream))
+            // Apart from the task, which has room for all that it may ever hold, in each function that it is handed to: one that waits for its answer is
+            // long done with its handshake.
+            let stream = Box::pin(tokio::time::timeout(limits.head, TlsAcceptor::from(config).accept(stream)))
                 .await
                 .map_err(|_| "no TLS handshake in time".to_owned())?
                 .map_err(|error| error.to_string())?;
-            requests(stream, limits, place, handler).await
+            requests(Box::new(stream), limits, place, handler).await
         }
     }
 }
