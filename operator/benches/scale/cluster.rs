@@ -11,12 +11,13 @@ use campfire_api::agent::{Path, Report};
 use campfire_api::conditions::Reason;
 use campfire_api::names::{self, CA_ANNOTATION, CAMPFIRE_ANNOTATION, ENABLED, INJECTED_LABEL, SETTINGS_HASH_ANNOTATION};
 use campfire_api::{Campfire, MeshPeer};
+use campfire_operator::campfire::keys::network_of_prefix;
 use campfire_operator::conditions::Said;
 use campfire_operator::meshpeer::status::{self, Heard};
 use campfire_operator::state::{PeerReport, WireguardKey};
 use campfire_operator::webhook::containers::Defaults;
 use campfire_operator::webhook::inject::settings_hash;
-use campfire_protocol::identity::Identity;
+use campfire_protocol::identity::{Identity, NetworkId};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
@@ -239,7 +240,7 @@ impl Cluster {
         let report = Report {
             public_key: STANDARD.encode(identity.public().x25519()),
             identity: hex::encode(identity.public().as_bytes()),
-            addresses: vec![format!("fd20:1:2:3:{:x}:{:x}:{:x}:1", number >> 16, number & 0xffff, campfire)],
+            addresses: vec![self.network(campfire)?.address(&identity.public()).to_string()],
             settings_version: self.settings_version(&namespace, campfire)?,
             fingerprints: self.fingerprints.get(campfire).cloned().into_iter().collect(),
             camped: true,
@@ -250,6 +251,12 @@ impl Cluster {
             ..Report::default()
         };
         Ok(Peer { namespace, name, uid: String::new(), campfire, identity, report })
+    }
+
+    /// The Campfire's network: addresses of another one would not be taken from its peers.
+    fn network(&self, campfire: usize) -> Result<NetworkId> {
+        let status = self.made.get(campfire).and_then(|campfire| campfire.status.as_ref());
+        status.and_then(|status| network_of_prefix(status.prefix.as_deref()?)).context("the network of a Campfire")
     }
 
     /// What the webhook stamps on pods of a namespace: another hash would be one of older settings, which a Campfire's status tells.
