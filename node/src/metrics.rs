@@ -25,6 +25,7 @@ use crate::driver::Driver;
 const LIMITS: Limits = Limits {
     connections: 16,
     per_address: 8,
+    bodies: 0,
     head: Duration::from_secs(5),
     lifetime: Duration::from_secs(30),
     grace: Duration::from_secs(1),

@@ -16,6 +16,7 @@ const LIMITS: Limits = Limits {
     connections: 64,
     // A kubelet, a Prometheus and somebody who looks, of one address.
     per_address: 16,
+    bodies: 0,
     head: Duration::from_secs(10),
     // An idle client may not hold its place for ever.
     lifetime: Duration::from_mins(1),

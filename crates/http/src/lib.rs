@@ -2,7 +2,8 @@
 //!
 //! Who connects and says nothing must not keep others out. So a connection is **always accepted**; what it takes a place from, if there is none,
 //! is decided then: of the address that has the most connections, the one that has owed a whole request for longest is closed. A connection
-//! whose request is being answered is never closed for another. What this costs is counted ([`Counts`]).
+//! whose request is being answered is never closed for another. Memory for what requests hold is taken and given up by the same rule, byte by
+//! byte, so that there may be many connections though each may send much. What this costs is counted ([`Counts`]).
 //!
 //! The contract: [`serve`] with a handler. A handler reads its request's body by [`message::read`], which is when the connection has *said
 //! something*; a request without a body has, once its head is there.
@@ -45,6 +46,8 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one address at once.
     pub per_address: usize,
+    /// Bytes of requests' bodies that are held at once, of all connections.
+    pub bodies: usize,
     /// For a handshake, and for the head of a request.
     pub head: Duration,
     /// For a whole connection, with all its requests: then it is closed between two.
@@ -64,6 +67,7 @@ impl Limits {
             connections,
             // A kubelet, a Prometheus and somebody who looks, of one address.
             per_address: 16,
+            bodies: 0,
             head: Duration::from_secs(5),
             lifetime: Duration::from_secs(30),
             grace: Duration::from_secs(1),
@@ -126,7 +130,7 @@ where
     H: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    let places = Places::new(limits.connections, limits.per_address, counts);
+    let places = Places::new(&limits, counts);
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(stop);
     loop {

@@ -77,15 +77,34 @@ where
         return Err(large());
     }
     let (parts, body) = request.into_parts();
-    match tokio::time::timeout(patience, Limited::new(body, limit).collect()).await {
+    let heard = parts.extensions.get::<Heard>();
+    match tokio::time::timeout(patience, collect(Limited::new(body, limit), heard)).await {
         Ok(Ok(body)) => {
-            if let Some(heard) = parts.extensions.get::<Heard>() {
+            if let Some(heard) = heard {
                 heard.now();
             }
-            Ok(body.to_bytes())
+            Ok(body.into())
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(large()),
         Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the body ended early")),
         Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {} s", patience.as_secs()))),
     }
+}
+
+/// A body, piece by piece, each of which needs room.
+async fn collect<B>(body: B, heard: Option<&Heard>) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = std::pin::pin!(body);
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.map_err(Into::into)?.into_data() else { continue };
+        if heard.is_some_and(|heard| !heard.holds(piece.len())) {
+            return Err("others wanted the room".into());
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole)
 }

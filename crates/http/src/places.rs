@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::Counts;
+use super::{Counts, Limits};
 
 /// The connections of a server. What is looked for in it is looked for one by one: there are some hundreds at most.
 #[derive(Clone)]
@@ -16,6 +16,7 @@ pub struct Places(Arc<Shared>);
 struct Shared {
     most: usize,
     per_address: usize,
+    bodies: usize,
     counts: Arc<Counts>,
     held: Mutex<Held>,
 }
@@ -31,6 +32,8 @@ struct Connection {
     address: IpAddr,
     /// Since when it has owed a whole request; `None` while one is being answered.
     owing: Option<u64>,
+    /// Of its request's body, until that is answered.
+    bytes: usize,
     close: Arc<Notify>,
 }
 
@@ -44,14 +47,16 @@ impl Held {
         self.connections.values().filter(|connection| connection.address == address).count()
     }
 
-    /// Closes the one that has owed a request for longest, of this address or of the one that has the most connections.
-    fn displace(&mut self, of: Option<IpAddr>) -> bool {
+    /// Closes the one that has owed a request for longest, of this address or of the one whose connections have the most of `what`; none that has
+    /// nothing of it.
+    fn displace(&mut self, of: Option<IpAddr>, what: impl Fn(&Connection) -> usize) -> bool {
         let mut crowd = HashMap::new();
         for connection in self.connections.values() {
-            *crowd.entry(connection.address).or_insert(0_usize) += 1;
+            *crowd.entry(connection.address).or_insert(0_usize) += what(connection);
         }
-        let owing = self.connections.iter().filter(|(_, connection)| of.is_none_or(|address| connection.address == address));
-        let owing = owing.filter_map(|(id, connection)| Some((std::cmp::Reverse(crowd[&connection.address]), connection.owing?, *id)));
+        let able = |connection: &Connection| of.is_none_or(|address| connection.address == address) && what(connection) > 0;
+        let able = self.connections.iter().filter(|(_, connection)| able(connection));
+        let owing = able.filter_map(|(id, connection)| Some((std::cmp::Reverse(crowd[&connection.address]), connection.owing?, *id)));
         let Some((.., id)) = owing.min() else { return false };
         if let Some(connection) = self.connections.remove(&id) {
             connection.close.notify_one();
@@ -61,8 +66,9 @@ impl Held {
 }
 
 impl Places {
-    pub fn new(most: usize, per_address: usize, counts: Arc<Counts>) -> Self {
-        Self(Arc::new(Shared { most, per_address, counts, held: Mutex::default() }))
+    pub fn new(limits: &Limits, counts: Arc<Counts>) -> Self {
+        let Limits { connections: most, per_address, bodies, .. } = *limits;
+        Self(Arc::new(Shared { most, per_address, bodies, counts, held: Mutex::default() }))
     }
 
     /// A place for a connection from there: a free one, or that of another. `None`: all are held by requests that are being answered.
@@ -70,14 +76,14 @@ impl Places {
         let mut held = self.0.lock();
         let crowded = held.of(address) >= self.0.per_address;
         if crowded || held.connections.len() >= self.0.most {
-            if !held.displace(crowded.then_some(address)) {
+            if !held.displace(crowded.then_some(address), |_| 1) {
                 self.0.counts.refused.fetch_add(1, Ordering::Relaxed);
                 return None;
             }
             self.0.counts.displaced.fetch_add(1, Ordering::Relaxed);
         }
         let (id, close) = (held.tick(), Arc::new(Notify::new()));
-        held.connections.insert(id, Connection { address, owing: Some(id), close: close.clone() });
+        held.connections.insert(id, Connection { address, owing: Some(id), bytes: 0, close: close.clone() });
         Some(Place { id, close, shared: self.0.clone() })
     }
 }
@@ -111,7 +117,7 @@ impl Place {
         let mut held = self.shared.lock();
         let now = held.tick();
         if let Some(connection) = held.connections.get_mut(&self.id) {
-            connection.owing = Some(now);
+            (connection.owing, connection.bytes) = (Some(now), 0);
         }
     }
 }
@@ -130,6 +136,23 @@ pub struct Heard {
 }
 
 impl Heard {
+    /// So much more of the body is held. If all bodies together are too much others give way, or this one. Whether it may go on.
+    pub fn holds(&self, bytes: usize) -> bool {
+        let counts = &self.shared.counts;
+        let mut held = self.shared.lock();
+        if let Some(connection) = held.connections.get_mut(&self.id) {
+            connection.bytes += bytes;
+        }
+        while held.connections.values().map(|connection| connection.bytes).sum::<usize>() > self.shared.bodies {
+            // (It owes its request itself: there is one.)
+            if !held.displace(None, |connection| connection.bytes) {
+                break;
+            }
+            counts.displaced.fetch_add(1, Ordering::Relaxed);
+        }
+        held.connections.contains_key(&self.id)
+    }
+
     /// It has, whole.
     pub fn now(&self) {
         if let Some(connection) = self.shared.lock().connections.get_mut(&self.id) {

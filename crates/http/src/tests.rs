@@ -12,6 +12,7 @@ use super::*;
 const LIMITS: Limits = Limits {
     connections: 64,
     per_address: 8,
+    bodies: 64 * 1000,
     head: Duration::from_secs(30),
     lifetime: Duration::from_mins(1),
     grace: Duration::from_secs(1),
@@ -95,6 +96,35 @@ async fn who_comes_when_all_are_being_answered_is_refused_and_counted() {
         assert!(read(&mut stream).await.starts_with("HTTP/1.1 200"));
     }
     assert!(server.asks(9, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn bodies_have_room_for_so_many_bytes_and_whose_are_the_most_gives_way() {
+    let server = Server::start(Limits { bodies: 2000, ..LIMITS }).await;
+    let begun =
+        |length: usize| format!("POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1000\r\n\r\n{}", "x".repeat(length));
+    let small = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 200\r\n\r\n".to_owned() + &"y".repeat(200);
+    // Two of one address that nearly fill it, and one of another.
+    let mut streams = Vec::new();
+    for (host, length) in [(1, 900), (1, 900), (2, 100)] {
+        let mut stream = server.connect(host).await;
+        stream.write_all(begun(length).as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        streams.push(stream);
+    }
+    assert_eq!(server.counts.displaced.load(Ordering::Relaxed), 0);
+    assert!(server.asks(3, &small).await.ends_with('y'), "who comes has room");
+    assert_eq!(server.counts.displaced.load(Ordering::Relaxed), 1);
+    assert_eq!(read(&mut streams[0]).await, "", "of the largest the oldest");
+    for (stream, left) in streams.iter_mut().skip(1).zip([100, 900]) {
+        stream.write_all("z".repeat(left).as_bytes()).await.unwrap();
+        assert!(read(stream).await.ends_with('z'));
+    }
+    // What was held is free again.
+    for _ in 0..20 {
+        assert!(server.asks(3, &small).await.ends_with('y'));
+    }
+    assert_eq!(server.counts.displaced.load(Ordering::Relaxed), 1);
 }
 
 /// A server that says back what it is told; `/wait` waits.

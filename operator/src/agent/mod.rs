@@ -64,6 +64,7 @@ const LIMITS: Limits = Limits {
     connections: HELD + 256,
     // A node's pods, should their addresses be translated.
     per_address: 256,
+    bodies: (HELD + 256) * MAX_REQUEST,
     head: Duration::from_secs(5),
     lifetime: Duration::from_secs(MAX_WAIT + 15),
     grace: Duration::from_secs(5),

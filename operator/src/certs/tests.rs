@@ -112,6 +112,7 @@ async fn who_knows_another_ca_does_not_talk_to_the_operator() {
     let limits = campfire_http::Limits {
         connections: 4,
         per_address: 4,
+        bodies: 0,
         head: Duration::from_secs(5),
         lifetime: Duration::from_secs(5),
         grace: Duration::from_secs(5),

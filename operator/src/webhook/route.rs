@@ -81,6 +81,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         connections: 4,
         per_address: 4,
+        bodies: 0,
         head: Duration::from_secs(5),
         lifetime: Duration::from_secs(5),
         grace: Duration::from_secs(5),

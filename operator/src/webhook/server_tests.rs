@@ -28,6 +28,15 @@ async fn a_pod_is_patched_and_one_that_cannot_be_is_let_pass_with_a_warning() {
 }
 
 #[tokio::test]
+async fn all_that_one_api_server_has_under_way_at_once_is_answered() {
+    let server = Server::start().await;
+    let review = review("shop", &pod(&json!({})), false);
+    // Each on a connection of its own, as API servers ask.
+    let answers = futures_util::future::join_all((0..200).map(|_| server.ask(&review))).await;
+    assert!(answers.iter().all(|(status, answer)| *status == 200 && answer["response"]["patchType"] == "JSONPatch"));
+}
+
+#[tokio::test]
 async fn a_namespace_that_was_made_this_moment_is_asked_for() {
     let server = Server::start().await;
     let (_, answer) = server.ask(&review("new", &pod(&json!({})), false)).await;
