@@ -291,7 +291,7 @@ async fn a_namespace_without_rights_says_so_and_one_that_is_not_served_too() {
             "forbidden",
             "Accepted",
             "Forbidden",
-            "False: Secret fire-psk could not be read: secrets \"fire-psk\" is forbidden: User \"operator\" cannot get resource \"secrets\" in API \
+            "False: Secrets of the Campfire could not be listed: secrets is forbidden: User \"operator\" cannot list resource \"secrets\" in API \
              group \"\" in the namespace \"forbidden\": the operator has its rights in the chart's campfireNamespaces: name this one there and run \
              helm upgrade (again, if it was made anew)",
         ),
