@@ -74,6 +74,57 @@ fn each_broken_world_is_told_with_what_to_do() {
     }
 }
 
+/// Two namespaces with a Campfire each; what becomes of a pod in `default`, and whether one in `other` gets a sidecar.
+fn two_namespaces(asked: &Asked, first: Answer, other: bool) -> Answer {
+    match asked.path.as_str() {
+        "/api/v1/namespaces" => {
+            list(&[json!({ "metadata": { "name": "default", "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } })])
+        }
+        "/apis/campfire.network/v1alpha1/campfires" => {
+            let mut there = campfire("berlin");
+            there["metadata"]["namespace"] = json!("other");
+            list(&[campfire("berlin"), there])
+        }
+        "/api/v1/namespaces/default/pods" if asked.method == "POST" => first,
+        "/api/v1/namespaces/other/pods" => {
+            assert!(asked.method == "POST" && asked.query.contains("dryRun=All"), "{asked:?}");
+            let mut pod = asked.body.clone();
+            if other {
+                pod["spec"]["initContainers"] = json!([{ "name": "campfire" }]);
+            }
+            Answer::Json(201, pod)
+        }
+        _ => whole("berlin", asked),
+    }
+}
+
+#[test]
+fn where_admission_is_against_sidecars_the_webhook_is_tried_elsewhere_and_not_taken_for_broken() {
+    let forbids = "campfire: no sidecar (PodSecurityForbids): namespace default enforces the Pod Security Standard \"restricted\"";
+    let line = "operator-webhook: it cannot be tried in namespace default: the webhook is asked, and gives no pod a sidecar there: \
+                PodSecurityForbids: namespace default enforces the Pod Security Standard \"restricted\"\n";
+    let api = Api::new(move |_, asked| two_namespaces(asked, Answer::Warned(asked.body.clone(), forbids.into()), false));
+    let (code, output, _) = api.run(&["check", "--short"]);
+    let text = String::from_utf8(output).unwrap();
+    assert!(code == 1 && text.contains(&format!("??   {line}")), "{text}");
+    assert!(text.contains("warn cluster-podsecurity: namespace default enforces PodSecurity restricted\n"), "the cause: {text}");
+
+    let api = Api::new(move |_, asked| two_namespaces(asked, Answer::Warned(asked.body.clone(), forbids.into()), true));
+    let (code, output, _) = api.run(&["check"]);
+    let text = String::from_utf8(output).unwrap();
+    let line = "ok   operator-webhook: a new pod in namespace other gets a sidecar; none does in namespace default: the webhook is asked";
+    assert!(code == 1 && text.contains(line), "{text}");
+
+    // A policy that is against the pod itself, which is none of ours.
+    let denied = || refused(422, "Invalid", "ValidatingAdmissionPolicy 'registries' denied request: not an image of ours");
+    let api = Api::new(move |_, asked| two_namespaces(asked, denied(), false));
+    let (code, output, _) = api.run(&["check"]);
+    let text = String::from_utf8(output).unwrap();
+    let line = "??   operator-webhook: it cannot be tried in namespace default: a new pod is refused there, also without a sidecar: \
+                ValidatingAdmissionPolicy 'registries' denied request";
+    assert!(code == 1 && text.contains(line), "{text}");
+}
+
 #[test]
 fn what_parts_two_clusters_is_told() {
     let api = Api::new(whole);
@@ -338,6 +389,28 @@ fn broken_fires() -> Vec<Broken> {
                 } else {
                     whole(context, asked)
                 }
+            },
+        ),
+        (
+            "operator-webhook",
+            "FAIL operator-webhook: a new pod in namespace default gets no sidecar: NoCampfire: no Campfire admits namespace default",
+            2,
+            |context, asked| {
+                if asked.method == "POST" && asked.path.ends_with("/pods") {
+                    let warning = "campfire: no sidecar (NoCampfire): no Campfire admits namespace default";
+                    Answer::Warned(asked.body.clone(), warning.into())
+                } else {
+                    whole(context, asked)
+                }
+            },
+        ),
+        (
+            "operator-webhook",
+            "FAIL operator-webhook: a new pod in namespace default is refused once it has a sidecar: NET_ADMIN is forbidden",
+            2,
+            |context, asked| {
+                let asks = asked.body["metadata"]["labels"]["campfire.network/inject"] == "enabled";
+                if asks { refused(403, "Forbidden", "NET_ADMIN is forbidden") } else { whole(context, asked) }
             },
         ),
         ("fire-conditions", "FAIL fire-conditions: default/main: TurnNotReady: no server is ready", 2, |context, asked| {

@@ -6,7 +6,7 @@
 //! | here | what can be found, and how it is counted |
 //! | [`table`] | all checks: what each looks at, and its remedy |
 //! | [`output`] | findings as text, JSON and JUnit |
-//! | `platform`, `clocks`, `operator`, `node`, `fires` | the looking |
+//! | `platform`, `clocks`, `operator`, `webhook`, `node`, `fires` | the looking |
 
 use std::process::ExitCode;
 
@@ -23,6 +23,7 @@ mod operator;
 pub mod output;
 mod platform;
 pub mod table;
+mod webhook;
 
 pub use table::Check;
 

@@ -1,19 +1,16 @@
-//! The operator: ready, led, reached by the API server, its certificates.
+//! The operator: ready, led, its certificates; whether it is reached by the API server is [`webhook`]'s.
 
-use anyhow::Result;
-use campfire_api::names::{ENABLED, INJECT_LABEL, LEASE, SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION};
+use campfire_api::names::{LEASE, WEBHOOK_CONFIGURATION};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ListParams, PostParams};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
-use serde_json::json;
 use x509_parser::pem::Pem;
 
 use super::clocks::{self, Clock};
-use super::{Check, Findings, Outcome};
+use super::{Check, Findings, Outcome, webhook};
 use crate::cluster::Cluster;
 use campfire_text::count;
 
@@ -45,7 +42,7 @@ pub(super) async fn look(cluster: &Cluster, findings: &mut Findings<'_>, clock: 
         },
     }
     certificate(cluster, findings).await;
-    webhook(cluster, findings).await;
+    webhook::look(cluster, findings).await;
 }
 
 fn ready(findings: &mut Findings<'_>, deployment: &Deployment) {
@@ -126,60 +123,6 @@ fn judge_bundles(bundles: &[Vec<u8>], now: i64) -> (Outcome, String) {
         }
         Some(left) => (Outcome::Good, format!("the webhook's CA holds for {}", count((left / DAY) as usize, "day"))),
     }
-}
-
-/// By a pod that nobody keeps: does it come back with a sidecar?
-async fn webhook(cluster: &Cluster, findings: &mut Findings<'_>) {
-    let namespace = match namespace(cluster).await {
-        Ok(Some(namespace)) => namespace,
-        Ok(None) => return findings.add(Check::OperatorWebhook, Outcome::Unknown, "there is no Campfire that a pod could sit at"),
-        Err(error) => return findings.unknown(Check::OperatorWebhook, &error),
-    };
-    // Nothing of its own that any PodSecurity level would refuse.
-    let security = json!({
-        "runAsNonRoot": true, "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "seccompProfile": { "type": "RuntimeDefault" },
-    });
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "generateName": "campfire-check-", "labels": { INJECT_LABEL: ENABLED } },
-        "spec": { "containers": [{ "name": "app", "image": "never-pulled", "securityContext": security }] },
-    });
-    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &namespace);
-    let made = match serde_json::from_value(pod) {
-        Ok(pod) => pods.create(&PostParams { dry_run: true, field_manager: None }, &pod).await,
-        Err(error) => return findings.unknown(Check::OperatorWebhook, &error.into()),
-    };
-    match made {
-        Ok(pod) => {
-            let containers = pod.spec.unwrap_or_default().init_containers.unwrap_or_default();
-            if containers.iter().any(|container| container.name == SIDECAR_CONTAINER) {
-                findings.good(Check::OperatorWebhook, format!("a new pod in namespace {namespace} gets a sidecar"));
-            } else {
-                let words = format!(
-                    "a new pod in namespace {namespace} gets no sidecar: the API server does not reach the webhook, or the pod may not have one (kubectl get events -n {namespace})"
-                );
-                findings.add(Check::OperatorWebhook, Outcome::Wrong, words);
-            }
-        }
-        // The API server refused it for what the sidecar asks for, or for the pod itself.
-        Err(kube::Error::Api(status)) if status.message.contains("PodSecurity") || status.message.contains("webhook") => {
-            findings.add(
-                Check::OperatorWebhook,
-                Outcome::Wrong,
-                format!("a new pod in namespace {namespace} is refused: {}", status.message),
-            );
-        }
-        Err(error) => findings
-            .unknown(Check::OperatorWebhook, &cluster.explain(&error, &format!("create pods (in a dry run) in namespace {namespace}"))),
-    }
-}
-
-/// Where a pod may sit at a fire.
-async fn namespace(cluster: &Cluster) -> Result<Option<String>> {
-    if let Some(member) = cluster.members().await?.first() {
-        return Ok(Some(member.namespace.clone()));
-    }
-    Ok(cluster.campfires().await?.first().and_then(kube::ResourceExt::namespace))
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ checks! {
         "One of its replicas leads: its Lease was renewed a moment ago.",
         "`kubectl logs deployment/campfire-operator`: it may not reach the API server, or lack the right to its Lease.";
     OperatorWebhook = "operator-webhook", "Operator",
-        "A pod that asks for a sidecar gets one. A pod is made for it in a dry run, which leaves nothing behind.",
+        "A pod that asks for a sidecar gets one. A pod is made for it in a dry run, which leaves nothing behind; where the namespace is against it (PodSecurity, a policy, a quota), in another one with a Campfire, if you may look there.",
         "The API server must reach Service campfire-webhook, port 9443 of the operator's pods: firewalls of managed clusters, NetworkPolicies. Else the words say why the pod is not injected: [Why a pod got no sidecar](kubernetes.md#why-a-pod-got-no-sidecar).";
     OperatorCertificate = "operator-certificate", "Operator",
         "The webhook's CA is known to the API server and holds for two weeks at least. The operator renews it by itself, long before.",

@@ -41,6 +41,8 @@ impl Asked {
 /// What comes back.
 pub enum Answer {
     Json(u16, Value),
+    /// The same, with a warning.
+    Warned(Value, String),
     /// The same, by a clock that shows so many seconds more.
     Dated(i64, Value),
     /// Standard output, standard error, and whether it ended well.
@@ -139,6 +141,10 @@ async fn serve(
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(value.to_string().into()))
             .unwrap(),
+        Answer::Warned(value, warning) => {
+            let warning = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
+            Response::builder().status(201).header(header::WARNING, warning).body(Full::new(value.to_string().into())).unwrap()
+        }
         Answer::Dated(ahead, value) => {
             let at = k8s_openapi::jiff::Timestamp::now() + k8s_openapi::jiff::SignedDuration::from_secs(ahead);
             let date = at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();

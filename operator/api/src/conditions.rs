@@ -414,6 +414,22 @@ named! {
     }
 }
 
+impl SkipReason {
+    /// The warning to whoever makes a pod that gets no sidecar for this reason.
+    pub fn warning(self, message: &str) -> String {
+        format!("{WARNING}{self}): {message}")
+    }
+
+    /// Reason and message of such a warning; `None`: it is another version's, or somebody else's.
+    pub fn warned(warning: &str) -> Option<(Self, &str)> {
+        let (reason, message) = warning.strip_prefix(WARNING)?.split_once("): ")?;
+        Some((Self::named(reason)?, message))
+    }
+}
+
+/// How warnings about pods without a sidecar begin.
+const WARNING: &str = "campfire: no sidecar (";
+
 /// Why a path is not direct, in a MeshPeer's `status.reason`.
 pub const NOT_DIRECT: &[(&str, &str)] = &[
     ("Pending", "it is still being tried"),
@@ -426,3 +442,18 @@ pub const NOT_DIRECT: &[(&str, &str)] = &[
     ("Policy", "direct paths are forbidden, here or there"),
     ("SlowerThanRelay", "there is a direct path, and packets take much longer on it than on the relay"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::SkipReason;
+
+    #[test]
+    fn a_warning_is_read_as_it_was_written_and_nobody_elses_is() {
+        for reason in SkipReason::ALL {
+            assert_eq!(SkipReason::warned(&reason.warning("a (b): c")), Some((*reason, "a (b): c")));
+        }
+        for other in ["", "would violate PodSecurity", "campfire: no sidecar (Tomorrow): why", "campfire: no sidecar (NoCampfire"] {
+            assert_eq!(SkipReason::warned(other), None, "{other}");
+        }
+    }
+}

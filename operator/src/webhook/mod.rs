@@ -182,7 +182,7 @@ impl Webhook {
                 if !asked.dry_run {
                     self.events.skipped(&namespace.name, pod, reason, &message);
                 }
-                (Vec::new(), vec![format!("campfire: no sidecar ({reason}): {message}")])
+                (Vec::new(), vec![reason.warning(&message)])
             }
         };
         Ok(message::respond(StatusCode::OK, Bytes::from(review::write(&asked.uid, &ops, &warnings))))
