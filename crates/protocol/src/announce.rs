@@ -1,6 +1,5 @@
 //! Sealed and signed announcements, and the server records of origins (docs/protocol.md, "Announcements", "Servers").
 
-use std::convert::Infallible;
 use std::net::Ipv4Addr;
 
 use chacha20poly1305::aead::{Aead as _, Payload};
@@ -9,7 +8,7 @@ use ipnet::IpNet;
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
 
-use crate::cbor::{self, Malformed};
+use crate::cbor::{self, Malformed, MapWriter, Written, infallible};
 use crate::identity::{Identity, PublicKey};
 use crate::key::{Fingerprint, Keys};
 use crate::server::{Scope, Server, ServerAddress, ServerId, ServerTag, Transport, canonical_host};
@@ -103,7 +102,7 @@ const VERSION: u8 = 2;
 pub(crate) const SIGNATURE_LABEL: &[u8] = b"campfire/2 announcement";
 pub(crate) const SEAL_LABEL: &[u8] = b"campfire/2 announce";
 
-/// Keys of the map. 14 is reserved for a certificate.
+/// Keys of the map. 14 is reserved.
 mod key {
     pub const VERSION: u64 = 0;
     pub const PUBLIC_KEY: u64 = 1;
@@ -159,7 +158,7 @@ impl Announcement {
 
     /// What [`Announcement::open`] does after decryption: takes the CBOR array `[content, signature]`.
     pub fn read_signed(outer: &[u8], keys: &Keys, member: &MemberId) -> Result<Self, AnnouncementError> {
-        let (content, signature) = split_signed(outer).map_err(|Malformed| AnnouncementError::Malformed)?;
+        let (content, signature) = cbor::signed(outer).map_err(|Malformed| AnnouncementError::Malformed)?;
         let announcement = Self::decode(content).map_err(|Malformed| AnnouncementError::Malformed)?;
         if !announcement.public_key.verify(&bound(SIGNATURE_LABEL, keys, member, content), &signature) {
             return Err(AnnouncementError::Signature);
@@ -172,7 +171,7 @@ impl Announcement {
         let content = self.encode()?;
         let signature = identity.sign(&bound(SIGNATURE_LABEL, keys, member, &content));
         let mut outer = Encoder::new(Vec::with_capacity(MAX_SEALED));
-        infallible(&outer.array(2).and_then(|e| e.bytes(&content)?.bytes(&signature)?.ok()));
+        infallible(&cbor::write_signed(&mut outer, &content, &signature));
         Ok(outer.into_writer())
     }
 
@@ -213,7 +212,7 @@ impl Announcement {
         if !self.routes.is_empty() {
             map.entry(key::ROUTES, |e| {
                 e.array(self.routes.len() as u64)?;
-                self.routes.iter().try_for_each(|route| e.bytes(&route_to_bytes(*route))?.ok())
+                self.routes.iter().try_for_each(|route| e.bytes(&cbor::route_to_bytes(*route))?.ok())
             });
         }
         if let Some(ipv4) = self.ipv4 {
@@ -229,22 +228,11 @@ impl Announcement {
     }
 
     fn decode(content: &[u8]) -> Result<Self, Malformed> {
-        let mut decoder = Decoder::new(content);
-        let d = &mut decoder;
-        let length = d.map()?.ok_or(Malformed)?;
         let (mut public_key, mut session, mut sequence, mut sent_at) = (None, None, None, None);
         let (mut name, mut namespace, mut cluster) = (String::new(), String::new(), String::new());
         let (mut fingerprints, mut servers, mut routes) = (Vec::new(), Vec::new(), Vec::new());
         let (mut ipv4, mut features, mut record) = (None, 0, None);
-        let mut last = None;
-        for _ in 0..length {
-            let key = d.u64()?;
-            // Ascending from the version: so each occurs once.
-            let ascends = last.map_or(key == key::VERSION, |last| key > last);
-            if !ascends {
-                return Err(Malformed);
-            }
-            last = Some(key);
+        cbor::map(content, |d, key| {
             match key {
                 key::VERSION if d.u64()? != u64::from(VERSION) => return Err(Malformed),
                 key::VERSION => {}
@@ -260,16 +248,14 @@ impl Announcement {
                 key::CLUSTER => cluster = display_name(d.str()?),
                 key::FINGERPRINTS => fingerprints = cbor::pieces(d, MAX_FINGERPRINTS)?.into_iter().map(Fingerprint).collect(),
                 key::SERVERS => servers = cbor::pieces(d, MAX_SERVERS)?.into_iter().map(ServerTag).collect(),
-                key::ROUTES => routes = cbor::list(d, MAX_ROUTES, |d| route(d.bytes()?))?,
+                key::ROUTES => routes = cbor::list(d, MAX_ROUTES, |d| cbor::route(d.bytes()?))?,
                 key::IPV4 => ipv4 = Some(Ipv4Addr::from(cbor::exact::<4>(d)?)),
                 key::FEATURES => features = d.u32()?,
                 key::RECORD => record = Some(read_record(d)?),
                 _ => d.skip()?,
             }
-        }
-        if d.position() != content.len() {
-            return Err(Malformed);
-        }
+            Ok(())
+        })?;
         Ok(Self {
             public_key: public_key.ok_or(Malformed)?,
             session: session.ok_or(Malformed)?,
@@ -300,27 +286,6 @@ pub fn display_name(text: &str) -> String {
 /// What a signature or a seal is bound to, then `content`.
 pub(crate) fn bound(label: &[u8], keys: &Keys, member: &MemberId, content: &[u8]) -> Vec<u8> {
     [label, &keys.room.0, &member.0, content].concat()
-}
-
-fn split_signed(outer: &[u8]) -> Result<(&[u8], [u8; 64]), Malformed> {
-    let mut decoder = Decoder::new(outer);
-    if cbor::array(&mut decoder)? != 2 {
-        return Err(Malformed);
-    }
-    let content = decoder.bytes()?;
-    let signature = cbor::exact(&mut decoder)?;
-    if decoder.position() == outer.len() { Ok((content, signature)) } else { Err(Malformed) }
-}
-
-fn route_to_bytes(route: IpNet) -> Vec<u8> {
-    let mut bytes = cbor::ip_to_bytes(route.network());
-    bytes.push(route.prefix_len());
-    bytes
-}
-
-fn route(bytes: &[u8]) -> Result<IpNet, Malformed> {
-    let (length, address) = bytes.split_last().ok_or(Malformed)?;
-    Ok(IpNet::new(cbor::ip(address)?, *length).map_err(|_| Malformed)?.trunc())
 }
 
 fn write_record(encoder: &mut Encoder<Vec<u8>>, record: &ServerRecord) -> Written {
@@ -387,38 +352,6 @@ fn read_address(decoder: &mut Decoder<'_>) -> Result<ServerAddress, Malformed> {
         _ => return Err(Malformed),
     };
     if port == 0 { Err(Malformed) } else { Ok(ServerAddress { host, port, transport, scope }) }
-}
-
-type Written = Result<(), minicbor::encode::Error<Infallible>>;
-
-/// Writing to a `Vec` cannot fail.
-fn infallible(written: &Written) {
-    debug_assert!(written.is_ok(), "writing to a Vec cannot fail");
-}
-
-/// A map whose length is known at its end.
-#[derive(Default)]
-struct MapWriter {
-    length: u64,
-    entries: Vec<u8>,
-}
-
-impl MapWriter {
-    fn entry(&mut self, key: u64, value: impl FnOnce(&mut Encoder<Vec<u8>>) -> Written) {
-        let mut encoder = Encoder::new(std::mem::take(&mut self.entries));
-        infallible(&encoder.u64(key).map(|_| ()));
-        infallible(&value(&mut encoder));
-        self.entries = encoder.into_writer();
-        self.length += 1;
-    }
-
-    fn finish(self) -> Vec<u8> {
-        let mut encoder = Encoder::new(Vec::with_capacity(self.entries.len() + 2));
-        infallible(&encoder.map(self.length).map(|_| ()));
-        let mut map = encoder.into_writer();
-        map.extend_from_slice(&self.entries);
-        map
-    }
 }
 
 #[cfg(test)]

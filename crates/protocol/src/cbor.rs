@@ -1,8 +1,10 @@
-//! What announcements and control messages share in reading CBOR (RFC 8949): definite lengths alone, everything bounded.
+//! What announcements, certificates and control messages share in CBOR (RFC 8949): definite lengths alone, everything bounded.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 
-use minicbor::Decoder;
+use ipnet::IpNet;
+use minicbor::{Decoder, Encoder};
 
 /// Not what was expected; each format has its own public error.
 pub(crate) struct Malformed;
@@ -29,6 +31,43 @@ pub(crate) fn list<'b, T>(
         return Err(Malformed);
     }
     (0..length).map(|_| item(decoder)).collect()
+}
+
+/// Reads a map and nothing behind it. Its keys ascend from 0, so each occurs once; `entry` takes the value of each.
+pub(crate) fn map<'b>(content: &'b [u8], mut entry: impl FnMut(&mut Decoder<'b>, u64) -> Result<(), Malformed>) -> Result<(), Malformed> {
+    let mut decoder = Decoder::new(content);
+    let length = decoder.map()?.ok_or(Malformed)?;
+    let mut last = None;
+    for _ in 0..length {
+        let key = decoder.u64()?;
+        let ascends = last.map_or(key == 0, |last| key > last);
+        if !ascends {
+            return Err(Malformed);
+        }
+        last = Some(key);
+        entry(&mut decoder, key)?;
+    }
+    if decoder.position() == content.len() { Ok(()) } else { Err(Malformed) }
+}
+
+/// What somebody signed: the array `[content, signature]`, and nothing behind it.
+pub(crate) fn signed(bytes: &[u8]) -> Result<(&[u8], [u8; 64]), Malformed> {
+    let mut decoder = Decoder::new(bytes);
+    let signed = next_signed(&mut decoder)?;
+    if decoder.position() == bytes.len() { Ok(signed) } else { Err(Malformed) }
+}
+
+/// See [`signed`]; what follows is the caller's.
+pub(crate) fn next_signed<'b>(decoder: &mut Decoder<'b>) -> Result<(&'b [u8], [u8; 64]), Malformed> {
+    if array(decoder)? != 2 {
+        return Err(Malformed);
+    }
+    Ok((decoder.bytes()?, exact(decoder)?))
+}
+
+/// See [`signed`].
+pub(crate) fn write_signed(encoder: &mut Encoder<Vec<u8>>, content: &[u8], signature: &[u8; 64]) -> Written {
+    encoder.array(2)?.bytes(content)?.bytes(signature)?.ok()
 }
 
 /// A byte string of exactly `N` bytes.
@@ -71,4 +110,50 @@ pub(crate) fn ip(bytes: &[u8]) -> Result<IpAddr, Malformed> {
         return Ok(octets.into());
     }
     <[u8; 16]>::try_from(bytes).map(IpAddr::from).map_err(|_| Malformed)
+}
+
+/// A network: its address, then the prefix length in one byte.
+pub(crate) fn route_to_bytes(route: IpNet) -> Vec<u8> {
+    let mut bytes = ip_to_bytes(route.network());
+    bytes.push(route.prefix_len());
+    bytes
+}
+
+/// See [`route_to_bytes`].
+pub(crate) fn route(bytes: &[u8]) -> Result<IpNet, Malformed> {
+    let (length, address) = bytes.split_last().ok_or(Malformed)?;
+    Ok(IpNet::new(ip(address)?, *length).map_err(|_| Malformed)?.trunc())
+}
+
+/// What an [`Encoder`] gives.
+pub(crate) type Written = Result<(), minicbor::encode::Error<Infallible>>;
+
+/// Writing to a `Vec` cannot fail.
+pub(crate) fn infallible(written: &Written) {
+    debug_assert!(written.is_ok(), "writing to a Vec cannot fail");
+}
+
+/// A map whose length is known at its end.
+#[derive(Default)]
+pub(crate) struct MapWriter {
+    length: u64,
+    entries: Vec<u8>,
+}
+
+impl MapWriter {
+    pub(crate) fn entry(&mut self, key: u64, value: impl FnOnce(&mut Encoder<Vec<u8>>) -> Written) {
+        let mut encoder = Encoder::new(std::mem::take(&mut self.entries));
+        infallible(&encoder.u64(key).map(|_| ()));
+        infallible(&value(&mut encoder));
+        self.entries = encoder.into_writer();
+        self.length += 1;
+    }
+
+    pub(crate) fn finish(self) -> Vec<u8> {
+        let mut encoder = Encoder::new(Vec::with_capacity(self.entries.len() + 2));
+        infallible(&encoder.map(self.length).map(|_| ()));
+        let mut map = encoder.into_writer();
+        map.extend_from_slice(&self.entries);
+        map
+    }
 }

@@ -12,6 +12,7 @@
 //! | [`stun`] | STUN messages (RFC 8489): building, reading, integrity |
 //! | [`wire`] | the campfire messages on STUN: Camp, Ember, Find, Signal, Bind |
 //! | [`announce`] | sealed and signed announcements, server records |
+//! | [`certificate`] | who issues for a mesh, who a peer is by that, and what makes a chain of both hold |
 //! | [`control`] | what peers say to each other inside the tunnel |
 //! | [`limit`] | why a server takes no further member |
 //! | [`carrier`] | the names of sockets, streams, servers and paths |
@@ -21,6 +22,7 @@
 pub mod announce;
 pub mod carrier;
 mod cbor;
+pub mod certificate;
 pub mod control;
 pub mod credential;
 pub mod identity;

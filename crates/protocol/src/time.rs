@@ -47,3 +47,13 @@ impl Sub for Time {
 /// A wall clock reading: milliseconds since 1970-01-01T00:00:00Z. May be wrong; what depends on it says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub u64);
+
+/// A moment in whole seconds since 1970-01-01T00:00:00Z, as certificates have them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixSeconds(pub u64);
+
+impl From<UnixMillis> for UnixSeconds {
+    fn from(UnixMillis(millis): UnixMillis) -> Self {
+        Self(millis / 1_000)
+    }
+}

@@ -5,6 +5,7 @@
 //! docs/protocol.md: peers and servers in the field speak what the vectors said before.
 #![allow(clippy::unwrap_used)]
 
+mod certificates;
 mod derivations;
 mod messages;
 mod texts;
@@ -56,6 +57,7 @@ fn all() -> Vec<(&'static str, Value)> {
         ("messages", messages::messages()),
         ("announcements", messages::announcements()),
         ("control", messages::control()),
+        ("certificates", certificates::certificates()),
     ]
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use campfire_protocol::announce::Announcement;
+use campfire_protocol::certificate::Chain;
 use campfire_protocol::control::{Control, MAX_CONTROL};
 use campfire_protocol::credential::parse_user_name;
 use campfire_protocol::key::{Keys, Psk, RoomId};
@@ -273,6 +274,7 @@ fn a_builder_leaves_out_what_cannot_be_said() {
 }
 
 fn read_everything(bytes: &[u8]) {
+    let _ = Chain::from_bytes(bytes);
     if let Ok(message) = Message::parse(bytes) {
         let _ = (message.verify_sha256(b"key"), message.verify_sha1(b"key"), message.error_code(), message.unknown_required(&KNOWN));
         let _ = (message.xor_addresses(Attribute::XOR_PEER_ADDRESS), message.xor_address(Attribute::XOR_MAPPED_ADDRESS));

@@ -12,6 +12,7 @@ import json
 import pathlib
 import struct
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -22,7 +23,7 @@ RAW = (Encoding.Raw, PublicFormat.Raw)
 
 
 def main():
-    for check in (keys, identities, credentials, servers, messages, announcements, control):
+    for check in (keys, identities, credentials, servers, messages, announcements, control, certificates):
         check(json.loads((HERE / f"{check.__name__}.json").read_text()))
         print(f"{check.__name__}: agreed")
 
@@ -284,7 +285,7 @@ def described_server(server):
 
 
 def control(v):
-    kinds = {"Candidates": 1, "Punch": 2, "PunchAck": 3, "Probe": 4, "ProbeReply": 5, "Goodbye": 6}
+    kinds = {"Candidates": 1, "Punch": 2, "PunchAck": 3, "Probe": 4, "ProbeReply": 5, "Goodbye": 6, "Chain": 7}
     for case in v["messages"]:
         data = bytes.fromhex(case["bytes"])
         array, end = cbor(data)
@@ -292,6 +293,109 @@ def control(v):
         assert not any(data[end:])
         if array[0] in (4, 5):
             assert len(data) == max(end, array[-1])
+
+
+# Certificates
+
+
+def certificates(v):
+    root = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(v["root_seed"])).public_key().public_bytes(*RAW)
+    assert v["root"] == b64url(root)
+    for label in v["labels"]:
+        digest = sha256(b"campfire/2 label", label["key"].encode(), b"\0", label["value"].encode())
+        assert label["digest"] == digest[:10].hex()
+    for case in v["chains"]:
+        chain = bytes.fromhex(case["chain"])
+        assert len(chain) <= 790
+        reason, issuer, peer = judged(chain, root, v["now"])
+        assert reason is None, reason
+        assert case["fields"] == certified(issuer, peer), certified(issuer, peer)
+        for time in case["holds"]:
+            assert judged(chain, root, time["now"])[0] == (None if time["holds"] else "CertificateExpired")
+    for case in v["refused"]:
+        assert judged(bytes.fromhex(case["chain"]), root, v["now"])[0] == case["reason"], case["why"]
+    for case in v["malformed"]:
+        try:
+            judged(bytes.fromhex(case["chain"]), root, v["now"])
+        except (AssertionError, IndexError):
+            continue
+        raise AssertionError(case["why"])
+    secret = base64.urlsafe_b64decode(v["issuer_text"] + "=" * (-len(v["issuer_text"]) % 4))
+    assert secret[:32].hex() == v["issuer_seed"]
+    (content, signature), end = cbor(secret[32:])
+    assert end == len(secret) - 32
+    Ed25519PublicKey.from_public_bytes(root).verify(signature, b"campfire/2 issuer certificate" + content)
+
+
+def judged(chain, root, now):
+    """Why a chain is refused, None if it is not; and what it says."""
+    outer, end = cbor(chain)
+    assert end == len(chain) and len(outer) == 2
+    certificates = []
+    for (content, signature), keys, required in zip(outer, (range(9), range(13)), ({0, 1, 2, 3, 4, 7, 8}, {0, 1, 2, 10, 11, 12})):
+        fields, end = cbor(content)
+        assert end == len(content) and list(fields) == sorted(fields) and len(signature) == 64
+        assert required <= set(fields) <= set(keys) and fields[0] == 2
+        certificates.append(fields)
+    issuer, peer = certificates
+    if issuer[2] != root[:8]:
+        return "UnknownIssuer", issuer, peer
+    for (content, signature), key, label in zip(outer, (root, issuer[1]), ("issuer", "peer")):
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(signature, f"campfire/2 {label} certificate".encode() + content)
+        except InvalidSignature:
+            return "NotCertified", issuer, peer
+    kind = issuer[3][0]
+    if kind == 2:
+        granted = [network(route) for route in issuer.get(6, [])]
+        offered = [network(route) for route in peer.get(9, [])]
+        inside = lambda route: any(route.version == grant.version and route.subnet_of(grant) for grant in granted)
+        covered = peer[2] == issuer[3][1] and set(peer) <= {0, 1, 2, 9, 10, 11, 12} and all(map(inside, offered))
+    else:
+        namespaces = issuer.get(5, [])
+        served = 3 in peer and (namespaces == ["*"] or peer[3] in namespaces)
+        covered = served and 9 not in peer and (4 in peer) == (kind == 1)
+    if not (covered and issuer[4] & 1 and peer[12] <= issuer[8]):
+        return "OutOfScope", issuer, peer
+    begun = now + 900 >= max(issuer[7], peer[11])
+    return (None if begun and now < min(issuer[8], peer[12]) + 900 else "CertificateExpired"), issuer, peer
+
+
+def network(route):
+    return ipaddress.ip_network((route[:-1], route[-1]))
+
+
+def certified(issuer, peer):
+    kind = issuer[3][0]
+    hexed = lambda key: peer[key].hex() if key in peer else None
+    texts = lambda routes: [str(network(route)) for route in routes]
+    return {
+        "issuer": {
+            "key": issuer[1].hex(),
+            "root": issuer[2].hex(),
+            "scope": "other" if kind == 1 else {"external" if kind == 2 else "cluster": issuer[3][1]},
+            "rights": {"certify": bool(issuer[4] & 1), "publish": bool(issuer[4] & 2), "revoke": bool(issuer[4] & 4)},
+            "namespaces": issuer.get(5, []),
+            "routes": texts(issuer.get(6, [])),
+            "from": issuer[7],
+            "until": issuer[8],
+        },
+        "peer": {
+            "identity": peer[1].hex(),
+            "name": peer[2],
+            "namespace": peer.get(3, ""),
+            "pod": hexed(5),
+            "service_account": hexed(6),
+            "labels": [peer.get(7, b"")[i : i + 10].hex() for i in range(0, len(peer.get(7, b"")), 10)],
+            "ipv4": str(ipaddress.ip_address(peer[8])) if 8 in peer else None,
+            "routes": texts(peer.get(9, [])),
+            "born": peer[10],
+            "issued": peer[11],
+            "until": peer[12],
+        },
+        "cluster": [issuer[3][-1], f"other/{peer.get(4)}", ""][kind],
+        "since": max(peer[10], issuer[7]) if kind == 2 else peer[10],
+    }
 
 
 if __name__ == "__main__":
