@@ -171,7 +171,7 @@ impl World {
                         ["192.0.2.9", "192.0.2.1"][..usize::from(script.small() % 3)].iter().map(|text| text.parse().expect("a server"));
                     let change = Reconfigure {
                         fire: CampChange { servers: Some(servers.collect()), ..CampChange::default() },
-                        accepted_routes: None,
+                        ..Reconfigure::default()
                     };
                     self.handle(Input::Configure(Box::new(change)));
                 }

@@ -151,6 +151,7 @@ impl PeerSettings {
             idle_close_ms: campfire_mesh::config::IDLE_CLOSE_MS,
             mtu,
             limits: Limits::default(),
+            membership: None,
         };
         mesh.accepted_routes.truncate(64);
         Ok(Self {
@@ -234,6 +235,7 @@ impl Reloaded {
                     record: None,
                 },
                 accepted_routes: Some(options.accept_route.clone()),
+                membership: None,
             },
             remarks,
             problems: Vec::new(),

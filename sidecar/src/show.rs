@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use campfire_fire::status::{Server, ServerState};
 use campfire_mesh::io::WhyNotDirect;
 use campfire_mesh::status::{PathKind, Peer};
+use campfire_protocol::certificate::Refusal;
 use campfire_protocol::server::Transport;
 use campfire_text::{printable, table};
 
@@ -79,7 +80,11 @@ fn peer_row(name: String, peer: &Peer) -> Vec<String> {
         peer.last_handshake_ms.map_or_else(|| "-".into(), |ms| format!("{} ago", span(ms))),
         bytes(peer.sent_bytes),
         bytes(peer.received_bytes),
-        peer.why_not_direct.filter(|_| peer.path != PathKind::Direct).map(reason).unwrap_or_default().into(),
+        match peer.refusal {
+            Some(refusal) => refused(refusal),
+            None => peer.why_not_direct.filter(|_| peer.path != PathKind::Direct).map(reason).unwrap_or_default(),
+        }
+        .into(),
     ]
 }
 
@@ -105,6 +110,16 @@ pub fn reason(why: WhyNotDirect) -> &'static str {
         WhyNotDirect::Policy => "Policy",
         WhyNotDirect::SlowerThanRelay => "SlowerThanRelay",
         WhyNotDirect::Pending => "Pending",
+    }
+}
+
+/// Why nothing passes, in a word.
+pub fn refused(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotCertified => "NotCertified",
+        Refusal::CertificateExpired => "CertificateExpired",
+        Refusal::UnknownIssuer => "UnknownIssuer",
+        Refusal::OutOfScope => "OutOfScope",
     }
 }
 

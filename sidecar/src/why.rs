@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use campfire_fire::status::ServerState;
 use campfire_mesh::io::WhyNotDirect;
 use campfire_mesh::status::{PathKind, Peer};
+use campfire_protocol::certificate::Refusal;
 use campfire_text::printable;
 
 use crate::report::{Report, label};
-use crate::show::{full_name, milliseconds, names, path, span};
+use crate::show::{full_name, milliseconds, names, path, refused, span};
 
 /// Peers that `wanted` may mean: those it names exactly, or as a table does, else those whose name or key begins with it.
 pub fn find<'a>(report: &'a Report, wanted: &str) -> Vec<&'a Peer> {
@@ -134,7 +135,9 @@ fn narrow(out: &mut String, mtu: u16) {
 }
 
 fn no_path(out: &mut String, report: &Report, peer: &Peer) {
-    if !report.camped() {
+    if let Some(refusal) = peer.refusal.filter(|_| peer.last_handshake_ms.is_some()) {
+        not_let_in(out, refusal);
+    } else if !report.camped() {
         let _ = writeln!(out, "This peer camps on no server at present, so nobody new can be met:");
         for server in report.status.servers.iter().filter(|server| server.state != ServerState::Camped) {
             let problem = server.problem.as_deref().unwrap_or("does not answer");
@@ -145,6 +148,18 @@ fn no_path(out: &mut String, report: &Report, peer: &Peer) {
     } else {
         let _ = writeln!(out, "It may have left without a word, or have no server in common with this peer any more.");
     }
+}
+
+/// It has a session, and nothing passes.
+fn not_let_in(out: &mut String, refusal: Refusal) {
+    let _ = writeln!(out, "It is not let in ({}): {}.", refused(refusal), refusal.sentence());
+    let help = match refusal {
+        Refusal::NotCertified => "A URI that `campfire uri --for NAME` made for it. The key alone lets nobody into this mesh.",
+        Refusal::CertificateExpired => "Look whether its issuer still certifies (a laptop's URI ends too), and what both clocks show.",
+        Refusal::UnknownIssuer => "Look whether both know the same root: root= in the URI at either side.",
+        Refusal::OutOfScope => "Another delegation: name, namespace and routes are as its issuer was told that they may be.",
+    };
+    let _ = writeln!(out, "What would help: {help}");
 }
 
 fn side(candidates: &[std::net::SocketAddr], symmetric: bool) -> String {

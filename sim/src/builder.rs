@@ -375,6 +375,11 @@ impl World {
         self.pings[ping]
     }
 
+    /// How many pings of one peer's have come to another, whether they were answered or not.
+    pub fn pings_that_came(&self, from: PeerRef, to: PeerRef) -> usize {
+        self.pings.iter().filter(|ping| (ping.from, ping.to) == (from, to) && ping.reached.is_some()).count()
+    }
+
     /// What became of a flow's pings so far.
     pub fn report(&self, flow: FlowRef) -> FlowReport {
         self.report_since(flow, Time::default())

@@ -93,7 +93,7 @@ const STEPS: [Step; 3] =
 
 fn hold(world: &mut World, peer: PeerRef, step: Step) {
     let keys = step.iter().map(|&(key, mode)| KeyEntry { keys: world.keys(key), mode }).collect();
-    world.reconfigure(peer, Reconfigure { fire: CampChange { keys: Some(keys), ..CampChange::default() }, accepted_routes: None });
+    world.reconfigure(peer, Reconfigure { fire: CampChange { keys: Some(keys), ..CampChange::default() }, ..Reconfigure::default() });
 }
 
 /// Two that need a relay, and one that does not.

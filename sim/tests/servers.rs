@@ -113,7 +113,7 @@ fn a_changed_server_list_loses_no_ping_and_strands_nobody() {
     for &peer in &peers {
         world.reconfigure(
             peer,
-            Reconfigure { fire: CampChange { servers: Some(new_list.clone()), ..CampChange::default() }, accepted_routes: None },
+            Reconfigure { fire: CampChange { servers: Some(new_list.clone()), ..CampChange::default() }, ..Reconfigure::default() },
         );
         world.run_for(secs(30));
         // Who knows the new servers alone meets those who were told, and the others are not lost to those.

@@ -176,7 +176,9 @@ impl<T: Tunnels> Datapath<T> {
 
     /// Takes a new table in place of the one before; what waited and has a way now is sent.
     pub fn set_table(&mut self, now: Time, table: Table, shell: &mut impl Shell) {
-        self.linked = table.addressing.allowed.iter().any(|allowed| !allowed.is_empty());
+        // Somebody who has no address here, because nothing is let in from there, has a session all the same.
+        let Table { addressing, ways, .. } = &table;
+        self.linked = addressing.allowed.iter().any(|allowed| !allowed.is_empty()) || ways.iter().any(|way| way.path.is_some());
         self.table = table;
         self.release(now, shell);
     }

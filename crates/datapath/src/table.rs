@@ -35,7 +35,7 @@ pub struct Addressing {
     /// Routes that we offer others.
     pub offered: Vec<IpNet>,
     /// By [`LinkId`], the peer's own addresses and accepted routes: a packet with another source is dropped and counted. Empty where
-    /// no link is.
+    /// no link is, and where nothing is let in from the peer.
     pub allowed: Vec<Vec<IpNet>>,
     /// Overlay addresses (hosts) and whose they are.
     pub hosts: HashMap<IpAddr, LinkId>,
@@ -92,7 +92,7 @@ impl Table {
         self.servers.get(via).copied()
     }
 
-    /// Links have ids below this.
+    /// Links from which something is let in have ids below this.
     #[inline]
     pub fn links(&self) -> usize {
         self.addressing.allowed.len()

@@ -46,6 +46,11 @@ impl Clock {
         self.own = distance(now, wall);
     }
 
+    /// Our own wall clock.
+    pub(crate) fn own(&self, now: Time) -> UnixMillis {
+        reading(now, self.own)
+    }
+
     /// A server's clock, from an answer with its integrity that took `rtt`.
     pub(crate) fn learn(&mut self, now: Time, server: ServerSlot, wall: UnixMillis, rtt: Duration) {
         let half = u64::try_from(rtt.as_millis() / 2).unwrap_or(0);

@@ -109,6 +109,12 @@ impl Fire {
         self.hearth.clock.now(now)
     }
 
+    /// Our own wall clock, and that as corrected by what servers say: what is to be bound to a time holds if it does by one of them, so that
+    /// no server alone ends anything.
+    pub fn clocks(&self, now: Time) -> [UnixMillis; 2] {
+        [self.hearth.clock.own(now), self.unix_now(now)]
+    }
+
     /// What was counted.
     pub fn counters(&self) -> &Counters {
         &self.hearth.counters

@@ -1,6 +1,7 @@
 //! What a peer is told: what its place at the fire needs, and what it may do with others. Validated by whoever builds it (the
 //! shell parses flags and files once); the mesh only clamps what would break its bounds.
 
+use campfire_protocol::certificate::{Chain, RootPublic};
 use campfire_protocol::identity::Identity;
 use campfire_protocol::key::Keys;
 use campfire_protocol::server::Server;
@@ -37,6 +38,15 @@ impl Default for Limits {
     }
 }
 
+/// Who belongs to a certified mesh, and what shows that we do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Whose word counts: at least one; two while the root changes.
+    pub roots: Vec<RootPublic>,
+    /// What we show to others; `None`: not certified yet, nobody lets us in.
+    pub chain: Option<Chain>,
+}
+
 /// All that one peer is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -52,6 +62,8 @@ pub struct Config {
     pub mtu: u16,
     /// Bounds.
     pub limits: Limits,
+    /// `None`: the mesh is open to whoever holds its key.
+    pub membership: Option<Membership>,
 }
 
 impl Config {
@@ -64,6 +76,7 @@ impl Config {
             idle_close_ms: IDLE_CLOSE_MS,
             mtu: MTU,
             limits: Limits::default(),
+            membership: None,
         }
     }
 }
@@ -75,4 +88,6 @@ pub struct Reconfigure {
     pub fire: campfire_fire::config::Reconfigure,
     /// New routes accepted.
     pub accepted_routes: Option<Vec<IpNet>>,
+    /// Other roots, or a new chain.
+    pub membership: Option<Membership>,
 }

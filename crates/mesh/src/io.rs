@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use campfire_datapath::command::Command;
 use campfire_datapath::table::Traffic;
 use campfire_protocol::carrier::Path;
+use campfire_protocol::certificate::Refusal;
 use campfire_tunnel::LinkId;
 
 use crate::ping::{Ping, Pong};
@@ -67,6 +68,8 @@ pub enum Notice {
     PathChanged { peer: String, path: String, reason: Option<WhyNotDirect> },
     /// A peer said goodbye or fell silent.
     PeerGone { peer: String, reason: String },
+    /// A peer is not let in.
+    PeerRefused { peer: String, reason: Refusal },
     /// A problem that somebody should act on: what is wrong and what to do about it.
     Problem { text: String },
 }

@@ -23,6 +23,7 @@ mod budget;
 mod candidates;
 pub mod config;
 mod fresh;
+mod gate;
 pub mod io;
 mod link;
 mod links;
@@ -142,6 +143,11 @@ impl Mesh {
     /// The servers that are known, to be tried.
     pub fn targets(&self, now: Time) -> Targets {
         self.fire.targets(now)
+    }
+
+    /// The wall clock, corrected by what servers say.
+    pub fn unix_now(&self, now: Time) -> UnixMillis {
+        self.fire.unix_now(now)
     }
 
     /// What this peer knows, for people.

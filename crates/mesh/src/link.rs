@@ -14,19 +14,21 @@ use campfire_protocol::carrier::{Path, ServerSlot, SocketId};
 use campfire_protocol::control::Control;
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::key::{Fingerprint, Keys};
-use campfire_protocol::time::Time;
+use campfire_protocol::time::{Time, UnixMillis, UnixSeconds};
 use campfire_tunnel::LinkId;
 use ipnet::IpNet;
 use rand_core::RngCore as _;
 
 use crate::candidates::canonical;
+use crate::gate::Gate;
 use crate::io::{Notice, WhyNotDirect};
 use crate::liveness::Liveness;
 use crate::paths::{Pair, Paths};
 use crate::ping;
 use crate::punch::{Punch, Step};
 use crate::relays::Relays;
-use crate::shared::Cx;
+use crate::roll::LONG;
+use crate::shared::{Cx, Shared};
 use crate::table::Claim;
 
 /// Handshakes are started again after these, then every half minute.
@@ -111,6 +113,8 @@ pub(crate) struct Link {
     pub(crate) session: Session,
     pub(crate) ipv4: Option<Ipv4Addr>,
     pub(crate) routes: Vec<IpNet>,
+    /// Whether it is let in.
+    pub(crate) gate: Gate,
     /// The key that the pair uses.
     pub(crate) fingerprint: Option<Fingerprint>,
     pub(crate) relays: Relays,
@@ -165,6 +169,7 @@ impl Link {
             session: announcement.session,
             ipv4: None,
             routes: Vec::new(),
+            gate: Gate::default(),
             fingerprint: None,
             relays: Relays::default(),
             paths: Paths::default(),
@@ -205,6 +210,9 @@ impl Link {
         }
         link.happened(cx.now, "learned of it at the fire");
         link.seats_changed(cx);
+        if cx.shared.membership.is_some() {
+            cx.shared.patient_until = Some(cx.now + LONG);
+        }
         cx.shared.changed.addressing = true;
         link
     }
@@ -245,12 +253,22 @@ impl Link {
         self.session = announcement.session;
         self.ipv4 = announcement.ipv4;
         self.routes.clone_from(&announcement.routes);
-        self.name = if announcement.name.is_empty() { short(&self.wireguard) } else { announcement.name.clone() };
+        if self.gate.certified().is_none() {
+            self.name = if announcement.name.is_empty() { short(&self.wireguard) } else { announcement.name.clone() };
+        }
     }
 
-    /// The addresses and routes that it claims.
-    pub(crate) fn claim(&self) -> Claim<'_> {
-        Claim { link: self.id, peer: self.peer, session: self.session, address: self.address, ipv4: self.ipv4, routes: &self.routes }
+    /// The addresses and routes that it claims, as its announcement or, in a certified mesh, its certificate says; none while its gate is
+    /// shut.
+    pub(crate) fn claim(&self, shared: &Shared) -> Option<Claim<'_>> {
+        let open =
+            Claim { link: self.id, peer: self.peer, seniority: self.session, address: self.address, ipv4: self.ipv4, routes: &self.routes };
+        if shared.membership.is_none() {
+            return Some(open);
+        }
+        let certified = self.gate.certified()?;
+        let (ipv4, routes) = (certified.peer().ipv4, &certified.peer().routes);
+        Some(Claim { seniority: born(certified.since()), ipv4, routes, ..open })
     }
 
     /// The newest key that both hold, newest in the order of the side with the lower key: so both choose the same one.
@@ -395,6 +413,9 @@ impl Link {
 
     /// Says something in the tunnel.
     pub(crate) fn say(&mut self, cx: &mut Cx<'_>, control: &Control) {
+        if !self.passes(cx.shared, control) {
+            return;
+        }
         let payload = control.encode();
         let Some(path) = self.path else {
             if self.waiting_controls.len() < MAX_WAITING {
@@ -426,12 +447,20 @@ impl Link {
         }
         self.last_data = cx.now;
         self.happened(cx.now, "session established");
-        self.punch.restart(self.lower, cx.now);
         if self.path.is_none() {
             // The answer to our Bind is on its way; or the table must show the way anew.
             self.choose_relay(cx);
         }
         self.update_path(cx);
+        self.introduce(cx);
+        if self.is_open(cx.shared) {
+            self.begin(cx);
+        }
+    }
+
+    /// There is a session, and the gate is open: from here on all that links do is done.
+    pub(crate) fn begin(&mut self, cx: &mut Cx<'_>) {
+        self.punch.restart(self.lower, cx.now);
         self.notice(cx);
         if cx.shared.forbidden {
             let candidates = cx.own_candidates(SocketId(0));
@@ -545,10 +574,11 @@ impl Link {
             self.look_at = None;
             self.seats_changed(cx);
         }
-        if self.established.is_some() {
+        self.tend_gate(cx);
+        if self.established.is_some() && self.is_open(cx.shared) {
             self.ping(cx);
+            self.check_size(cx);
         }
-        self.check_size(cx);
         for pair in self.paths.full_again(now) {
             self.probe(cx, Target::Direct(pair), true);
         }
@@ -604,13 +634,14 @@ impl Link {
 
     /// When something is due.
     pub(crate) fn due(&self, cx: &Cx<'_>) -> Option<Time> {
+        let open = self.established.is_some() && self.is_open(cx.shared);
         let relay_ping = match self.path {
-            Some(Path::Relay { .. }) if self.established.is_some() => self.relays.ping_due(),
+            Some(Path::Relay { .. }) if open => self.relays.ping_due(),
             _ => None,
         };
         let size = match self.size {
-            Size::Checking { next, .. } => Some(next),
-            Size::Fine => None,
+            Size::Checking { next, .. } if open => Some(next),
+            Size::Checking { .. } | Size::Fine => None,
         };
         let idle = (!cx.shared.eager).then_some(self.last_data + cx.shared.idle_close);
         let gone = (self.departed && self.established.is_none()).then_some(cx.now);
@@ -622,6 +653,7 @@ impl Link {
             size,
             self.paths.due(),
             self.punch.due(),
+            self.gate.due(self.established.is_some()),
             idle,
             gone,
         ];
@@ -634,7 +666,7 @@ impl Link {
 
     /// Our own addresses changed: the peer is told, and a pause need not be sat out.
     pub(crate) fn own_changed(&mut self, cx: &mut Cx<'_>) {
-        if self.established.is_some() {
+        if self.established.is_some() && self.is_open(cx.shared) {
             let candidates = cx.own_candidates(SocketId(0));
             self.say(cx, &candidates);
             self.punch.hurry(self.lower, cx.now + NEWCOMER);
@@ -643,7 +675,7 @@ impl Link {
 
     /// A socket is gone.
     pub(crate) fn socket_closed(&mut self, cx: &mut Cx<'_>, socket: SocketId) {
-        if self.paths.close(socket) && self.paths.current().is_none() {
+        if self.paths.close(socket) && self.paths.current().is_none() && self.is_open(cx.shared) {
             self.punch.restart(self.lower, cx.now + NEWCOMER);
         }
         self.update_path(cx);
@@ -703,6 +735,11 @@ impl Link {
             }
         }
     }
+}
+
+/// Seniority by the time at which a peer was born, in place of the run's.
+pub(crate) fn born(UnixSeconds(born): UnixSeconds) -> Session {
+    Session { started: UnixMillis(born.saturating_mul(1_000)), nonce: 0 }
 }
 
 /// A key's first characters, for people.

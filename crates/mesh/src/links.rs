@@ -11,6 +11,7 @@ use campfire_fire::io::Input as Carried;
 use campfire_fire::{Fire, FireEvent, Learned, Seat};
 use campfire_protocol::announce::{Announcement, Session};
 use campfire_protocol::carrier::{Path, Via};
+use campfire_protocol::certificate::Chain;
 use campfire_protocol::control::Control;
 use campfire_protocol::identity::PublicKey;
 use campfire_protocol::time::Time;
@@ -20,9 +21,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
 use crate::candidates::{Candidates, MAIN_SOCKETS};
-use crate::config::{Config, DirectPolicy, Reconfigure};
+use crate::config::{Config, DirectPolicy, Membership, Reconfigure};
 use crate::io::Notice;
-use crate::link::{Link, Route, Verdict};
+use crate::link::{Link, Route, Verdict, born};
 use crate::roll::Roll;
 use crate::shared::{Cx, Shared, full_size};
 use crate::table::{Claim, OwnClaim, Rules};
@@ -95,7 +96,8 @@ impl Links {
         shared.full_size = full_size(config.mtu);
         shared.forbidden = config.direct == DirectPolicy::Forbid;
         shared.idle_close = Duration::from_millis(config.idle_close_ms.max(1_000));
-        let own_claim = OwnClaim { peer: own, session: Session::default(), ipv4: None };
+        shared.membership.clone_from(&config.membership);
+        let own_claim = OwnClaim { peer: own, seniority: Session::default(), ipv4: None };
         Self {
             config,
             shared,
@@ -172,6 +174,13 @@ impl Links {
         if let Some(routes) = &change.fire.routes {
             self.shared.rules.offered.clone_from(routes);
             self.shared.changed.addressing = true;
+        }
+        if let Some(membership) = &change.membership
+            && self.shared.membership.as_ref() != Some(membership)
+        {
+            self.shared.membership = Some(membership.clone());
+            self.shared.changed.addressing = true;
+            self.each(now, fire, Link::membership_changed);
         }
         if let Some(keys) = &change.fire.keys {
             self.config.fire.keys.clone_from(keys);
@@ -272,7 +281,8 @@ impl Links {
         if self.sweep_at <= now {
             self.sweep(now);
         }
-        let found_within = self.roll.found_within(now, fire.large());
+        let patient = self.shared.patient_until.take_if(|until| *until <= now).is_none() && self.shared.patient_until.is_some();
+        let found_within = self.roll.found_within(now, fire.large() || patient);
         self.table.version += u64::from(found_within != self.table.found_within);
         self.table.found_within = found_within;
     }
@@ -292,6 +302,7 @@ impl Links {
             initiation,
             self.tell_at,
             self.roll.due(),
+            self.shared.patient_until,
             busy.then_some(self.sweep_at),
         ];
         dues.into_iter().flatten().min()
@@ -300,7 +311,7 @@ impl Links {
     /// Brings the table up to date: of its parts, those that changed.
     pub(crate) fn publish(&mut self, fire: &Fire) {
         let first = self.table.version == 0;
-        let own = OwnClaim { peer: self.shared.own, session: fire.session(), ipv4: fire.ipv4() };
+        let own = self.own_claim(fire);
         let addressed = std::mem::take(&mut self.shared.changed.addressing) || first || self.own_claim != own;
         if addressed {
             self.own_claim = own;
@@ -318,6 +329,15 @@ impl Links {
         self.table.version += u64::from(addressed || moved || reached);
     }
 
+    /// What we claim: what we announce or, in a certified mesh, what of it is certified.
+    fn own_claim(&self, fire: &Fire) -> OwnClaim {
+        let announced = OwnClaim { peer: self.shared.own, seniority: fire.session(), ipv4: fire.ipv4() };
+        let Some(Membership { roots: _, chain }) = &self.shared.membership else { return announced };
+        let certified = chain.as_ref().map(Chain::peer);
+        let ipv4 = announced.ipv4.filter(|address| certified.is_some_and(|peer| peer.ipv4 == Some(*address)));
+        OwnClaim { seniority: certified.map_or(announced.seniority, |peer| born(peer.born)), ipv4, ..announced }
+    }
+
     /// Who has our IPv4 address, for people, if somebody has.
     pub(crate) fn ipv4_taken_by(&self) -> Option<String> {
         let (link, address) = self.ipv4_taken.zip(self.own_claim.ipv4)?;
@@ -327,7 +347,7 @@ impl Links {
 
     /// Decides anew whose addresses and routes are whose.
     fn readdress(&mut self) {
-        let claims: Vec<Claim<'_>> = self.slots.iter().flatten().map(|link| link.claim()).collect();
+        let claims: Vec<Claim<'_>> = self.slots.iter().flatten().filter_map(|link| link.claim(&self.shared)).collect();
         let (addressing, taken) = self.shared.rules.addressing(&self.own_claim, &claims);
         if std::mem::replace(&mut self.ipv4_taken, taken).is_none()
             && let Some(text) = self.ipv4_taken_by()

@@ -7,15 +7,16 @@ use std::time::Duration;
 use campfire_datapath::command::Command;
 use campfire_fire::{Fire, FireEvent, Learned, Seat};
 use campfire_protocol::announce::{Announcement, NO_TUNNEL, Session};
-use campfire_protocol::carrier::{Path, ServerSlot, SocketId};
+use campfire_protocol::carrier::{Path, ServerSlot, SocketId, Via};
+use campfire_protocol::certificate::{Chain, Mandate, Namespaces, PeerCertificate, Refusal, Rights, RootKey, Scope};
 use campfire_protocol::control::Control;
-use campfire_protocol::identity::{Identity, ipv4_in_pool};
+use campfire_protocol::identity::{Identity, PublicKey, ipv4_in_pool};
 use campfire_protocol::key::Psk;
-use campfire_protocol::time::{Time, UnixMillis};
+use campfire_protocol::time::{Time, UnixMillis, UnixSeconds};
 use campfire_protocol::wire::MemberId;
 use campfire_tunnel::LinkId;
 
-use crate::config::{Config, Reconfigure};
+use crate::config::{Config, Membership, Reconfigure};
 use crate::io::{Input, Output};
 use crate::links::Links;
 
@@ -232,6 +233,98 @@ fn red_8_who_is_looked_for_by_ipv4_is_not_found_in_a_made_up_claim() {
     }
 }
 
+#[test]
+fn whichever_way_a_session_came_and_speaks_nothing_passes_before_a_chain_that_holds() {
+    let remote = "192.0.2.9:1".parse().unwrap();
+    let via = Via::Udp { socket: SocketId(0), remote: "192.0.2.1:3478".parse().unwrap() };
+    let relay = |channel| Path::Relay { server: ServerSlot(0), via, channel };
+    // Directly, on a bound channel, as ChannelData that came as a Signal.
+    for path in [Path::Direct { socket: SocketId(0), remote }, relay(0x4001), relay(0)] {
+        let mut bench = Bench::new();
+        bench.certify();
+        let peer = announcement(1, 1).public_key;
+        let address = IpAddr::V6(bench.links.shared.rules.network.address(&peer));
+        bench.learn(1, Learned::Camp, 1);
+        bench.input(Input::Handshake { path, message: &[1; 148], initiator: Some(peer.x25519()) });
+        // And once more, as a rekey.
+        for _ in 0..2 {
+            bench.establish(LinkId(0));
+            for control in [
+                Control::Candidates { addresses: vec![remote], symmetric: false, udp_blocked: false, forbidden: false, generation: 1 },
+                Control::Punch { attempt: 1 },
+                Control::Probe { id: 7, size: 0 },
+                Control::Chain { chain: vec![7; 100], held: None },
+                chain_of(Identity::from_seed(&[77; 32]).public()),
+            ] {
+                bench.input(Input::Control { link: LinkId(0), path, payload: &control.encode() });
+            }
+        }
+        bench.run(at(30_000));
+        bench.links.publish(&bench.fire);
+        let link = bench.links.iter().next().unwrap();
+        assert!(link.told.is_none() && link.gate.refusal(&bench.links.shared) == Some(Refusal::NotCertified));
+        assert_eq!(bench.links.table().link_to(&address), None);
+        assert!(!bench.links.table().allows(LinkId(0), &address));
+        let said = bench.said();
+        assert!(said.iter().all(|control| matches!(control, Control::Chain { .. })), "{path:?}: {said:?}");
+
+        bench.input(Input::Control { link: LinkId(0), path, payload: &chain_of(peer).encode() });
+        bench.links.publish(&bench.fire);
+        assert!(bench.links.table().link_to(&address) == Some(LinkId(0)) && bench.links.table().allows(LinkId(0), &address));
+    }
+}
+
+#[test]
+fn a_flood_of_chains_is_looked_at_ten_times_a_second() {
+    let mut bench = Bench::new();
+    bench.certify();
+    bench.learn(1, Learned::Camp, 1);
+    let path = Path::Direct { socket: SocketId(0), remote: "192.0.2.9:1".parse().unwrap() };
+    bench.establish(LinkId(0));
+    let stolen = chain_of(Identity::from_seed(&[77; 32]).public()).encode();
+    for ms in 0..1_000 {
+        bench.run(at(ms));
+        bench.input(Input::Control { link: LinkId(0), path, payload: &stolen });
+    }
+    let counted = |what| bench.links.shared.counters.values().find(|(name, _)| *name == what).map(|(_, count)| count);
+    assert_eq!((counted("refused_not_certified"), counted("chains_withheld")), (Some(10), Some(990)));
+}
+
+/// What a peer shows that a root has let in.
+fn chain_of(identity: PublicKey) -> Control {
+    Control::Chain { chain: chain(identity).to_bytes(), held: None }
+}
+
+fn chain(identity: PublicKey) -> Chain {
+    let mandate = Mandate {
+        scope: Scope::Cluster("paris".into()),
+        rights: Rights { certify: true, ..Rights::default() },
+        namespaces: Namespaces::All,
+        routes: vec![],
+        from: UnixSeconds(0),
+        until: UnixSeconds(1_000_000),
+    };
+    let peer = PeerCertificate {
+        identity,
+        name: "web-0".into(),
+        namespace: "shop".into(),
+        cluster: None,
+        pod: None,
+        service_account: None,
+        labels: vec![],
+        ipv4: None,
+        routes: vec![],
+        born: UnixSeconds(0),
+        issued: UnixSeconds(0),
+        until: UnixSeconds(1_000),
+    };
+    root().delegate(Identity::from_seed(&[2; 32]), mandate).unwrap().certify(peer).unwrap()
+}
+
+fn root() -> RootKey {
+    RootKey::from_seed(&[1; 32])
+}
+
 struct Bench {
     now: Time,
     fire: Fire,
@@ -246,6 +339,24 @@ impl Bench {
         let fire = Fire::new(&config.fire, [0; 32], at(0), UnixMillis(1));
         let links = Links::new(config, [0; 32], at(0));
         Self { now: at(0), fire, links }
+    }
+
+    /// The mesh has a root, and we are let in.
+    fn certify(&mut self) {
+        let membership = Membership { roots: vec![root().public()], chain: Some(chain(self.links.shared.own)) };
+        let change = Reconfigure { membership: Some(membership), ..Reconfigure::default() };
+        self.links.reconfigure(self.now, &mut self.fire, &change);
+    }
+
+    /// What was said in tunnels since asked last.
+    fn said(&mut self) -> Vec<Control> {
+        let out = std::mem::take(&mut self.links.shared.out);
+        out.into_iter()
+            .filter_map(|output| match output {
+                Output::Data(Command::SendControl { payload, .. }) => Some(Control::decode(&payload).unwrap().unwrap()),
+                _ => None,
+            })
+            .collect()
     }
 
     fn run(&mut self, now: Time) {

@@ -27,7 +27,7 @@ const SIZE_AGAIN: Duration = Duration::from_millis(400);
 impl Link {
     /// The peer shows itself under an address that is not known to work: a peer-reflexive one, or its NAT's mapping moved.
     pub(crate) fn surprise(&mut self, cx: &mut Cx<'_>, pair: Pair) {
-        if cx.shared.forbidden || !cx.shared.candidates.usable(pair.remote) {
+        if cx.shared.forbidden || !self.is_open(cx.shared) || !cx.shared.candidates.usable(pair.remote) {
             return;
         }
         if self.paths.surprise(cx.now, pair) {
@@ -43,6 +43,9 @@ impl Link {
     }
 
     pub(crate) fn probe(&mut self, cx: &mut Cx<'_>, target: Target, full: bool) {
+        if !self.is_open(cx.shared) {
+            return;
+        }
         let path = match target {
             Target::Direct(pair) => Some(pair.path()),
             Target::Relay(server) => self.relays.path_on(server),
@@ -89,6 +92,10 @@ impl Link {
 
     /// A control packet came out of the tunnel.
     pub(crate) fn control(&mut self, cx: &mut Cx<'_>, path: Path, control: Control, length: usize) -> Verdict {
+        if !self.passes(cx.shared, &control) {
+            cx.shared.counters.count("controls_at_a_shut_gate");
+            return Verdict::Keep;
+        }
         if let Control::ProbeReply { id, .. } = control
             && self.pong(cx, path, id)
         {
@@ -127,6 +134,7 @@ impl Link {
             Control::Probe { id, size } => self.answer_probe(cx, path, id, usize::from(size).min(length) as u16),
             Control::ProbeReply { id, observed, .. } => self.probe_answered(cx, path, id, observed),
             Control::Goodbye => return Verdict::Goodbye,
+            Control::Chain { chain, held } => self.chain_shown(cx, &chain, held),
         }
         Verdict::Keep
     }

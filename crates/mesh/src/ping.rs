@@ -62,7 +62,7 @@ pub struct Answer {
 pub enum NotAsked {
     /// Nobody is known to have the address.
     Unknown,
-    /// There is no session, or no path. One is made on demand.
+    /// There is no session, or no path (one is made on demand), or the peer is not let in.
     NotConnected,
     /// Too many are out.
     Busy,
@@ -97,7 +97,7 @@ impl Links {
 
 impl Link {
     pub(crate) fn ask_answer(&mut self, cx: &mut Cx<'_>, ping: Ping) {
-        let Some(path) = self.path.filter(|_| self.established.is_some()) else {
+        let Some(path) = self.path.filter(|_| self.established.is_some() && self.is_open(cx.shared)) else {
             return not_asked(cx.shared, ping, NotAsked::NotConnected);
         };
         while self.pings.front().is_some_and(|out| cx.now.since(out.at) > PING_LIFE) {

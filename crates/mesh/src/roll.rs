@@ -11,7 +11,7 @@ const COMPLETE: Duration = Duration::from_secs(5);
 /// Of a small room all are known, but for who comes this very moment.
 const SMALL: Duration = Duration::from_secs(1);
 /// In a large room everybody is looked for, and after a second at other servers too.
-const LARGE: Duration = Duration::from_secs(5);
+pub(crate) const LONG: Duration = Duration::from_secs(5);
 
 /// Where we camp, and since when.
 #[derive(Debug, Default)]
@@ -44,11 +44,12 @@ impl Roll {
     }
 
     /// How long it takes until somebody who is asked for has a link; `None` while that cannot be known.
-    pub(crate) fn found_within(&mut self, now: Time, large: bool) -> Option<Duration> {
+    /// `long`: in a large room, and while somebody's certificate may be on its way.
+    pub(crate) fn found_within(&mut self, now: Time, long: bool) -> Option<Duration> {
         if self.complete_at.take_if(|at| *at <= now).is_some() {
             self.complete = true;
         }
-        self.complete.then_some(if large { LARGE } else { SMALL })
+        self.complete.then_some(if long { LONG } else { SMALL })
     }
 }
 
@@ -63,7 +64,7 @@ mod tests {
         assert!(roll.camped(at(60), ServerSlot(0), 0) && !roll.camped(at(61), ServerSlot(0), 0) && roll.camped(at(62), ServerSlot(1), 0));
         assert_eq!((roll.found_within(at(64), false), roll.due()), (None, Some(at(65))));
         assert_eq!((roll.found_within(at(65), false), roll.due()), (Some(SMALL), None));
-        assert_eq!(roll.found_within(at(65), true), Some(LARGE));
+        assert_eq!(roll.found_within(at(65), true), Some(LONG));
         // One of two servers still says who is there; without both nobody does.
         roll.lost(ServerSlot(0));
         assert_eq!(roll.found_within(at(70), false), Some(SMALL));

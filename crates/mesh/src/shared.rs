@@ -15,7 +15,7 @@ use rand_core::RngCore as _;
 
 use crate::budget::Budget;
 use crate::candidates::Candidates;
-use crate::config::MTU;
+use crate::config::{MTU, Membership};
 use crate::fresh::FreshSockets;
 use crate::io::{Notice, Output};
 use crate::pacing::Pacing;
@@ -75,6 +75,10 @@ pub(crate) struct Shared {
     pub(crate) own: PublicKey,
     /// What decides about addresses and routes.
     pub(crate) rules: Rules,
+    /// Who may come in; `None`: whoever holds the key.
+    pub(crate) membership: Option<Membership>,
+    /// Until then a peer that has a link may be without an address because its certificate is on its way.
+    pub(crate) patient_until: Option<Time>,
     /// Direct paths are forbidden by configuration.
     pub(crate) forbidden: bool,
     /// Links are made to everybody and kept; else on demand, and closed after idling.
@@ -146,6 +150,8 @@ impl Shared {
             wireguard: own.x25519(),
             own,
             rules,
+            membership: None,
+            patient_until: None,
             forbidden: false,
             eager: true,
             idle_close: Duration::from_mins(5),

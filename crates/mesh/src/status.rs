@@ -11,9 +11,11 @@ use campfire_fire::Fire;
 use campfire_fire::status::Server;
 use campfire_protocol::announce::Announcement;
 use campfire_protocol::carrier::{Path, SocketId};
+use campfire_protocol::certificate::Refusal;
 use campfire_protocol::time::Time;
 use serde::{Deserialize, Serialize};
 
+use crate::gate;
 use crate::io::WhyNotDirect;
 use crate::link::Link;
 use crate::links::Links;
@@ -42,13 +44,15 @@ pub enum Problem {
     IdentityShared(&'static str),
     /// Another peer has its IPv4 address.
     AddressTaken(String),
+    /// In a certified mesh, its certificate lets it in nowhere.
+    NotCertified(&'static str),
 }
 
 impl Problem {
     /// For people, with what to do about it.
     pub fn message(&self) -> &str {
         match self {
-            Self::IdentityShared(message) => message,
+            Self::IdentityShared(message) | Self::NotCertified(message) => message,
             Self::AddressTaken(message) => message,
         }
     }
@@ -112,7 +116,13 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// Accepted routes.
     pub routes: Vec<String>,
-    /// There is a session.
+    /// Names, IPv4 address and routes are certified. Never so in an open mesh: there they are what the peer claims.
+    #[serde(default)]
+    pub certified: bool,
+    /// In a certified mesh, why nothing passes to or from it, if nothing does.
+    #[serde(default)]
+    pub refusal: Option<Refusal>,
+    /// There is a session, and packets pass.
     pub connected: bool,
     /// How packets go.
     pub path: PathKind,
@@ -188,16 +198,19 @@ pub(crate) fn build(now: Time, links: &Links, fire: &Fire) -> Status {
     peers.sort_by(|a, b| (&a.name, &a.public_key).cmp(&(&b.name, &b.public_key)));
     let counters = links.shared.counters.values().chain(fire.counters().iter()).map(|(name, value)| (name.to_owned(), value)).collect();
     let shared = fire.identity_shared().map(Problem::IdentityShared);
-    let problems = shared.into_iter().chain(links.ipv4_taken_by().map(Problem::AddressTaken)).collect();
+    let uncertified = gate::own_fault(&links.shared, &fire.clocks(now)).map(Problem::NotCertified);
+    let problems = shared.into_iter().chain(links.ipv4_taken_by().map(Problem::AddressTaken)).chain(uncertified).collect();
     Status { own, problems, servers: fire.servers(now), peers, counters }
 }
 
 fn peer(now: Time, link: &Link, links: &Links, fire: &Fire, addressing: &Addressing) -> Peer {
     let announcement = fire.announcement(&link.peer);
     let shared = &links.shared;
-    let why = link.why(shared.standing(fire));
+    let refusal = link.gate.refusal(shared);
+    let certified = link.gate.certified().filter(|_| shared.membership.is_some());
+    let why = link.why(shared.standing(fire)).filter(|_| refusal.is_none());
     let ago = |at: Time| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
-    let connected = link.established.is_some() && !link.is_silent();
+    let connected = link.established.is_some() && !link.is_silent() && refusal.is_none();
     let (kind, endpoint, server) = way(fire, link.path.filter(|_| connected));
     let (mut addresses, mut routes) = (vec![IpAddr::V6(link.address)], Vec::new());
     for net in addressing.allowed.get(link.id.0 as usize).into_iter().flatten() {
@@ -212,18 +225,20 @@ fn peer(now: Time, link: &Link, links: &Links, fire: &Fire, addressing: &Address
     let display = |what: fn(&Announcement) -> &String| announcement.map(what).cloned().unwrap_or_default();
     Peer {
         name: link.name.clone(),
-        namespace: display(|announcement| &announcement.namespace),
-        cluster: display(|announcement| &announcement.cluster),
+        namespace: certified.map_or_else(|| display(|said| &said.namespace), |certified| certified.peer().namespace.clone()),
+        cluster: certified.map_or_else(|| display(|said| &said.cluster), |certified| certified.cluster().into_owned()),
         public_key: STANDARD.encode(link.wireguard),
         identity: link.peer.to_string(),
         addresses,
         routes,
+        certified: certified.is_some(),
+        refusal,
         connected,
         path: kind,
         endpoint,
         server,
         why_not_direct: why,
-        reason: reason(link, why, connected),
+        reason: reason(link, why, refusal, connected),
         rtt_ms: link.rtt().map(|rtt| rtt.as_secs_f64() * 1_000.0),
         last_handshake_ms: link.last_handshake.map(ago),
         last_received_ms: link.last_received.map(ago),
@@ -247,11 +262,14 @@ pub(crate) fn way(fire: &Fire, path: Option<Path>) -> (PathKind, Option<SocketAd
 }
 
 /// The state of a link in a sentence.
-fn reason(link: &Link, why: Option<WhyNotDirect>, connected: bool) -> Option<String> {
+fn reason(link: &Link, why: Option<WhyNotDirect>, refusal: Option<Refusal>, connected: bool) -> Option<String> {
     if link.established.is_none() {
         return Some(
             if link.path.is_some() { "no answer to our handshake yet" } else { "no common server carries packets to it at present" }.into(),
         );
+    }
+    if let Some(refusal) = refusal {
+        return Some(format!("not let in: {}", refusal.sentence()));
     }
     if !connected {
         return Some("does not answer at present".into());

@@ -25,7 +25,8 @@ pub(crate) struct Rules {
 pub(crate) struct Claim<'a> {
     pub(crate) link: LinkId,
     pub(crate) peer: PublicKey,
-    pub(crate) session: Session,
+    /// Of two claims to the same the lower counts: the run's session, or the birth that is certified.
+    pub(crate) seniority: Session,
     /// Follows from the key.
     pub(crate) address: Ipv6Addr,
     pub(crate) ipv4: Option<Ipv4Addr>,
@@ -36,7 +37,8 @@ pub(crate) struct Claim<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OwnClaim {
     pub(crate) peer: PublicKey,
-    pub(crate) session: Session,
+    /// See [`Claim::seniority`].
+    pub(crate) seniority: Session,
     pub(crate) ipv4: Option<Ipv4Addr>,
 }
 
@@ -65,23 +67,23 @@ impl Rules {
 
     /// Decides between all claims. Gives also the link that keeps our IPv4 address from us.
     pub(crate) fn addressing(&self, own: &OwnClaim, claims: &[Claim<'_>]) -> (Addressing, Option<LinkId>) {
-        // Of two that claim the same the older session keeps it, whatever the order in which we learned of them.
+        // Of two that claim the same the senior keeps it, whatever the order in which we learned of them.
         let mut ipv4: HashMap<Ipv4Addr, (Session, PublicKey, Option<LinkId>)> = HashMap::new();
         if let Some(address) = own.ipv4 {
-            ipv4.insert(address, (own.session, own.peer, None));
+            ipv4.insert(address, (own.seniority, own.peer, None));
         }
         let mut routes: BTreeMap<IpNet, (Session, PublicKey, LinkId)> = BTreeMap::new();
         for claim in claims {
             if let Some(address) = self.claimed(&claim.peer, claim.ipv4) {
-                let holder = ipv4.entry(address).or_insert((claim.session, claim.peer, Some(claim.link)));
-                if (claim.session, claim.peer) < (holder.0, holder.1) {
-                    *holder = (claim.session, claim.peer, Some(claim.link));
+                let holder = ipv4.entry(address).or_insert((claim.seniority, claim.peer, Some(claim.link)));
+                if (claim.seniority, claim.peer) < (holder.0, holder.1) {
+                    *holder = (claim.seniority, claim.peer, Some(claim.link));
                 }
             }
             for route in claim.routes.iter().map(IpNet::trunc).filter(|route| self.accepts(route)).take(8) {
-                let holder = routes.entry(route).or_insert((claim.session, claim.peer, claim.link));
-                if (claim.session, claim.peer) < (holder.0, holder.1) {
-                    *holder = (claim.session, claim.peer, claim.link);
+                let holder = routes.entry(route).or_insert((claim.seniority, claim.peer, claim.link));
+                if (claim.seniority, claim.peer) < (holder.0, holder.1) {
+                    *holder = (claim.seniority, claim.peer, claim.link);
                 }
             }
         }
@@ -274,11 +276,11 @@ mod tests {
     fn claim(link: u32, peer: u8, session: u64, routes: &[IpNet]) -> Claim<'_> {
         let session = Session { started: UnixMillis(session), nonce: 0 };
         let address = NetworkId([1, 2, 3, 4, 5]).address(&key(peer));
-        Claim { link: LinkId(link), peer: key(peer), session, address, ipv4: None, routes }
+        Claim { link: LinkId(link), peer: key(peer), seniority: session, address, ipv4: None, routes }
     }
 
     fn own(session: u64) -> OwnClaim {
-        OwnClaim { peer: key(9), session: Session { started: UnixMillis(session), nonce: 0 }, ipv4: None }
+        OwnClaim { peer: key(9), seniority: Session { started: UnixMillis(session), nonce: 0 }, ipv4: None }
     }
 
     fn key(n: u8) -> PublicKey {

@@ -17,7 +17,7 @@ const MAX_HISTORY: usize = 24;
 impl Link {
     /// Tells people, when something they would notice changed.
     pub(crate) fn notice(&mut self, cx: &mut Cx<'_>) {
-        if self.established.is_none() || self.path.is_none() {
+        if self.established.is_none() || self.path.is_none() || !self.is_open(cx.shared) {
             return;
         }
         let (remote, server) = match self.path {

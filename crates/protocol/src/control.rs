@@ -8,6 +8,8 @@ use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
 
 use crate::cbor::{self, Malformed, address_to_bytes};
+use crate::certificate::MAX_CHAIN;
+use crate::time::UnixSeconds;
 
 /// A message in the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,13 @@ pub enum Control {
     },
     /// I am leaving.
     Goodbye,
+    /// Who I am in a certified mesh, and what I know of you.
+    Chain {
+        /// My chain of certificates, unread; 1 to [`MAX_CHAIN`] bytes.
+        chain: Vec<u8>,
+        /// When the one of yours was issued that lets you in here; `None`: none does.
+        held: Option<UnixSeconds>,
+    },
 }
 
 /// Bytes that are no control message.
@@ -75,6 +84,7 @@ mod kind {
     pub const PROBE: u32 = 4;
     pub const PROBE_REPLY: u32 = 5;
     pub const GOODBYE: u32 = 6;
+    pub const CHAIN: u32 = 7;
 }
 
 const SYMMETRIC: u32 = 1;
@@ -119,6 +129,13 @@ impl Control {
                 .u16(*size)?
             }
             Self::Goodbye => encoder.array(1)?.u32(kind::GOODBYE)?,
+            Self::Chain { chain, held } => {
+                encoder.array(3)?.u32(kind::CHAIN)?.bytes(chain)?;
+                match held {
+                    Some(UnixSeconds(issued)) => encoder.u64(*issued)?,
+                    None => encoder.null()?,
+                }
+            }
         };
         Ok(())
     }
@@ -142,7 +159,7 @@ fn read(bytes: &[u8]) -> Result<Option<Control>, Malformed> {
     let needed = match kind {
         kind::GOODBYE => 1,
         kind::PUNCH => 2,
-        kind::PUNCH_ACK | kind::PROBE => 3,
+        kind::PUNCH_ACK | kind::PROBE | kind::CHAIN => 3,
         kind::CANDIDATES | kind::PROBE_REPLY => 4,
         _ => return Ok(None),
     };
@@ -174,6 +191,14 @@ fn read(bytes: &[u8]) -> Result<Option<Control>, Malformed> {
                 Some(cbor::address(decoder.bytes()?)?)
             };
             Control::ProbeReply { id, observed, size: decoder.u16()? }
+        }
+        kind::CHAIN => {
+            let chain = decoder.bytes()?;
+            if !(1..=MAX_CHAIN).contains(&chain.len()) {
+                return Err(Malformed);
+            }
+            let held = if decoder.datatype()? == Type::Null { None } else { Some(UnixSeconds(decoder.u64()?)) };
+            Control::Chain { chain: chain.to_vec(), held }
         }
         _ => Control::Goodbye,
     }))

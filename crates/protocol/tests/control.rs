@@ -1,7 +1,9 @@
 //! Control messages.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use campfire_protocol::certificate::MAX_CHAIN;
 use campfire_protocol::control::{Control, ControlError};
+use campfire_protocol::time::UnixSeconds;
 
 #[test]
 fn control_messages_survive() {
@@ -28,6 +30,14 @@ fn unknown_kinds_and_further_elements_are_ignored() {
     assert_eq!(Control::decode(&[]), Err(ControlError));
 }
 
+#[test]
+fn a_chain_is_as_large_as_one_can_be_and_no_larger() {
+    for (length, taken) in [(0, false), (1, true), (MAX_CHAIN, true), (MAX_CHAIN + 1, false)] {
+        let control = Control::Chain { chain: vec![7; length], held: None };
+        assert_eq!(Control::decode(&control.encode()).is_ok(), taken, "{length}");
+    }
+}
+
 fn all() -> Vec<Control> {
     let addresses = vec!["192.0.2.1:7".parse().unwrap(), "[2001:db8::1]:65535".parse().unwrap()];
     vec![
@@ -40,5 +50,7 @@ fn all() -> Vec<Control> {
         Control::ProbeReply { id: 5, observed: Some(addresses[1]), size: 99 },
         Control::ProbeReply { id: 5, observed: None, size: 0 },
         Control::Goodbye,
+        Control::Chain { chain: vec![7; 433], held: None },
+        Control::Chain { chain: vec![7], held: Some(UnixSeconds(1_800_000_000)) },
     ]
 }

@@ -247,6 +247,8 @@ pub enum ProblemReason {
     AddressTaken,
     /// What it was told does not go with the network where it runs.
     NetworkConflict,
+    /// In a certified mesh, its certificate lets it in nowhere.
+    NotCertified,
     /// As a sidecar of another version calls it: CamelCase.
     #[serde(untagged)]
     Other(String),
@@ -265,6 +267,7 @@ impl ProblemReason {
             Self::IdentityShared => "IdentityShared",
             Self::AddressTaken => "AddressTaken",
             Self::NetworkConflict => "NetworkConflict",
+            Self::NotCertified => "NotCertified",
             Self::Other(name) => name,
         }
     }

@@ -120,6 +120,7 @@ fn interface(report: &PeerReport) -> Option<Said> {
             | ProblemReason::IdentityShared
             | ProblemReason::AddressTaken
             | ProblemReason::NetworkConflict
+            | ProblemReason::NotCertified
             | ProblemReason::Other(_) => return None,
         };
         Some(Said::of(reason, clip(&problem.message, MAX_MESSAGE)))

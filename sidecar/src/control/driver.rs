@@ -318,7 +318,8 @@ impl Driver {
             warn!("{}", problem.message);
         }
         self.standing = reloaded.problems;
-        let Reconfigure { fire: CampChange { mut servers, heard, mut keys, routes, record }, accepted_routes } = reloaded.change;
+        let Reconfigure { fire: CampChange { mut servers, heard, mut keys, routes, record }, accepted_routes, membership } =
+            reloaded.change;
         if let Some(new) = servers.take_if(|new| *new != self.servers) {
             info!(servers = new.len(), "a new list of servers");
             self.servers.clone_from(&new);
@@ -334,7 +335,7 @@ impl Driver {
             info!(keys = ?names(new), "a new set of keys");
             self.keys.clone_from(new);
         }
-        let change = Reconfigure { fire: CampChange { servers, heard, keys, routes, record }, accepted_routes };
+        let change = Reconfigure { fire: CampChange { servers, heard, keys, routes, record }, accepted_routes, membership };
         self.mesh.handle(self.clock.now(), Input::Configure(Box::new(change)));
         info!("reloaded");
     }
@@ -346,6 +347,7 @@ impl Driver {
             let reason = match problem {
                 MeshProblem::IdentityShared(_) => ProblemReason::IdentityShared,
                 MeshProblem::AddressTaken(_) => ProblemReason::AddressTaken,
+                MeshProblem::NotCertified(_) => ProblemReason::NotCertified,
             };
             Problem { reason, message: problem.message().to_owned() }
         });
@@ -432,6 +434,7 @@ fn log(notice: &Notice) {
         Notice::PathChanged { peer, path, reason: None } => info!(peer, path, "path changed"),
         Notice::PathChanged { peer, path, reason: Some(reason) } => info!(peer, path, ?reason, "path changed"),
         Notice::PeerGone { peer, reason } => info!(peer, reason, "gone"),
+        Notice::PeerRefused { peer, reason } => warn!(peer, ?reason, "not let in: {}", reason.sentence()),
         Notice::Problem { text } => warn!("{text}"),
     }
 }

@@ -155,6 +155,7 @@ fn change(settings: &Settings, made: Option<&Made>) -> Result<Reloaded, BadConfi
                 record: None,
             },
             accepted_routes: Some(told.accepted_routes),
+            membership: None,
         },
         remarks: Vec::new(),
         problems: made.iter().filter_map(|made| made.outdated(settings)).collect(),
@@ -196,6 +197,7 @@ fn complete(
         idle_close_ms: IDLE_CLOSE_MS,
         mtu: settings.mtu.clamp(1280, 9000),
         limits: Limits::default(),
+        membership: None,
     };
     let own_node = state.join(init::TUN_NODE);
     Ok(config::PeerSettings {

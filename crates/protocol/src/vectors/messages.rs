@@ -9,7 +9,7 @@ use crate::credential::{campfire_key, push_key, user_name};
 use crate::key::Fingerprint;
 use crate::server::{Server, ServerTag};
 use crate::stun::{Message, TransactionId};
-use crate::time::UnixMillis;
+use crate::time::{UnixMillis, UnixSeconds};
 use crate::wire::{
     Auth, BindRequest, CampRequest, CampSuccess, Cursor, Ember, Entry, Failure, FindRequest, MemberId, MemberToken, SignalRequest,
     decode_entries, encode_success,
@@ -269,6 +269,8 @@ pub fn control() -> Value {
         Control::ProbeReply { id: 5, observed: Some(addresses[1]), size: 40 },
         Control::ProbeReply { id: 5, observed: None, size: 0 },
         Control::Goodbye,
+        Control::Chain { chain: vec![7; 24], held: None },
+        Control::Chain { chain: vec![7], held: Some(UnixSeconds(1_800_000_000)) },
     ];
     let list: Vec<Value> = all
         .into_iter()
@@ -289,6 +291,7 @@ pub fn control() -> Value {
             "nine addresses",
         ),
         ("84018145000000000000", "an address of five bytes"),
+        ("830740f6", "an empty chain"),
     ];
     for (bytes, why) in accepted {
         assert!(Control::decode(&hex::decode(bytes).unwrap()).is_ok(), "{why}");
