@@ -53,6 +53,9 @@ pub enum Command {
     /// Make a key, or what follows from one
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Make the root of a certified mesh, which says who may come in; or show what of it others may know
+    #[command(subcommand)]
+    Root(RootCommand),
     /// Write the camp:// URI: all that another peer needs to join
     Uri(UriArgs),
     /// In a pod: make what needs rights (identity, device, interface), for a sidecar that has none
@@ -460,6 +463,21 @@ pub enum KeyCommand {
     },
 }
 
+/// `campfire root`.
+#[derive(Debug, Subcommand)]
+pub enum RootCommand {
+    /// Print a new root. Whoever holds it decides who is let in: keep it where the key is not
+    #[command(after_long_help = "Example:\n  campfire root new > root && chmod 600 root")]
+    New,
+    /// Print the root's public key, which all peers know
+    #[command(after_long_help = "Example:\n  campfire root show --root-file root")]
+    Show {
+        /// A file with the root, readable by nobody else
+        #[arg(long, value_name = "FILE")]
+        root_file: PathBuf,
+    },
+}
+
 /// Where a key comes from; else CAMPFIRE_PSK or CAMPFIRE_URI.
 #[derive(Clone, Debug, Default, Args)]
 pub struct KeySource {
@@ -478,7 +496,8 @@ The URI is a secret: whoever has it can join. Without --show-secret the key in i
 
 Examples:
   campfire uri --psk-file psk --server turn.example.org
-  campfire uri --psk-file psk --server turn.example.org --show-secret > join && chmod 600 join")]
+  campfire uri --psk-file psk --server turn.example.org --show-secret > join && chmod 600 join
+  campfire uri --psk-file psk --server turn.example.org --root-file root --for ada --show-secret > ada && chmod 600 ada")]
 pub struct UriArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
@@ -489,6 +508,18 @@ pub struct UriArgs {
     /// The overlay's id, 10 hex digits [default: it follows from the key]
     #[arg(long, env = "CAMPFIRE_NETWORK", value_name = "ID")]
     pub network: Option<String>,
+    /// In a certified mesh: let one more peer in, under this name and no other. The URI is for it alone
+    #[arg(long = "for", value_name = "NAME", requires = "root_file")]
+    pub for_name: Option<String>,
+    /// A file with the mesh's root, readable by nobody else
+    #[arg(long, value_name = "FILE", requires = "for_name")]
+    pub root_file: Option<PathBuf>,
+    /// With --for: that peer may offer others routes within this network. May be given several times
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', requires = "for_name")]
+    pub route: Vec<IpNet>,
+    /// With --for: how long that peer is let in, days
+    #[arg(long, value_name = "DAYS", requires = "for_name", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub days: u16,
     /// Print the key too
     #[arg(long)]
     pub show_secret: bool,

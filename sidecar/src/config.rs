@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use campfire_api::agent::Problem;
 use campfire_camp::Trust;
@@ -18,6 +19,7 @@ use campfire_protocol::uri::CampUri;
 use ipnet::IpNet;
 
 use crate::cli::{KeySource, LogFormat, NetcheckArgs, Options, Up, UriArgs};
+use crate::membership::{self, Delegation, SelfCertifier};
 use crate::secrets::{self, EnvironmentSecrets, OwnIdentity};
 
 /// Arguments or configuration that cannot be used; says what was expected. The process ends with code 64 (EX_USAGE).
@@ -43,6 +45,8 @@ pub struct PeerSettings {
     pub mesh: Config,
     /// Who we are.
     pub identity: OwnIdentity,
+    /// What certifies us, where a URI brought that.
+    pub delegation: Option<Delegation>,
     /// Interface name.
     pub interface: String,
     /// Interface MTU, bytes.
@@ -69,6 +73,8 @@ pub struct PeerSettings {
 pub struct Reloaded {
     /// For the mesh.
     pub change: Reconfigure,
+    /// What certifies us from now on, where a URI brings that.
+    pub delegation: Option<Delegation>,
     /// Things to say.
     pub remarks: Vec<String>,
     /// What is wrong from now on, instead of what was before.
@@ -128,6 +134,15 @@ impl PeerSettings {
         let gathered = gather(options, environment, None, &mut remarks)?;
         let trust = trust(options.ca_file.as_deref())?;
         let identity = identity(options, &interface, &mut remarks)?;
+        let routes = routes(options, gathered.network)?;
+        let mut name = display_name("--name", options.name.clone().unwrap_or_else(secrets::host_name))?;
+        if let Some(delegation) = &gathered.delegation {
+            delegation.check_routes(&routes)?;
+            if options.name.as_deref().is_some_and(|wanted| wanted != delegation.name()) {
+                remarks.push(format!("--name {name}: others see this peer as {}, as its URI certifies", delegation.name()));
+            }
+            delegation.name().clone_into(&mut name);
+        }
         let fire = campfire_fire::config::Config {
             identity: identity.identity.clone(),
             keys: gathered.keys,
@@ -135,10 +150,10 @@ impl PeerSettings {
             servers: gathered.servers,
             heard: Vec::new(),
             in_cluster: options.in_cluster.unwrap_or(false),
-            name: display_name("--name", options.name.clone().unwrap_or_else(secrets::host_name))?,
+            name,
             namespace: display_name("--namespace", options.namespace.clone().unwrap_or_default())?,
             cluster: display_name("--cluster", options.cluster.clone().unwrap_or_default())?,
-            routes: routes(options, gathered.network)?,
+            routes,
             ipv4_pool: options.ipv4_pool.map(|pool| pool.trunc()),
             tunnel: true,
             record: None,
@@ -157,6 +172,7 @@ impl PeerSettings {
         Ok(Self {
             mesh,
             identity,
+            delegation: gathered.delegation,
             interface,
             mtu,
             listen_port: options.listen_port.unwrap_or(0),
@@ -168,6 +184,14 @@ impl PeerSettings {
             ready_file: options.ready_file.clone(),
             remarks,
         })
+    }
+}
+
+impl PeerSettings {
+    /// What certifies this peer, if it does so itself.
+    pub fn certifier(&self) -> Option<SelfCertifier> {
+        let delegation = self.delegation.clone()?;
+        Some(SelfCertifier::new(delegation, self.mesh.fire.identity.public(), self.mesh.fire.routes.clone()))
     }
 }
 
@@ -225,18 +249,23 @@ impl Reloaded {
     pub fn new(options: &Options, environment: &EnvironmentSecrets, network: NetworkId) -> Result<Self, BadConfig> {
         let mut remarks = Vec::new();
         let gathered = gather(options, environment, Some(network), &mut remarks)?;
+        let routes = routes(options, network)?;
+        if let Some(delegation) = &gathered.delegation {
+            delegation.check_routes(&routes)?;
+        }
         Ok(Self {
             change: Reconfigure {
                 fire: campfire_fire::config::Reconfigure {
                     servers: Some(gathered.servers),
                     heard: None,
                     keys: Some(gathered.keys),
-                    routes: Some(routes(options, network)?),
+                    routes: Some(routes),
                     record: None,
                 },
                 accepted_routes: Some(options.accept_route.clone()),
                 membership: None,
             },
+            delegation: gathered.delegation,
             remarks,
             problems: Vec::new(),
         })
@@ -247,6 +276,7 @@ struct Gathered {
     keys: Vec<KeyEntry>,
     network: NetworkId,
     servers: Vec<Server>,
+    delegation: Option<Delegation>,
 }
 
 /// Keys, network and servers from all their sources.
@@ -314,7 +344,8 @@ fn gather(
         }
     };
 
-    Ok(Gathered { keys, network, servers: servers(options, uris)? })
+    let delegation = Delegation::of(&uris)?;
+    Ok(Gathered { keys, network, servers: servers(options, uris)?, delegation })
 }
 
 /// The key of `campfire key` and `campfire uri`: the newest, where there are several.
@@ -348,16 +379,26 @@ pub fn uri(arguments: &UriArgs, environment: &EnvironmentSecrets) -> Result<Camp
         servers.push(text.parse::<Server>().map_err(|error| BadConfig(format!("--server: {error}")))?);
     }
     let mut network = arguments.network.as_deref().map(parse_network).transpose()?;
+    let (mut roots, mut issuer) = (Vec::new(), None);
     if let Some(given) = given {
         servers.extend(given.servers);
         network = network.or(given.network);
+        (roots, issuer) = (given.roots, given.issuer);
+    }
+    if let (Some(name), Some(file)) = (&arguments.for_name, &arguments.root_file) {
+        let root = secrets::read_root(file)?;
+        if !roots.contains(&root.public()) {
+            roots = vec![root.public()];
+        }
+        let life = Duration::from_hours(24) * u32::from(arguments.days);
+        issuer = Some(membership::delegate(&root, name, &arguments.route, life)?);
     }
     let network = network.or_else(|| Some(psk.derive().network));
     let servers = merge(servers);
     if servers.is_empty() {
         return Err(BadConfig("no server: give --server HOST once or more".into()));
     }
-    Ok(CampUri { servers, network, psk, version1: false })
+    Ok(CampUri { servers, network, psk, roots, issuer, version1: false })
 }
 
 /// What `campfire netcheck` tries, and whose certificates it takes; `None`: whatever the running peer knows.

@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`cli`], [`config`], [`secrets`] | flags, environment, file; checked once |
+//! | [`membership`] | a peer in no cluster certifies itself |
 //! | [`control`] | the loop around [`campfire_mesh::Mesh`], the interface |
 //! | [`pod`] | a peer in a pod: settings from the operator, reports to it, what its init container does |
 //! | [`plane`], [`data`] | the hot thread and the contract with it |
@@ -19,6 +20,7 @@ pub mod data;
 pub mod graph;
 pub mod http;
 pub mod logging;
+pub mod membership;
 pub mod metrics;
 pub mod netcheck;
 pub mod ping;

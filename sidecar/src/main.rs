@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use campfire_camp::Tls;
 use campfire_mesh::status::Peer;
+use campfire_protocol::certificate::RootKey;
 use campfire_protocol::key::Psk;
 use campfire_sidecar::cli::{
-    Cli, Command, GraphArgs, KeyCommand, KeySource, NetcheckArgs, PingArgs, StatusArgs, Up, UriArgs, Which, WhyArgs,
+    Cli, Command, GraphArgs, KeyCommand, KeySource, NetcheckArgs, PingArgs, RootCommand, StatusArgs, Up, UriArgs, Which, WhyArgs,
 };
 use campfire_sidecar::config::{self, BadConfig, EXIT_BAD_CONFIG, PeerSettings};
 use campfire_sidecar::report::Report;
@@ -74,6 +75,12 @@ fn run(command: Command) -> Result<()> {
             print(&if network { keys.network.to_string() } else { keys.fingerprint.to_string() })
         }
         Command::Key(KeyCommand::RelaySecret { source }) => print(key(&source)?.derive().relay.text()),
+        Command::Root(RootCommand::New) => {
+            let mut seed = Zeroizing::new([0; 32]);
+            secrets::random(seed.as_mut())?;
+            print(&RootKey::from_seed(&seed).to_text())
+        }
+        Command::Root(RootCommand::Show { root_file }) => print(&secrets::read_root(&root_file)?.public().to_string()),
         Command::Uri(arguments) => uri(&arguments),
         Command::PodInit(arguments) => {
             let (filter, format) = config::logging(&arguments.options);

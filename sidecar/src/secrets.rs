@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use campfire_fire::config::KeyMode;
+use campfire_protocol::certificate::RootKey;
 use campfire_protocol::identity::Identity;
 use campfire_protocol::key::{self, Psk};
 use campfire_protocol::uri::CampUri;
@@ -102,6 +103,13 @@ pub fn parse_keys(text: &str, mode: KeyMode, from: &str) -> Result<Vec<(Psk, Key
 pub fn read_key_argument(argument: &str) -> Result<Vec<(Psk, KeyMode)>, BadConfig> {
     let (mode, path) = key::split_mode(argument, KeyMode::Announce);
     parse_keys(&read_secret_file(Path::new(path), "--psk-file")?, mode, path)
+}
+
+/// The root of a certified mesh.
+pub fn read_root(path: &Path) -> Result<RootKey, BadConfig> {
+    let shown = path.display();
+    let text = read_secret_file(path, "--root-file")?;
+    text.parse().map_err(|_| BadConfig(format!("--root-file: {shown} holds no root, expected 43 characters as `campfire root new` prints")))
 }
 
 /// A camp:// URI; `from` is named in errors.

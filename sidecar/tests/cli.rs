@@ -314,9 +314,19 @@ fn a_uri_is_printed_with_its_key_only_when_asked() {
 #[test]
 fn every_command_explains_itself_with_examples() {
     let folder = Folder::new();
-    for command in
-        [&["up"][..], &["status"], &["graph"], &["why"], &["key", "new"], &["key", "fingerprint"], &["key", "relay-secret"], &["uri"], &[]]
-    {
+    for command in [
+        &["up"][..],
+        &["status"],
+        &["graph"],
+        &["why"],
+        &["key", "new"],
+        &["key", "fingerprint"],
+        &["key", "relay-secret"],
+        &["root", "new"],
+        &["root", "show"],
+        &["uri"],
+        &[],
+    ] {
         let output = folder.campfire(&[command, &["--help"]].concat());
         assert!(output.status.success(), "{command:?}");
         assert!(out(&output).contains("Example"), "{command:?} shows no example");

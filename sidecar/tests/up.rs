@@ -113,6 +113,51 @@ fn routes_are_taken_only_where_they_are_accepted() {
 }
 
 #[test]
+fn in_a_certified_mesh_the_key_alone_reaches_nobody() {
+    let Some(mut lab) = Lab::new("upcert") else { return };
+    let (ada, bob, eve) = (lab.host("ada"), lab.host("bob"), lab.host("eve"));
+    bob.output("ip", &["address", "add", "10.99.0.1/32", "dev", "lo"]).unwrap();
+    let root = lab.secret("root", &lab.campfire(&ada, &["root", "new"]));
+    let psk = lab.keys.psk.to_string_lossy().into_owned();
+    let uri = |name: &str, more: &[&str]| {
+        let arguments = ["uri", "--psk-file", &psk, "--server", &lab.server, "--root-file", &root, "--for", name, "--show-secret"];
+        lab.secret(name, &lab.campfire(&ada, &[&arguments[..], more].concat()))
+    };
+    let uris = [uri("laptop", &[]), uri("router", &["--route", "10.99.0.0/16"])];
+    let _one = lab.up_by_uri(&ada, &uris[0], &["--accept-route", "10.0.0.0/8", "--ipv4-pool", "100.80.0.0/16"]);
+    let _two = lab.up_by_uri(&bob, &uris[1], &["--name", "bob", "--advertise-route", "10.99.0.0/24", "--ipv4-pool", "100.80.0.0/16"]);
+    let _three = lab.up(&eve, &[]);
+
+    // Each is what its URI says, whatever it calls itself.
+    let seen = |host: &Host, by: fn(&Value) -> bool| lab.status(host)["peers"].as_array().unwrap().iter().find(|peer| by(peer)).cloned();
+    let is_certified = |peer: &Value| peer["certified"] == true && peer["connected"] == true;
+    lab.wait("ada to let bob in", || seen(&ada, is_certified).is_some());
+    lab.wait("bob to let ada in", || seen(&bob, is_certified).is_some());
+    let router = seen(&ada, is_certified).unwrap();
+    assert_eq!((router["name"].as_str(), router["routes"][0].as_str()), (Some("router"), Some("10.99.0.0/24")), "{router}");
+    assert_eq!(seen(&bob, is_certified).unwrap()["name"], "laptop");
+    lab.ping(&ada, router["addresses"][0].as_str().unwrap());
+
+    // Who holds the key has sessions, and they carry nothing.
+    let not_let_in = |peer: &Value| peer["refusal"] == "NotCertified" && peer["last_handshake_ms"].is_u64();
+    lab.wait("a session with eve", || seen(&ada, not_let_in).is_some());
+    let stranger = seen(&ada, not_let_in).unwrap();
+    let why = lab.campfire(&ada, &["why", stranger["public_key"].as_str().unwrap()]);
+    assert!(why.contains("It is not let in (NotCertified)") && why.contains("campfire uri --for"), "{why}");
+    let ping = |host: &Host, address: &Value| {
+        host.command("ping").args(["-c", "2", "-i", "0.2", "-W", "2", address.as_str().unwrap()]).output().unwrap().status.success()
+    };
+    assert!(!ping(&eve, &lab.status(&ada)["self"]["addresses"][0]) && !ping(&ada, &stranger["addresses"][0]));
+
+    // What a URI does not grant is refused with what to do.
+    let mut more = eve.command(env!("CARGO_BIN_EXE_campfire"));
+    more.args(["up", "--uri-file", &uris[1], "--interface", "campfire1", "--advertise-route", "10.98.0.0/24"]);
+    let refused = more.arg("--identity-file").arg(eve.state().join("another")).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(64) && said.contains("campfire uri --for router --route 10.98.0.0/24"), "{said}");
+}
+
+#[test]
 fn accepted_routes_never_swallow_the_way_of_the_mesh_itself() {
     let Some(mut lab) = Lab::new("updef") else { return };
     let (ada, bob) = (lab.host("ada"), lab.host("bob"));
@@ -510,6 +555,20 @@ impl Lab {
 
     fn path(&self, name: &str) -> String {
         self.world.state().join(name).to_string_lossy().into_owned()
+    }
+
+    /// A file that nobody else may read.
+    fn secret(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    fn up_by_uri(&self, host: &Host, uri: &str, extra: &[&str]) -> Peer {
+        let mut command = host.command(env!("CARGO_BIN_EXE_campfire"));
+        command.args(["up", "--uri-file", uri, "--identity-file"]).arg(host.state().join("identity")).args(extra);
+        self.spawn(host, command)
     }
 
     fn up(&self, host: &Host, extra: &[&str]) -> Peer {

@@ -1,4 +1,4 @@
-//! `camp://host[:port][/host[:port]…]?net=…[&transport=…][&cert=…]#PSK`: all that a peer needs to join. A secret.
+//! `camp://host[:port][/host[:port]…]?net=…[&transport=…][&cert=…][&root=…]#PSK[.ISSUER]`: all that a peer needs to join. A secret.
 
 use std::str::FromStr;
 
@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
+use crate::certificate::{Issuer, RootPublic};
 use crate::identity::NetworkId;
 use crate::key::Psk;
 use crate::server::{PORT, ParseServerError, Server, ServerAddress, ServerId, TLS_PORT, Transport};
@@ -20,6 +21,10 @@ pub struct CampUri {
     pub network: Option<NetworkId>,
     /// The key.
     pub psk: Psk,
+    /// `root=`: whose word counts in a certified mesh; none: the mesh is open.
+    pub roots: Vec<RootPublic>,
+    /// Behind the key: what lets its holder certify, by one of the roots.
+    pub issuer: Option<Issuer>,
     /// Whether it was a version 1 URI (a warning is due).
     pub version1: bool,
 }
@@ -33,6 +38,8 @@ pub struct ParseUriError(pub String);
 pub const MAX_URI: usize = 4_096;
 /// Most servers in a URI.
 pub const MAX_SERVERS: usize = 16;
+/// Most roots of a mesh: two, while one takes the other's place.
+pub const MAX_ROOTS: usize = 2;
 
 const SCHEME: &str = "camp://";
 
@@ -80,8 +87,20 @@ impl CampUri {
             let shown: Vec<String> = shown.map(|pin| pin.map(|pin| URL_SAFE_NO_PAD.encode(pin)).unwrap_or_default()).collect();
             query.push(format!("cert={}", shown.join(",")));
         }
+        if !self.roots.is_empty() {
+            let roots: Vec<String> = self.roots.iter().map(ToString::to_string).collect();
+            query.push(format!("root={}", roots.join(",")));
+        }
         let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-        Zeroizing::new(format!("{SCHEME}{}{query}#{}", segments.join("/"), *self.psk.to_text()))
+        let mut text = Zeroizing::new(String::with_capacity(MAX_URI));
+        for part in [SCHEME, &segments.join("/"), &query, "#", &self.psk.to_text()] {
+            text.push_str(part);
+        }
+        if let Some(issuer) = &self.issuer {
+            text.push('.');
+            text.push_str(&issuer.to_text());
+        }
+        text
     }
 }
 
@@ -98,8 +117,8 @@ impl FromStr for CampUri {
 
     /// Servers are segments `[id=]host[:port]`, those with one id being one server; `transport=` (repeated or
     /// comma-separated: `udp`, `tcp`, `tls`) holds for all of them, by default as for plain server texts; TLS is on 5349 where the
-    /// port is 3478, else on the port. `cert=` is one pin for all, or one (maybe empty) for each segment. Other parameters are
-    /// ignored.
+    /// port is 3478, else on the port. `cert=` is one pin for all, or one (maybe empty) for each segment. `root=` is one root or two; an
+    /// issuer behind the key must be of one of them. Other parameters are ignored.
     fn from_str(text: &str) -> Result<Self, ParseUriError> {
         let text = text.trim();
         if text.len() > MAX_URI {
@@ -109,8 +128,12 @@ impl FromStr for CampUri {
         let scheme = head.get(..SCHEME.len()).filter(|scheme| scheme.eq_ignore_ascii_case(SCHEME));
         let rest = scheme.and_then(|_| head.get(SCHEME.len()..)).ok_or_else(|| error("expected camp:// at its beginning"))?;
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (fragment, issuer) = split_issuer(fragment)?;
         let (psk, version1) = parse_key(fragment)?;
         let query = Query::parse(query)?;
+        if let Some(issuer) = &issuer {
+            check_issuer(issuer, &query.roots)?;
+        }
 
         let segments: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
         if segments.len() > MAX_SERVERS {
@@ -125,7 +148,7 @@ impl FromStr for CampUri {
             let server = parse_segment(segment, &query.transports, pin);
             servers.push(server.map_err(|ParseServerError(why)| error(&format!("server {}: {why}", index + 1)))?);
         }
-        Ok(Self { servers: merge(servers), network: query.network, psk, version1 })
+        Ok(Self { servers: merge(servers), network: query.network, psk, roots: query.roots, issuer, version1 })
     }
 }
 
@@ -134,6 +157,7 @@ struct Query {
     network: Option<NetworkId>,
     transports: Vec<Transport>,
     pins: Vec<Option<[u8; 32]>>,
+    roots: Vec<RootPublic>,
 }
 
 impl Query {
@@ -158,6 +182,18 @@ impl Query {
                         query.pins.push(pin);
                     }
                 }
+                "root" => {
+                    for root in value.split(',') {
+                        let root =
+                            root.parse().map_err(|_| error("expected behind root= the 43 characters that `campfire root show` prints"))?;
+                        if !query.roots.contains(&root) {
+                            query.roots.push(root);
+                        }
+                    }
+                    if query.roots.len() > MAX_ROOTS {
+                        return Err(error("more than two roots"));
+                    }
+                }
                 _ => {}
             }
         }
@@ -176,6 +212,32 @@ fn parse_segment(segment: &str, transports: &[Transport], pin: Option<[u8; 32]>)
     let id = id.map_or_else(|| ServerId::new(&host_port(&host, port)), Ok)?;
     let tls_port = if port == PORT { TLS_PORT } else { port };
     Ok(Server { id, addresses: addresses(&host, port, tls_port, transports), certificate_pin: pin })
+}
+
+/// What follows the key of ours behind a dot. In a version 1 key a dot is one of its characters.
+fn split_issuer(fragment: &str) -> Result<(&str, Option<Issuer>), ParseUriError> {
+    match fragment.split_once('.') {
+        Some((key, issuer)) if key.parse::<Psk>().is_ok() => {
+            let issuer = issuer
+                .trim()
+                .parse()
+                .map_err(|_| error("what follows the key and a dot is not what `campfire uri --for` prints; was it cut?"))?;
+            Ok((key, Some(issuer)))
+        }
+        Some(_) | None => Ok((fragment, None)),
+    }
+}
+
+/// An issuer without its root would certify for nobody.
+fn check_issuer(issuer: &Issuer, roots: &[RootPublic]) -> Result<(), ParseUriError> {
+    if roots.is_empty() {
+        return Err(error("expected root= where something that certifies follows the key"));
+    }
+    if issuer.is_of(roots) {
+        Ok(())
+    } else {
+        Err(error("what certifies behind the key is not by the root that root= names: ask for a new URI"))
+    }
 }
 
 /// A key of ours, or version 1's: 32 printable ASCII characters, taken as the bytes that they are.

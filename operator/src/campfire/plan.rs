@@ -203,7 +203,8 @@ fn join(valid: &Valid, found: &Found, held: &Held, own: &[Server]) -> (Option<Jo
     let Some(key) = newest.or_else(|| held.keys.iter().find(|key| key.mode == KeyMode::Announce)) else {
         return (None, Some(Said::of(Reason::NoKey, "no key is in use by everybody yet")));
     };
-    let uri = CampUri { servers, network: Some(held.network), psk: key.psk.clone(), version1: false }.to_text();
+    let uri =
+        CampUri { servers, network: Some(held.network), psk: key.psk.clone(), roots: Vec::new(), issuer: None, version1: false }.to_text();
     let secret = children::secret(valid, &name, [(names::URI_KEY.to_owned(), uri.as_str().to_owned())]);
     (Some(JoinSecret(secret)), Some(Said::of(Reason::Joinable, format!("another cluster joins by Secret {name}"))))
 }

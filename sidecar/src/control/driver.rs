@@ -40,6 +40,7 @@ use super::readiness::Readiness;
 use crate::config::{self, BadConfig, PeerSettings, Reloaded, Remarks};
 use crate::data::{self, DataConfig, DataHandle};
 use crate::http::PingRequest;
+use crate::membership::SelfCertifier;
 use crate::metrics::Snapshot;
 use crate::plane::{Counters, FromData, ToData};
 use crate::report::Report;
@@ -71,6 +72,8 @@ pub(super) struct Driver {
     /// What the mesh was told last of what may change.
     servers: Vec<Server>,
     keys: Vec<KeyEntry>,
+    /// Makes our certificates, where nobody else does.
+    certifier: Option<SelfCertifier>,
     data_thread: Option<std::thread::JoinHandle<()>>,
     counters: Arc<Counters>,
     published: Table,
@@ -96,7 +99,11 @@ impl Driver {
     /// Opens sockets, device and interface, and starts the data thread. `sent`: the device, where somebody else opened it.
     /// `fatal`: what cannot work ends it; else it is a problem that is said.
     pub(super) async fn start(settings: &PeerSettings, sent: Option<Tun>, fatal: bool) -> Result<(Self, Inbox)> {
-        let config = settings.mesh.clone();
+        let mut config = settings.mesh.clone();
+        let mut certifier = settings.certifier();
+        if let Some(certifier) = &mut certifier {
+            config.membership = certifier.due(unix_millis());
+        }
         let tls = Arc::new(Tls::new(&settings.trust).map_err(|error| BadConfig(format!("--ca-file: {error}")))?);
         let public = config.fire.identity.public();
         let mut addresses = vec![overlay_net(config.fire.network, None, IpAddr::V6(config.fire.network.address(&public)))];
@@ -154,6 +161,7 @@ impl Driver {
             mtu: settings.mtu,
             servers: config.fire.servers.clone(),
             keys: config.fire.keys.clone(),
+            certifier,
             mesh: Mesh::new(config, *seed, Time::from_micros(0), unix_millis()),
             data_thread: Some(join),
             counters,
@@ -183,6 +191,17 @@ impl Driver {
     /// A minute has passed.
     pub(super) fn on_wall(&mut self) {
         self.mesh.handle(self.clock.now(), Input::Wall { unix_millis: unix_millis().0 });
+        self.certify();
+    }
+
+    /// Makes a new certificate, if one is due by the clock as servers correct it.
+    fn certify(&mut self) {
+        let now = self.clock.now();
+        let due = self.certifier.as_mut().and_then(|certifier| certifier.due(self.mesh.unix_now(now)));
+        if let Some(membership) = due {
+            debug!(certified = membership.chain.is_some(), "a new certificate was due");
+            self.mesh.handle(now, Input::Configure(Box::new(Reconfigure { membership: Some(membership), ..Reconfigure::default() })));
+        }
     }
 
     /// When the loop must run again by itself.
@@ -318,6 +337,15 @@ impl Driver {
             warn!("{}", problem.message);
         }
         self.standing = reloaded.problems;
+        match (&mut self.certifier, reloaded.delegation) {
+            (Some(certifier), Some(delegation)) => {
+                certifier.changed(delegation, reloaded.change.fire.routes.clone().unwrap_or_default());
+            }
+            (None, None) => {}
+            (Some(_), None) | (None, Some(_)) => {
+                warn!("the mesh was open and is certified now, or the other way round: that needs a restart");
+            }
+        }
         let Reconfigure { fire: CampChange { mut servers, heard, mut keys, routes, record }, accepted_routes, membership } =
             reloaded.change;
         if let Some(new) = servers.take_if(|new| *new != self.servers) {
@@ -337,6 +365,7 @@ impl Driver {
         }
         let change = Reconfigure { fire: CampChange { servers, heard, keys, routes, record }, accepted_routes, membership };
         self.mesh.handle(self.clock.now(), Input::Configure(Box::new(change)));
+        self.certify();
         info!("reloaded");
     }
 

@@ -157,6 +157,7 @@ fn change(settings: &Settings, made: Option<&Made>) -> Result<Reloaded, BadConfi
             accepted_routes: Some(told.accepted_routes),
             membership: None,
         },
+        delegation: None,
         remarks: Vec::new(),
         problems: made.iter().filter_map(|made| made.outdated(settings)).collect(),
     })
@@ -203,6 +204,7 @@ fn complete(
     Ok(config::PeerSettings {
         mesh,
         identity,
+        delegation: None,
         interface: options.interface.clone().unwrap_or_else(|| config::INTERFACE.to_owned()),
         mtu: settings.mtu.clamp(1280, 9000),
         listen_port: options.listen_port.unwrap_or(0),

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{hex, psk, psks};
+use super::{hex, identity, psk, psks};
+use crate::certificate::{Issuer, Mandate, Namespaces, Rights, RootKey, Scope};
 use crate::server::{Server, ServerId, Transport, merge, score, tag};
+use crate::time::UnixSeconds;
 use crate::uri::CampUri;
 
 pub fn servers() -> Value {
@@ -78,6 +80,8 @@ pub fn servers() -> Value {
 pub fn uris() -> Value {
     let key = psk().to_text();
     let pin = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE";
+    let (root, issuer) = delegation();
+    let other = RootKey::from_seed(&[2; 32]).public();
     let texts = [
         format!("camp://turn.example.com#{}", *key),
         format!("CAMP://Turn.Example.com:3478/192.0.2.1:443/[2001:db8::1]?net=0123456789#{}", *key),
@@ -87,17 +91,23 @@ pub fn uris() -> Value {
         format!("camp://a/b?cert=,{pin}#{}", *key),
         format!("camp://east-1=a/east-1=b/c#{}", *key),
         "camp://a#000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f".into(),
+        format!("camp://a?root={root}#{}", *key),
+        format!("camp://a?root={other}&root={root},{other}#{}.{}", *key, *issuer.to_text()),
+        "camp://a#0123456789abcdef0123456789abcd.f".into(),
         "camp://turn.example.com:3478?fingerprint=ignored#0123456789abcdef0123456789abcd%25%21".into(),
     ];
     let texts = texts.map(|text| {
         let uri: CampUri = text.parse().unwrap();
         let again: CampUri = uri.to_text().parse().unwrap();
         assert_eq!((&again.servers, again.network, &again.psk), (&uri.servers, uri.network, &uri.psk));
+        assert_eq!((&again.roots, &again.issuer), (&uri.roots, &uri.issuer));
         json!({
             "uri": text,
             "servers": list(&uri.servers),
             "network_id": uri.network.map(|network| network.to_string()),
             "fingerprint": uri.psk.derive().fingerprint.to_string(),
+            "roots": uri.roots.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "issuer": uri.issuer.as_ref().map(|issuer| issuer.certificate().key.to_string()),
             "version_1": uri.version1,
             "written": *uri.to_text(),
         })
@@ -116,12 +126,33 @@ pub fn uris() -> Value {
         format!("camp://a?cert=short#{}", *key),
         format!("camp://a/b/c?cert={pin},{pin}#{}", *key),
         format!("camp://{}a#{}", "a/".repeat(16), *key),
+        format!("camp://a?root=short#{}", *key),
+        format!("camp://a?root={root},{other},{}#{}", RootKey::from_seed(&[3; 32]).public(), *key),
+        format!("camp://a#{}.{}", *key, *issuer.to_text()),
+        format!("camp://a?root={other}#{}.{}", *key, *issuer.to_text()),
+        format!("camp://a?root={root}#{}.{}", *key, &issuer.to_text()[..200]),
+        format!("camp://a?root={root}#{}.", *key),
     ];
     for text in &refused {
         let error = text.parse::<CampUri>().unwrap_err();
-        assert!(!error.to_string().contains(key.as_str()), "{error}");
+        let shown = error.to_string();
+        assert!(!shown.contains(key.as_str()) && !shown.contains(&issuer.to_text()[..40]), "{shown}");
     }
     json!({"uris": texts, "refused": refused})
+}
+
+/// A root, and what it lets a laptop do.
+fn delegation() -> (crate::certificate::RootPublic, Issuer) {
+    let root = RootKey::from_seed(&[1; 32]);
+    let mandate = Mandate {
+        scope: Scope::External("laptop".into()),
+        rights: Rights { certify: true, ..Rights::default() },
+        namespaces: Namespaces::Only(vec![]),
+        routes: vec![],
+        from: UnixSeconds(1_800_000_000),
+        until: UnixSeconds(1_802_592_000),
+    };
+    (root.public(), root.delegate(identity(4), mandate).unwrap())
 }
 
 fn list(servers: &[Server]) -> Value {
